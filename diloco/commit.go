@@ -1,0 +1,45 @@
+package diloco
+
+import "github.com/shoalnet/shoal/p2p/wire"
+
+// A Commit is one link of the chain: which work went into the state of its
+// round, and by whose votes. It is a pure function of its parent, its set of
+// votes and the state that the outer step made of them; its block is
+// canonical DAG-CBOR and its CID is what peers attest to.
+//
+// The genesis commit (round 0) holds only Run and State. Round 0 trains
+// nothing: its votes form the first roster, so C_1 has the weights of C_0.
+type Commit struct {
+	Version    uint64        `cbor:"version" json:"version"` // 1
+	Run        wire.CID      `cbor:"run" json:"run"`         // the manifest
+	Round      uint64        `cbor:"round" json:"round"`
+	Parent     wire.CID      `cbor:"parent" json:"parent"` // undefined at genesis
+	Votes      []wire.Signed `cbor:"votes" json:"votes"`   // ascending by From
+	Deltas     []wire.Signed `cbor:"deltas" json:"deltas"` // those that are in, ascending by block CID
+	Joins      []wire.Signed `cbor:"joins" json:"joins"`   // those that are in, ascending by From
+	Roster     []Member      `cbor:"roster" json:"roster"` // ascending by Peer; who votes on the next commit
+	Voters     []Voter       `cbor:"voters" json:"voters"` // ascending by Peer; what justifies the next commit
+	Final      wire.CID      `cbor:"final" json:"final"`   // the last final commit by the word of its votes
+	FinalRound uint64        `cbor:"finalRound" json:"finalRound"`
+	State      wire.CID      `cbor:"state" json:"state"`   // S_round, a UnixFS directory
+	Cursor     uint64        `cbor:"cursor" json:"cursor"` // data windows handed out before the next round
+	Weak       bool          `cbor:"weak" json:"weak"`     // fewer than 2/3 of the roster's weight voted
+}
+
+// A Member is one peer of the roster.
+type Member struct {
+	Peer    wire.PeerID `cbor:"peer" json:"peer"`
+	Address [20]byte    `cbor:"address" json:"address"`
+	Role    string      `cbor:"role" json:"role"`
+	Weight  uint64      `cbor:"weight" json:"weight"`
+	Since   uint64      `cbor:"since" json:"since"`   // the round that it entered
+	Silent  uint64      `cbor:"silent" json:"silent"` // commits in a row without a vote of its
+	Banned  bool        `cbor:"banned" json:"banned"` // convicted of equivocation: no vote, no return
+}
+
+// A Voter's weight counts for finality. It changes only when a commit becomes
+// final, and leaks while nothing does.
+type Voter struct {
+	Peer   wire.PeerID `cbor:"peer" json:"peer"`
+	Weight uint64      `cbor:"weight" json:"weight"`
+}

@@ -1,0 +1,64 @@
+package diloco
+
+import "github.com/shoalnet/shoal/p2p/wire"
+
+// The bodies of the messages of one run. Each travels as the Body of a
+// wire.Signed, in canonical DAG-CBOR.
+
+// A Join asks to enter the roster of the next commit, or, with Leave, to go.
+// A peer that was dropped for its silence returns by a Join.
+type Join struct {
+	Since   wire.CID `cbor:"since"`   // a recent commit of the chain: makes old Joins worthless
+	Round   uint64   `cbor:"round"`   // Since's round
+	Role    string   `cbor:"role"`    // "trainer"
+	Address [20]byte `cbor:"address"` // where it wants to be paid
+	Leave   bool     `cbor:"leave"`
+}
+
+// A Delta names a compressed pseudo-gradient (θ of the commit trained from,
+// minus the local weights after the inner steps, OpenDiLoCo's Δ) that its
+// sender serves as a block.
+//
+// Parent is always the commit that was trained from. Where Parent is not the
+// receiver's head, the delta is late: it may still enter one of the next
+// commits, at a lower weight, once.
+type Delta struct {
+	Parent wire.CID `cbor:"parent"` // C_r
+	Round  uint64   `cbor:"round"`  // r
+	State  wire.CID `cbor:"state"`  // S_r
+	Block  wire.CID `cbor:"block"`  // the payload, see diloco/codec
+	Bytes  uint64   `cbor:"bytes"`  // the payload's length
+	Steps  uint64   `cbor:"steps"`  // inner steps done
+	Tokens uint64   `cbor:"tokens"` // tokens trained on: its weight in the mean
+	Loss   float64  `cbor:"loss"`   // mean training loss over the inner steps, nats per token; advisory
+	Trace  wire.CID `cbor:"trace"`  // audit material; undefined where there is none
+}
+
+// A Vote says what its sender holds, has checked and can serve. One a parent.
+type Vote struct {
+	Parent     wire.CID      `cbor:"parent"`
+	Round      uint64        `cbor:"round"`      // Parent's round
+	Deltas     []wire.CID    `cbor:"deltas"`     // IDs of Delta envelopes, ascending
+	Joins      []wire.CID    `cbor:"joins"`      // IDs of Join envelopes, ascending
+	Evict      []wire.PeerID `cbor:"evict"`      // proven equivocators, ascending
+	Final      wire.CID      `cbor:"final"`      // the last final commit that it knows
+	FinalRound uint64        `cbor:"finalRound"` // Final's round
+}
+
+// An Attest says: I build on Head. One a round, rounds only ever rising.
+// Source is the highest justified commit that the sender knows (Casper FFG,
+// Buterin and Griffith 2017, section 2): Head descends from it.
+type Attest struct {
+	Head        wire.CID `cbor:"head"`
+	Round       uint64   `cbor:"round"` // Head's round
+	Source      wire.CID `cbor:"source"`
+	SourceRound uint64   `cbor:"sourceRound"`
+}
+
+// Evidence convicts one peer by two of its own signatures: two deltas or
+// votes for one parent, two attestations for one round, or one that
+// surrounds another.
+type Evidence struct {
+	A wire.Signed `cbor:"a"`
+	B wire.Signed `cbor:"b"`
+}
