@@ -1,0 +1,69 @@
+package node
+
+import (
+	"time"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// A Phase says what a peer is doing.
+type Phase string
+
+// The phases, in the order that a newcomer sees them.
+const (
+	FindingPeers Phase = "finding peers"
+	Syncing      Phase = "syncing"
+	Waiting      Phase = "waiting"
+	Training     Phase = "training"
+	Exchanging   Phase = "exchanging"
+	Merging      Phase = "merging"
+	Finished     Phase = "done"
+)
+
+// Status is what a peer says of itself, for people and for the test network.
+type Status struct {
+	Peer    wire.PeerID `json:"peer"`
+	Address string      `json:"address"` // 0x…, where the peer is paid
+	Run     wire.CID    `json:"run"`
+	Name    string      `json:"name"` // of the run
+	Phase   Phase       `json:"phase"`
+
+	Round      uint64   `json:"round"` // of the head
+	Rounds     uint64   `json:"rounds"`
+	Head       wire.CID `json:"head"`
+	State      wire.CID `json:"state"`
+	Final      wire.CID `json:"final"`
+	FinalRound uint64   `json:"final_round"`
+	FinalState wire.CID `json:"final_state"`
+	Weak       bool     `json:"weak"` // the head is a weak commit
+
+	InnerStep  uint64  `json:"inner_step"`  // inner steps done in this round
+	InnerSteps uint64  `json:"inner_steps"` // of
+	Loss       float64 `json:"loss"`        // mean training loss of this round so far, nats per token
+	ValLoss    float64 `json:"val_loss"`    // of the last state that was evaluated, nats per token
+	ValRound   uint64  `json:"val_round"`   // whose round this is
+	TokensPerS float64 `json:"tokens_per_s"`
+	Tokens     uint64  `json:"tokens"`     // trained on by this peer since it first joined
+	RunTokens  uint64  `json:"run_tokens"` // merged into the head since this peer follows it
+
+	Peers             int               `json:"peers"`  // connected in the run's topic
+	Roster            int               `json:"roster"` // members of the head's roster
+	BytesIn           uint64            `json:"bytes_in"`
+	BytesOut          uint64            `json:"bytes_out"`
+	RoundsContributed uint64            `json:"rounds_contributed"` // own deltas in commits of the chain
+	Rejections        map[string]uint64 `json:"rejections"`         // by reason
+	Evicted           []wire.PeerID     `json:"evicted,omitempty"`
+
+	Checkpoint Transfer  `json:"checkpoint"` // the last fetch of a state
+	Resumed    uint64    `json:"resumed"`    // the inner step that the last start went on at
+	Trouble    string    `json:"trouble"`    // what keeps the peer from going on; empty is none
+	Started    time.Time `json:"started"`
+	Done       bool      `json:"done"`
+}
+
+// A Transfer is the progress of a fetch.
+type Transfer struct {
+	Done  int64   `json:"done"`  // bytes
+	Total int64   `json:"total"` // bytes, 0 where unknown
+	Rate  float64 `json:"rate"`  // bytes a second
+}
