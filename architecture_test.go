@@ -42,10 +42,11 @@ gpu/llama: gpu gpu/hf
 
 node/manifest: p2p/wire gpu/hf
 node/journal: p2p/wire
+node/control:
 node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire
 
 testnet/sim: diloco p2p/wire
-testnet: node node/manifest p2p/wire gpu/hf diloco
+testnet: node node/control node/manifest p2p/wire gpu/hf diloco
 cmd/shoal: *
 `
 
