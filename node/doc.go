@@ -2,14 +2,14 @@
 // timer, port and file, and executes the effects of the pure machine of
 // package diloco; it decides nothing that the machine could decide.
 //
-//	              gossip, sync            blocks                 engine
-//	                   │ Heard              │ DeltaChecked,        │ Trained
-//	                   ▼                    ▼ Merged, …            ▼
-//	 Tick ─────►  owner loop: diloco.Machine.Step(now, event) → effects
-//	                   │
-//	   Sign, Store, Adopt: here, in order, durable before the next
-//	   Fetch…, Merge:      a goroutine each, its outcome is an event
-//	   Train, Cut:         the trainer's goroutine
+//	             gossip, sync            blocks                 engine
+//	                  │ Heard              │ DeltaChecked,        │ Trained
+//	                  ▼                    ▼ Merged, …            ▼
+//	Tick ─────►  owner loop: diloco.Machine.Step(now, event) → effects
+//	                  │
+//	  Sign, Store, Adopt: here, in order, durable before the next
+//	  Fetch…, Merge:      a goroutine each, its outcome is an event
+//	  Train, Cut:         the trainer's goroutine
 //
 // # What survives kill -9
 //
