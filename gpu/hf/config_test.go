@@ -1,0 +1,192 @@
+package hf
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func tiny() Config {
+	return Config{HiddenSize: 8, IntermediateSize: 12, NumHiddenLayers: 11, NumAttentionHeads: 4, NumKeyValueHeads: 2,
+		HeadDim: 2, VocabSize: 10, MaxPositionEmbeddings: 16, RMSNormEps: 1e-5, RopeTheta: 10000}
+}
+
+// shared names a file of the test data that lies beside a checkout; the test
+// is skipped where there is none.
+func shared(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", name))
+	if err != nil {
+		t.Skipf("SKIPPED, nothing was checked: %v", err)
+	}
+	return b
+}
+
+func TestTensorsSortedAndComplete(t *testing.T) {
+	for _, tied := range []bool{false, true} {
+		c := tiny()
+		c.TieWordEmbeddings = tied
+		var n int64
+		ts := c.Tensors()
+		for i, x := range ts {
+			n += int64(x.Len())
+			if i > 0 && ts[i-1].Name >= x.Name {
+				t.Errorf("%s comes after %s", x.Name, ts[i-1].Name)
+			}
+			if tied && x.Name == "lm_head.weight" {
+				t.Error("tied model has an lm_head")
+			}
+		}
+		if n != c.NumParams() {
+			t.Errorf("tied %v: tensors hold %d elements, NumParams says %d", tied, n, c.NumParams())
+		}
+	}
+}
+
+func TestConfigRoundTrip(t *testing.T) {
+	one := 1
+	for _, c := range []Config{
+		tiny(),
+		func() Config { c := tiny(); c.BOS, c.EOS, c.TieWordEmbeddings = &one, []int{2}, true; return c }(),
+		func() Config { c := tiny(); c.EOS = []int{2, 3}; return c }(),
+	} {
+		b, err := c.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ParseConfig(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, c) {
+			t.Errorf("got %+v, want %+v", got, c)
+		}
+	}
+}
+
+// Changing any byte of config.json changes the CID of every state: the form
+// is frozen.
+func TestConfigGolden(t *testing.T) {
+	c := tiny()
+	eos := 3
+	c.BOS, c.EOS = &eos, []int{eos}
+	b, err := c.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "config.json")
+	if os.Getenv("REWRITE") != "" {
+		if err := os.WriteFile(golden, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(b) != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", b, want)
+	}
+}
+
+func TestParseConfigRefuses(t *testing.T) {
+	const good = `{"model_type":"llama","architectures":["LlamaForCausalLM"],"hidden_size":64,"intermediate_size":172,
+		"num_hidden_layers":5,"num_attention_heads":8,"num_key_value_heads":4,"vocab_size":512,"rms_norm_eps":1e-5,"extra":{"a":[1]}}`
+	if _, err := ParseConfig([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ old, new, want string }{
+		{`"llama"`, `"gpt2"`, "model_type"},
+		{`"LlamaForCausalLM"`, `"LlamaForSequenceClassification"`, "architectures"},
+		{`"hidden_size":64,`, ``, "hidden_size is missing"},
+		{`"hidden_size":64`, `"hidden_size":"64"`, "hidden_size"},
+		{`"hidden_size":64`, `"hidden_size":65`, "do not divide"},
+		{`"hidden_size":64`, `"hidden_size":0`, "hidden_size"},
+		{`"hidden_size":64`, `"hidden_size":-64`, "hidden_size"},
+		{`"hidden_size":64`, `"hidden_size":1e30`, "hidden_size"},
+		{`"hidden_size":64`, `"hidden_size":24`, "odd"},
+		{`"num_hidden_layers":5`, `"num_hidden_layers":100000000`, "num_hidden_layers"},
+		{`"num_key_value_heads":4`, `"num_key_value_heads":3`, "num_key_value_heads"},
+		{`"vocab_size":512`, `"vocab_size":0`, "vocab_size"},
+		{`"vocab_size":512`, `"vocab_size":512,"bos_token_id":512`, "bos_token_id"},
+		{`"vocab_size":512`, `"vocab_size":512,"eos_token_id":[1,-1]`, "eos_token_id"},
+		{`"vocab_size":512`, `"vocab_size":512,"attention_bias":true`, "bias"},
+		{`"vocab_size":512`, `"vocab_size":512,"hidden_act":"gelu"`, "hidden_act"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3"}`, "rope_scaling"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"rope_type":"yarn"}`, "rope_parameters"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_theta":0`, "rope_theta"},
+		{`"rms_norm_eps":1e-5`, `"rms_norm_eps":0`, "rms_norm_eps"},
+		{`{`, `[`, "config.json"},
+	} {
+		if _, err := ParseConfig([]byte(strings.Replace(good, c.old, c.new, 1))); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want an error about %q", c.new, err, c.want)
+		}
+	}
+	big := tiny()
+	big.HiddenSize, big.HeadDim, big.IntermediateSize, big.NumHiddenLayers, big.VocabSize = MaxHidden, 64, MaxInner, MaxLayers, MaxVocab
+	if err := big.Validate(); err == nil || !strings.Contains(err.Error(), "parameters") {
+		t.Errorf("200 trillion parameters: %v", err)
+	}
+}
+
+func TestParseConfigTransformers5(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"model_type":"llama","hidden_size":64,"intermediate_size":172,"num_hidden_layers":1,
+		"num_attention_heads":8,"vocab_size":512,"dtype":"bfloat16","rope_parameters":{"rope_theta":500000.0,"rope_type":"default"}}`))
+	if err != nil || c.RopeTheta != 500000 || c.NumKeyValueHeads != 8 || c.HeadDim != 8 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestForeignModels(t *testing.T) {
+	for name, params := range map[string]int64{"stories260K-hf": 260032, "opendiloco-llama-2m-fresh": 262464, "verl-digit-llama-0.8m": 0} {
+		t.Run(name, func(t *testing.T) {
+			c, err := ParseConfig(shared(t, "data/models/"+name+"/config.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := ReadSafetensors(shared(t, "data/models/"+name+"/model.safetensors"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			flat, err := f.Flat(c.Tensors())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if int64(len(flat)) != c.NumParams() || params != 0 && c.NumParams() != params {
+				t.Errorf("%d values, config says %d, want %d", len(flat), c.NumParams(), params)
+			}
+			var sum float64
+			for _, v := range flat {
+				sum += float64(v) * float64(v)
+			}
+			if sum == 0 {
+				t.Error("all weights are zero")
+			}
+		})
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	b, err := tiny().Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1,2],"rope_scaling":{"type":"x"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := ParseConfig(b)
+		if err != nil {
+			return
+		}
+		out, err := c.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := ParseConfig(out)
+		if err != nil || !reflect.DeepEqual(c, d) {
+			t.Fatalf("%+v came back as %+v: %v", c, d, err)
+		}
+	})
+}

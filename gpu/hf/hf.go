@@ -1,0 +1,31 @@
+// Package hf reads and writes the files of a Hugging Face model directory:
+// config.json of a Llama, model.safetensors and tokenizer.json.
+//
+// It does no I/O: every function takes or gives bytes, and every decoder is
+// bounded before it allocates, so that the files may come from strangers.
+//
+// # The flat parameter vector
+//
+// Everywhere in Shoal a model's parameters are one []float32: the tensors of
+// Config.Tensors, which are sorted by the bytes of their names, one after
+// another, each row-major. Weights, gradients, momentum and deltas share that
+// layout.
+//
+// # Layout of the Llama tensors
+//
+// With D = hidden_size, F = intermediate_size, V = vocab_size, H query heads, K
+// key/value heads and d = head_dim, rows first:
+//
+//	model.embed_tokens.weight                         (V, D)
+//	model.layers.N.input_layernorm.weight             (D)
+//	model.layers.N.self_attn.{q,k,v}_proj.weight      (H·d, D), (K·d, D), (K·d, D)
+//	model.layers.N.self_attn.o_proj.weight            (D, H·d)
+//	model.layers.N.post_attention_layernorm.weight    (D)
+//	model.layers.N.mlp.{gate,up}_proj.weight          (F, D)
+//	model.layers.N.mlp.down_proj.weight               (D, F)
+//	model.norm.weight                                 (D)
+//	lm_head.weight                                    (V, D), absent when tied
+//
+// Query and key rows are in Hugging Face's order for RoPE: component i of a
+// head is rotated with component i + d/2.
+package hf
