@@ -168,13 +168,13 @@ func (c Config) Tensors() []Tensor {
 type configJSON struct {
 	Architectures         []string        `json:"architectures"`
 	AttentionBias         bool            `json:"attention_bias"`
-	AttentionDropout      float64         `json:"attention_dropout"`
+	AttentionDropout      float           `json:"attention_dropout"`
 	BOS                   *int            `json:"bos_token_id"`
 	EOS                   tokenList       `json:"eos_token_id"`
 	HeadDim               *int            `json:"head_dim"`
 	HiddenAct             string          `json:"hidden_act"`
 	HiddenSize            *int            `json:"hidden_size"`
-	InitializerRange      float64         `json:"initializer_range"`
+	InitializerRange      float           `json:"initializer_range"`
 	IntermediateSize      *int            `json:"intermediate_size"`
 	MaxPositionEmbeddings *int            `json:"max_position_embeddings"`
 	MLPBias               bool            `json:"mlp_bias"`
@@ -183,10 +183,10 @@ type configJSON struct {
 	NumHiddenLayers       *int            `json:"num_hidden_layers"`
 	NumKeyValueHeads      *int            `json:"num_key_value_heads"`
 	PretrainingTP         int             `json:"pretraining_tp"`
-	RMSNormEps            *float64        `json:"rms_norm_eps"`
+	RMSNormEps            *float          `json:"rms_norm_eps"`
 	RopeParameters        *ropeParameters `json:"rope_parameters,omitempty"`
 	RopeScaling           *ropeParameters `json:"rope_scaling"`
-	RopeTheta             *float64        `json:"rope_theta"`
+	RopeTheta             *float          `json:"rope_theta"`
 	TieWordEmbeddings     *bool           `json:"tie_word_embeddings"`
 	TorchDtype            string          `json:"torch_dtype"`
 	UseCache              bool            `json:"use_cache"`
@@ -195,13 +195,25 @@ type configJSON struct {
 
 // ropeParameters is rope_scaling and, since transformers 5, rope_parameters.
 type ropeParameters struct {
-	Type      string   `json:"type,omitempty"`
-	RopeType  string   `json:"rope_type,omitempty"`
-	RopeTheta *float64 `json:"rope_theta,omitempty"`
+	Type      string `json:"type,omitempty"`
+	RopeType  string `json:"rope_type,omitempty"`
+	RopeTheta *float `json:"rope_theta,omitempty"`
 }
 
 func (r *ropeParameters) plain() bool {
 	return r == nil || (r.Type == "" || r.Type == "default") && (r.RopeType == "" || r.RopeType == "default")
+}
+
+// float is a number that is written with a point or an exponent even where it
+// is whole, because Python tells 10000.0 from 10000.
+type float float64
+
+func (f float) MarshalJSON() ([]byte, error) {
+	b, err := json.Marshal(float64(f))
+	if err == nil && !bytes.ContainsAny(b, ".e") {
+		b = append(b, ".0"...)
+	}
+	return b, err
 }
 
 // tokenList is a token, a list of tokens, or null.
@@ -286,8 +298,8 @@ func ParseConfig(b []byte) (Config, error) {
 		HeadDim:               or(j.HeadDim, 0),
 		VocabSize:             *j.VocabSize,
 		MaxPositionEmbeddings: or(j.MaxPositionEmbeddings, 2048),
-		RMSNormEps:            or(j.RMSNormEps, 1e-6),
-		RopeTheta:             or(j.RopeTheta, 10000),
+		RMSNormEps:            float64(or(j.RMSNormEps, 1e-6)),
+		RopeTheta:             float64(or(j.RopeTheta, 10000)),
 		TieWordEmbeddings:     or(j.TieWordEmbeddings, false),
 		BOS:                   j.BOS,
 		EOS:                   j.EOS,
@@ -313,6 +325,7 @@ func (c Config) Marshal() ([]byte, error) {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	hd, kv := c.HeadSize(), c.KVHeads()
+	eps, theta := float(c.RMSNormEps), float(c.RopeTheta)
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)
 	e.SetIndent("", "  ")
@@ -331,8 +344,8 @@ func (c Config) Marshal() ([]byte, error) {
 		NumHiddenLayers:       &c.NumHiddenLayers,
 		NumKeyValueHeads:      &kv,
 		PretrainingTP:         1,
-		RMSNormEps:            &c.RMSNormEps,
-		RopeTheta:             &c.RopeTheta,
+		RMSNormEps:            &eps,
+		RopeTheta:             &theta,
 		TieWordEmbeddings:     &c.TieWordEmbeddings,
 		TorchDtype:            "float32",
 		UseCache:              true,
