@@ -1,0 +1,142 @@
+package node
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// A Record is one line of history.jsonl: one commit that this peer adopted as
+// its head, and how the round before it went here. Where a fork was left
+// behind, a round has more than one line and the last counts.
+type Record struct {
+	Round  uint64    `json:"round"`
+	Commit wire.CID  `json:"commit"`
+	State  wire.CID  `json:"state"`
+	Time   time.Time `json:"time"` // of the adoption, by this peer's clock
+
+	Deltas     int           `json:"deltas"`      // merged into the commit
+	DeltaPeers []wire.PeerID `json:"delta_peers"` // whose they are
+	Bytes      uint64        `json:"delta_bytes"` // of their payloads
+	Roster     int           `json:"roster"`      // members after it
+	Included   bool          `json:"included"`    // a delta of this peer is among them
+	Late       int           `json:"late"`        // how many were late
+	Weak       bool          `json:"weak"`
+
+	TrainLoss float64  `json:"train_loss"` // token-weighted mean of the merged deltas' own words, nats per token
+	ValLoss   *float64 `json:"val_loss"`   // of State, where this peer evaluated it
+	Tokens    uint64   `json:"tokens"`     // merged by this commit
+	Total     uint64   `json:"tokens_total"`
+
+	BytesIn  uint64 `json:"bytes_in"` // by this peer, since the commit before
+	BytesOut uint64 `json:"bytes_out"`
+	// Where the time since the commit before went: in inner steps; after them,
+	// while a payload or state was under way or a merge ran; the rest.
+	Compute  float64 `json:"compute_s"`
+	Exchange float64 `json:"exchange_s"`
+	Wait     float64 `json:"wait_s"`
+}
+
+// maxRecord bounds one line of history.jsonl, in bytes.
+const maxRecord = 1 << 20
+
+// ReadHistory reads history.jsonl. A last line that a crash cut off is left
+// out; any other damage is an error that names the line.
+func ReadHistory(r io.Reader) ([]Record, error) {
+	in := bufio.NewScanner(r)
+	in.Buffer(nil, maxRecord)
+	var out []Record
+	var bad error
+	for n := 1; in.Scan(); n++ {
+		if bad != nil {
+			return nil, bad
+		}
+		if len(in.Bytes()) == 0 {
+			continue
+		}
+		var rec Record
+		if err := json.Unmarshal(in.Bytes(), &rec); err != nil {
+			bad = fmt.Errorf("history line %d: %w", n, err)
+			continue
+		}
+		out = append(out, rec)
+	}
+	if err := in.Err(); err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
+	return out, nil
+}
+
+// history appends records to a file. It is a log for people: a record that
+// cannot be written is reported and lost.
+type history struct {
+	path string
+	last Record // the last one written or read
+}
+
+// openHistory reads what is there, and ends a line that a crash cut off.
+func openHistory(path string) (*history, error) {
+	h := &history{path: path}
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return h, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
+	defer f.Close()
+	recs, err := ReadHistory(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w (move the file away to go on)", path, err)
+	}
+	if len(recs) > 0 {
+		h.last = recs[len(recs)-1]
+	}
+	return h, endLine(path)
+}
+
+// endLine cuts a partial last line off.
+func endLine(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	tail := make([]byte, min(size, maxRecord))
+	if _, err := f.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
+		return fmt.Errorf("history: %w", err)
+	}
+	for n := len(tail); n > 0; n-- {
+		if tail[n-1] == '\n' {
+			return f.Truncate(size - int64(len(tail)-n))
+		}
+	}
+	return f.Truncate(size - int64(len(tail)))
+}
+
+func (h *history) append(r Record) error {
+	h.last = r
+	line, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	f, err := os.OpenFile(h.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	if _, err := f.Write(append(line, '\n')); err != nil {
+		f.Close()
+		return fmt.Errorf("history: %w", err)
+	}
+	return f.Close()
+}
