@@ -1,0 +1,45 @@
+# Thin on purpose: every target is one or two commands that you can type yourself.
+
+export CGO_ENABLED = 0
+GOFLAGS ?= -trimpath
+export GOFLAGS
+
+DEMO_OUT ?= demo-out
+DEMO_BASELINE ?= 1
+FUZZTIME ?= 20s
+SEEDS ?= 1000
+BENCH ?= .
+PKG ?= ./...
+
+.PHONY: demo build test lint bench fuzz sim interop clean
+
+build: ## one static binary
+	go build -ldflags='-s -w' -o bin/shoal ./cmd/shoal
+
+demo: build ## four peers train on Moby-Dick; one is killed, one joins
+	bin/shoal testnet run --out $(DEMO_OUT) --baseline=$(if $(filter 0 false no,$(DEMO_BASELINE)),false,true)
+
+test: ## everything that needs no GPU, no root and no long load
+	go test -timeout 20m ./...
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
+	go vet ./...
+
+bench:
+	go test -run '^$$' -bench '$(BENCH)' $(PKG)
+
+fuzz: ## each fuzz target for FUZZTIME
+	@set -e; for p in $$(go list $(PKG)); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; done
+
+sim: ## search for violations of the protocol's invariants
+	SHOAL_SIM_SEEDS=$(SEEDS) go test -timeout 0 -count 1 -run 'Seeds' -v ./testnet/sim
+
+interop: ## a checkpoint fetched by an independent IPFS client (needs npm)
+	SHOAL_INTEROP=1 go test -timeout 20m -count 1 -run 'Interop' -v ./p2p/block ./cmd/shoal
+
+clean:
+	rm -rf bin

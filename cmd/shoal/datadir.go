@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	logging "github.com/ipfs/go-log/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// Files of the data directory that are the command's own; the rest belongs to
+// the packages that it opens them with.
+const (
+	keyFile  = "node.key.json"
+	lockFile = "LOCK"
+)
+
+// prepare settles the data directory and the log before any command runs.
+func (a *app) prepare(_ *cobra.Command) error {
+	if a.dir == "" {
+		a.dir = os.Getenv("SHOAL_DIR")
+	}
+	if a.dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return advise(fmt.Errorf("no home directory: %w", err), "name a data directory with --dir or SHOAL_DIR")
+		}
+		a.dir = filepath.Join(home, ".shoal")
+	}
+	dir, err := filepath.Abs(a.dir)
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", a.dir, err)
+	}
+	a.dir = dir
+
+	level := slog.LevelWarn
+	if a.logLevel != "" {
+		if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
+			return usagef("--log-level %q: want debug, info, warn or error", a.logLevel)
+		}
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level})))
+	// The libraries below talk about matters of their own unless one is debugging.
+	logging.SetupLogging(logging.Config{Stderr: true, Level: max(logging.LevelError, libraryLevel(level))})
+	return nil
+}
+
+func libraryLevel(l slog.Level) logging.LogLevel {
+	if l <= slog.LevelDebug {
+		return logging.LevelWarn
+	}
+	return logging.LevelFatal
+}
+
+// path returns a file's place in the data directory.
+func (a *app) path(name ...string) string {
+	return filepath.Join(append([]string{a.dir}, name...)...)
+}
+
+// lock makes the data directory and takes its lock, which unlock gives back.
+// Two processes with one key would equivocate, and be evicted for it.
+func (a *app) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return nil, advise(fmt.Errorf("data directory: %w", err), "choose another with --dir")
+	}
+	name := a.path(lockFile)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		who := "another process"
+		if b, err := io.ReadAll(io.LimitReader(f, 32)); err == nil && len(b) > 0 {
+			who = "process " + strings.TrimSpace(string(b))
+		}
+		return nil, advise(fmt.Errorf("%s uses the data directory %s", who, a.dir),
+			"stop it first, or give this one another directory with --dir (each peer needs its own)")
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// writeFile replaces name as a whole: readers see the old bytes or the new.
+func writeFile(name string, data []byte, mode os.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // gone already where all went well
+	_, err = tmp.Write(data)
+	if err := errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return os.Rename(tmp.Name(), name)
+}

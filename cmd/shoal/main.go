@@ -1,0 +1,232 @@
+// Command shoal joins, publishes and checks training runs of the Shoal swarm.
+//
+// It is the only place where the parts are wired: the libp2p host, the block
+// store and the training engine become the ports of package node.
+//
+// Output that a script may want goes to standard output, everything said to a
+// person to standard error, with a "shoal: " prefix for errors. Exit codes: 0 is success, 1 a
+// failure, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// run executes one command line and returns its exit code.
+func run(args []string, in *os.File, out, errw io.Writer) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	stop := interrupts(cancel, errw)
+	defer stop()
+
+	a := &app{in: in, out: out, err: errw}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errw)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	a.report(err)
+	var use usageError
+	if errors.As(err, &use) || strings.HasPrefix(err.Error(), "unknown command") {
+		return 2
+	}
+	return 1
+}
+
+// interrupts cancels on the first SIGINT or SIGTERM, so that what runs may
+// leave in order, and ends the process at once on the second.
+func interrupts(cancel func(), errw io.Writer) (stop func()) {
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
+	over := make(chan struct{})
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-over:
+				return
+			case <-c:
+			}
+			if n > 0 {
+				fmt.Fprintln(errw, "shoal: stopped at once")
+				os.Exit(130)
+			}
+			cancel()
+		}
+	}()
+	return func() {
+		signal.Stop(c)
+		close(over)
+	}
+}
+
+// An app is one invocation: its streams and the flags that all commands share.
+type app struct {
+	in       *os.File
+	out, err io.Writer
+
+	dir      string
+	json     bool
+	logLevel string
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "shoal",
+		Short: "Train open models in a swarm without a leader",
+		Long: `Shoal trains open models over the public internet: one binary, anyone's
+hardware, no coordinator. Every peer holds the same weights under one CID, and
+anyone can recompute a model's whole history, bit for bit.`,
+		Example: `  # lend this machine to a run, by its CID or by a name heard in the swarm
+  shoal join moby --bootstrap /ip4/203.0.113.7/udp/4001/quic-v1/p2p/16Uiu2…
+
+  # publish a run of your own and take part in it
+  shoal manifest init > run.yaml
+  shoal data prepare corpus.txt --tokenizer char --into run.yaml
+  shoal publish run.yaml --join
+
+  # what it does, and what came of it
+  shoal status
+  shoal export moby model/
+  shoal generate model/ -p "Call me "
+  shoal lineage verify model/
+
+  # four peers on this machine, one of them killed on the way
+  shoal testnet run --out demo-out`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return a.prepare(cmd)
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{err, "see `" + cmd.CommandPath() + " --help`"}
+	})
+	f := root.PersistentFlags()
+	f.StringVar(&a.dir, "dir", "", "data directory: key, blocks, journal (default $SHOAL_DIR or ~/.shoal)")
+	f.BoolVar(&a.json, "json", false, "print JSON, for scripts")
+	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error (default warn)")
+	root.AddGroup(
+		&cobra.Group{ID: "run", Title: "Runs:"},
+		&cobra.Group{ID: "model", Title: "Models:"},
+		&cobra.Group{ID: "here", Title: "This peer:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("here", a.keyCmd(), a.versionCmd())
+	return root
+}
+
+// usageError says that the command line was wrong; it makes the exit code 2.
+type usageError struct {
+	err  error
+	next string
+}
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...), ""}
+}
+
+// advice is a failure together with what to do about it.
+type advice struct {
+	err  error
+	next string
+}
+
+func (e advice) Error() string { return e.err.Error() }
+func (e advice) Unwrap() error { return e.err }
+
+func advise(err error, format string, args ...any) error {
+	return advice{err, fmt.Sprintf(format, args...)}
+}
+
+// report prints err, and what to do next where somebody said so.
+func (a *app) report(err error) {
+	var next string
+	var use usageError
+	var adv advice
+	switch {
+	case errors.As(err, &use):
+		next = use.next
+	case errors.As(err, &adv):
+		next = adv.next
+	case strings.HasPrefix(err.Error(), "unknown command"):
+		next = "see `shoal --help`"
+	}
+	if a.json {
+		v := map[string]string{"error": err.Error()}
+		if next != "" {
+			v["next"] = next
+		}
+		if json.NewEncoder(a.err).Encode(v) == nil {
+			return
+		}
+	}
+	fmt.Fprintf(a.err, "shoal: %v\n", err)
+	if next != "" {
+		fmt.Fprintf(a.err, "  next: %s\n", next)
+	}
+}
+
+// exactly is cobra.ExactArgs that says what is missing by name.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return usageError{fmt.Errorf("%s: %s is missing", cmd.CommandPath(), names[len(args)]), "shoal " + strings.TrimPrefix(cmd.UseLine(), "shoal ")}
+		}
+		if len(args) > len(names) {
+			return usageError{fmt.Errorf("%s: unexpected argument %q", cmd.CommandPath(), args[len(names)]), "shoal " + strings.TrimPrefix(cmd.UseLine(), "shoal ")}
+		}
+		return nil
+	}
+}
+
+// group makes a command that only holds others: alone it prints its help, and
+// a word that it does not know is wrong usage.
+func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), "see `" + cmd.CommandPath() + " --help`"}
+		}
+		return cmd.Help()
+	}
+	c.AddCommand(subs...)
+	return c
+}
+
+// say prints one line to a person, on standard error.
+func (a *app) say(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+
+// show prints v as JSON with --json, and text otherwise, on standard output.
+func (a *app) show(v any, text string) error {
+	if a.json {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	_, err := io.WriteString(a.out, text)
+	return err
+}
