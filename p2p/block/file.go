@@ -1,0 +1,331 @@
+package block
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// part is a subtree of a file under construction.
+type part struct {
+	cid   wire.CID
+	size  uint64 // bytes of the file in it
+	tsize uint64 // bytes of its blocks
+}
+
+// builder makes a balanced UnixFS tree from the left.
+type builder struct {
+	s      *Store
+	held   []hash
+	levels [][]part // levels[0] are leaves not yet under a node
+}
+
+func (b *builder) put(ctx context.Context, codec uint64, data []byte) (wire.CID, error) {
+	c := wire.SumCID(codec, data)
+	h, err := hashOf(c)
+	if err != nil {
+		return "", err
+	}
+	b.s.hold(h) // until the whole tree is there
+	b.held = append(b.held, h)
+	return c, b.s.putVerified(ctx, c, data)
+}
+
+// add enters a part at a level and closes nodes that are full.
+func (b *builder) add(ctx context.Context, level int, p part) error {
+	if level == len(b.levels) {
+		b.levels = append(b.levels, nil)
+	}
+	b.levels[level] = append(b.levels[level], p)
+	if len(b.levels[level]) == fanout {
+		return b.close(ctx, level)
+	}
+	return nil
+}
+
+// close makes one node of a level's parts.
+func (b *builder) close(ctx context.Context, level int) error {
+	n := node{typ: typeFile}
+	var tsize uint64
+	for _, p := range b.levels[level] {
+		n.links = append(n.links, link{cid: p.cid, tsize: p.tsize})
+		n.sizes = append(n.sizes, p.size)
+		n.size += p.size
+		tsize += p.tsize
+	}
+	b.levels[level] = b.levels[level][:0]
+	data := n.encode()
+	c, err := b.put(ctx, wire.CodecDagPB, data)
+	if err != nil {
+		return err
+	}
+	return b.add(ctx, level+1, part{c, n.size, tsize + uint64(len(data))})
+}
+
+// finish closes what is open and returns the root.
+func (b *builder) finish(ctx context.Context) (part, error) {
+	for level := 0; ; level++ {
+		top := true
+		for _, l := range b.levels[level+1:] {
+			top = top && len(l) == 0
+		}
+		if top && len(b.levels[level]) == 1 {
+			return b.levels[level][0], nil
+		}
+		if len(b.levels[level]) > 0 {
+			if err := b.close(ctx, level); err != nil {
+				return part{}, err
+			}
+		}
+	}
+}
+
+func (b *builder) file(ctx context.Context, r io.Reader) (part, error) {
+	b.levels = [][]part{nil}
+	buf := make([]byte, chunkSize)
+	for first := true; ; first = false {
+		n, err := io.ReadFull(r, buf)
+		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !end {
+			return part{}, err
+		}
+		if n > 0 || first {
+			c, err := b.put(ctx, wire.CodecRaw, buf[:n])
+			if err != nil {
+				return part{}, err
+			}
+			if err := b.add(ctx, 0, part{c, uint64(n), uint64(n)}); err != nil {
+				return part{}, err
+			}
+		}
+		if end {
+			return b.finish(ctx)
+		}
+	}
+}
+
+// PutFile stores data as a UnixFS file and returns its root: for at most 1 MiB
+// the raw block itself. The blocks stay for Options.Grace; pin the root.
+func (s *Store) PutFile(ctx context.Context, data []byte) (wire.CID, error) {
+	return s.PutReader(ctx, bytes.NewReader(data))
+}
+
+// PutReader is PutFile of all that r holds, in constant memory.
+func (s *Store) PutReader(ctx context.Context, r io.Reader) (wire.CID, error) {
+	b := &builder{s: s}
+	defer func() { s.release(b.held...) }()
+	p, err := b.file(ctx, r)
+	if err != nil {
+		return "", fmt.Errorf("put file: %w", err)
+	}
+	return p.cid, nil
+}
+
+// PutDir stores files, by name, as a flat UnixFS directory and returns its root.
+func (s *Store) PutDir(ctx context.Context, files map[string][]byte) (wire.CID, error) {
+	b := &builder{s: s}
+	defer func() { s.release(b.held...) }()
+	var links []link
+	for name, data := range files {
+		if err := checkName(name); err != nil {
+			return "", fmt.Errorf("put directory: %w", err)
+		}
+		p, err := b.file(ctx, bytes.NewReader(data))
+		if err != nil {
+			return "", fmt.Errorf("put directory: %s: %w", name, err)
+		}
+		links = append(links, link{p.cid, name, p.tsize})
+	}
+	c, err := b.directory(ctx, links)
+	if err != nil {
+		return "", fmt.Errorf("put directory: %w", err)
+	}
+	return c, nil
+}
+
+// PutLinks stores a directory of files that are in the store already.
+func (s *Store) PutLinks(ctx context.Context, files map[string]wire.CID) (wire.CID, error) {
+	b := &builder{s: s}
+	defer func() { s.release(b.held...) }()
+	var links []link
+	for name, c := range files {
+		l := link{cid: c, name: name}
+		err := checkName(name)
+		if err == nil {
+			err = s.walk(ctx, []wire.CID{c}, func(c wire.CID, h hash) error {
+				n, err := s.Size(c)
+				l.tsize += uint64(n)
+				return err
+			})
+		}
+		if err != nil {
+			return "", fmt.Errorf("put directory: %q: %w", name, err)
+		}
+		links = append(links, l)
+	}
+	c, err := b.directory(ctx, links)
+	if err != nil {
+		return "", fmt.Errorf("put directory: %w", err)
+	}
+	return c, nil
+}
+
+func (b *builder) directory(ctx context.Context, links []link) (wire.CID, error) {
+	slices.SortFunc(links, func(a, c link) int { return strings.Compare(a.name, c.name) })
+	n := node{typ: typeDirectory, links: links}
+	if err := n.check(); err != nil {
+		return "", err
+	}
+	data := n.encode()
+	if len(data) > maxPut { // beyond this, IPFS implementations shard (HAMT)
+		return "", fmt.Errorf("directory of %d entries needs %d bytes, the limit is %d: %w", len(links), len(data), maxPut, ErrTooLarge)
+	}
+	return b.put(ctx, wire.CodecDagPB, data)
+}
+
+// GetFile returns a file of at most limit bytes from the store.
+func (s *Store) GetFile(ctx context.Context, c wire.CID, limit int64) ([]byte, error) {
+	var buf bytes.Buffer
+	if _, err := s.WriteFile(ctx, &buf, c, limit); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
+}
+
+// WriteFile writes a file of at most limit bytes from the store to w and
+// returns its size. Errors: ErrNotFound, ErrTooLarge (before anything is
+// written), ErrBadDAG.
+func (s *Store) WriteFile(ctx context.Context, w io.Writer, c wire.CID, limit int64) (int64, error) {
+	r := &fileReader{s: s, w: w}
+	size, err := s.FileSize(ctx, c)
+	if err == nil && size > limit {
+		err = fmt.Errorf("%w of %d bytes: it has %d", ErrTooLarge, limit, size)
+	}
+	if err == nil {
+		r.nodes = 4096 + size/1024
+		err = r.write(ctx, c, uint64(size), 0)
+	}
+	if err != nil {
+		return r.written, fmt.Errorf("file %s: %w", c, err)
+	}
+	return r.written, nil
+}
+
+// FileSize returns the size of a file in bytes by the word of its root block.
+func (s *Store) FileSize(ctx context.Context, c wire.CID) (int64, error) {
+	data, err := s.Get(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	switch c.Codec() {
+	case wire.CodecRaw:
+		return int64(len(data)), nil
+	case wire.CodecDagPB:
+		n, err := decodeNode(data)
+		if err != nil {
+			return 0, err
+		}
+		if n.typ == typeDirectory {
+			return 0, fmt.Errorf("%w: a directory where a file is wanted", ErrBadDAG)
+		}
+		return int64(n.size), nil
+	}
+	return 0, fmt.Errorf("%w: codec 0x%x is no file", ErrBadDAG, c.Codec())
+}
+
+// fileReader writes a file's leaves in order.
+type fileReader struct {
+	s       *Store
+	w       io.Writer
+	written int64
+	nodes   int64 // blocks that may still be read: a small file has no million nodes
+}
+
+// write writes the subtree c, which its parent says has size bytes.
+func (r *fileReader) write(ctx context.Context, c wire.CID, size uint64, depth int) error {
+	if r.nodes--; r.nodes < 0 || depth > maxDepth {
+		return fmt.Errorf("%w: too many or too deep nodes for its size", ErrBadDAG)
+	}
+	data, err := r.s.Get(ctx, c)
+	if err != nil {
+		return err
+	}
+	if c.Codec() == wire.CodecDagPB {
+		n, err := decodeNode(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c, err)
+		}
+		if n.typ == typeDirectory || n.size != size {
+			return fmt.Errorf("%w: %s has %d bytes, its parent says %d", ErrBadDAG, c, n.size, size)
+		}
+		for i, l := range n.links {
+			if err := r.write(ctx, l.cid, n.sizes[i], depth+1); err != nil {
+				return err
+			}
+		}
+		data = n.data
+		if len(n.links) > 0 {
+			return nil
+		}
+	}
+	if uint64(len(data)) != size {
+		return fmt.Errorf("%w: %s has %d bytes, its parent says %d", ErrBadDAG, c, len(data), size)
+	}
+	n, err := r.w.Write(data)
+	r.written += int64(n)
+	return err
+}
+
+// DirEntry is a file in a directory.
+type DirEntry struct {
+	Name string   `json:"name"`
+	CID  wire.CID `json:"cid"`
+}
+
+// List returns a directory's entries, sorted by name.
+func (s *Store) List(ctx context.Context, dir wire.CID) ([]DirEntry, error) {
+	data, err := s.Get(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	if dir.Codec() != wire.CodecDagPB {
+		return nil, fmt.Errorf("%w: %s is not a directory", ErrBadDAG, dir)
+	}
+	n, err := decodeNode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	if n.typ != typeDirectory {
+		return nil, fmt.Errorf("%w: %s is a file, not a directory", ErrBadDAG, dir)
+	}
+	entries := make([]DirEntry, len(n.links))
+	for i, l := range n.links {
+		entries[i] = DirEntry{l.name, l.cid}
+	}
+	return entries, nil
+}
+
+// GetDir returns the files, by name, of a directory from the store, if they
+// have at most limit bytes in sum.
+func (s *Store) GetDir(ctx context.Context, dir wire.CID, limit int64) (map[string][]byte, error) {
+	entries, err := s.List(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("directory %s: %w", dir, err)
+	}
+	files := make(map[string][]byte, len(entries))
+	for _, e := range entries {
+		data, err := s.GetFile(ctx, e.CID, limit)
+		if err != nil {
+			return nil, fmt.Errorf("directory %s: %s: %w", dir, e.Name, err)
+		}
+		limit -= int64(len(data))
+		files[e.Name] = data
+	}
+	return files, nil
+}
