@@ -1,0 +1,165 @@
+package hf
+
+import (
+	"container/heap"
+	"math"
+	"unicode/utf8"
+)
+
+// bpe is the merging model of a tokenizer.
+type bpe struct {
+	whole    map[string]int32 // pieces that are one token whatever the merges say; nil unless ignore_merges
+	bytes    *[256]int32      // byte-level: the token of each byte, -1 if none
+	chars    map[rune]int32   // otherwise: the tokens of single characters
+	fallback *[256]int32      // the tokens <0x00> to <0xFF>, nil without byte_fallback
+	unknown  int32            // -1 if none
+	fuse     bool             // a run of unknown characters is one token
+	merges   map[uint64]merge // by pair
+}
+
+// A merge joins two adjacent tokens; the lowest rank goes first.
+type merge struct{ rank, id int32 }
+
+func pair(a, b int32) uint64 { return uint64(uint32(a))<<32 | uint64(uint32(b)) }
+
+// encode appends the tokens of one piece.
+func (m *bpe) encode(out []int32, piece string) []int32 {
+	if id, ok := m.whole[piece]; ok {
+		return append(out, id)
+	}
+	start := len(out)
+	if m.bytes != nil {
+		for i := range len(piece) {
+			out = m.symbol(out, m.bytes[piece[i]], false)
+		}
+	} else {
+		pending := false // the last symbol is a fused unknown
+		for i, r := range piece {
+			if id, ok := m.chars[r]; ok {
+				out, pending = append(out, id), false
+			} else if m.fallback != nil {
+				for k := range utf8.RuneLen(r) {
+					out = append(out, m.fallback[piece[i+k]])
+				}
+				pending = false
+			} else {
+				out = m.symbol(out, -1, pending)
+				pending = m.fuse
+			}
+		}
+	}
+	return out[:start+m.merge(out[start:])]
+}
+
+// symbol appends id, or the unknown token unless one stands there to be fused with.
+func (m *bpe) symbol(out []int32, id int32, fused bool) []int32 {
+	if id < 0 {
+		id = m.unknown
+	}
+	if id < 0 || fused {
+		return out
+	}
+	return append(out, id)
+}
+
+// merge merges w in place and returns its new length.
+func (m *bpe) merge(w []int32) int {
+	if len(w) < 2 || len(m.merges) == 0 {
+		return len(w)
+	}
+	if len(w) <= 64 {
+		return m.mergeShort(w)
+	}
+	return m.mergeLong(w)
+}
+
+// mergeShort looks over all pairs for each merge: quadratic, but the fastest
+// for a word, and the definition for mergeLong.
+func (m *bpe) mergeShort(w []int32) int {
+	for len(w) > 1 {
+		at, best := -1, merge{rank: math.MaxInt32}
+		for i := range len(w) - 1 {
+			if g, ok := m.merges[pair(w[i], w[i+1])]; ok && g.rank < best.rank {
+				at, best = i, g
+			}
+		}
+		if at < 0 {
+			break
+		}
+		w[at] = best.id
+		w = append(w[:at+1], w[at+2:]...)
+	}
+	return len(w)
+}
+
+// A candidate is a pair that could be merged when it was pushed.
+type candidate struct {
+	rank, at    int32
+	left, right int32 // the tokens then: a candidate is stale if they have changed
+}
+
+type candidates []candidate
+
+func (c candidates) Len() int { return len(c) }
+func (c candidates) Less(i, k int) bool {
+	return c[i].rank < c[k].rank || c[i].rank == c[k].rank && c[i].at < c[k].at
+}
+func (c candidates) Swap(i, k int) { c[i], c[k] = c[k], c[i] }
+func (c *candidates) Push(x any)   { *c = append(*c, x.(candidate)) }
+func (c *candidates) Pop() any {
+	l := len(*c) - 1
+	x := (*c)[l]
+	*c = (*c)[:l]
+	return x
+}
+
+// mergeLong does what mergeShort does in n log n: tokenizers without a split
+// pattern hand over a whole text as one piece.
+func (m *bpe) mergeLong(w []int32) int {
+	n := int32(len(w))
+	next, prev := make([]int32, n), make([]int32, n)
+	queue := make(candidates, 0, n)
+	look := func(at int32) (candidate, bool) {
+		if at < 0 || next[at] == n {
+			return candidate{}, false
+		}
+		l, r := w[at], w[next[at]]
+		g, ok := m.merges[pair(l, r)]
+		return candidate{g.rank, at, l, r}, ok
+	}
+	for i := range n {
+		next[i], prev[i] = i+1, i-1
+	}
+	for i := range n {
+		if c, ok := look(i); ok {
+			queue = append(queue, c)
+		}
+	}
+	heap.Init(&queue)
+	const gone = -1
+	for len(queue) > 0 {
+		c := heap.Pop(&queue).(candidate)
+		at := c.at
+		if w[at] != c.left || next[at] == n || w[next[at]] != c.right {
+			continue
+		}
+		dead := next[at]
+		w[at] = m.merges[pair(c.left, c.right)].id
+		w[dead] = gone
+		next[at] = next[dead]
+		if next[at] < n {
+			prev[next[at]] = at
+		}
+		for _, i := range [2]int32{prev[at], at} {
+			if c, ok := look(i); ok {
+				heap.Push(&queue, c)
+			}
+		}
+	}
+	k := 0
+	for i := int32(0); i < n; i = next[i] {
+		w[k] = w[i]
+		k++
+	}
+	return k
+}

@@ -1,0 +1,404 @@
+package hf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// Limits of a tokenizer.json.
+const (
+	maxTokenizer = 64 << 20 // bytes
+	maxToken     = 1024     // bytes of one token
+	maxAdded     = 1 << 15
+	maxMerges    = 1 << 21
+	maxSteps     = 8 // normalizers, or decoders
+	maxReplace   = 4 // bytes put in by a normalizer or decoder: one character
+)
+
+// tokenizerJSON is the part of tokenizer.json that Shoal acts on.
+type tokenizerJSON struct {
+	AddedTokens   []addedJSON     `json:"added_tokens"`
+	Normalizer    *stageJSON      `json:"normalizer"`
+	PreTokenizer  *stageJSON      `json:"pre_tokenizer"`
+	PostProcessor *stageJSON      `json:"post_processor"`
+	Decoder       *stageJSON      `json:"decoder"`
+	Model         json.RawMessage `json:"model"`
+}
+
+type addedJSON struct {
+	ID         int    `json:"id"`
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	LStrip     bool   `json:"lstrip"`
+	RStrip     bool   `json:"rstrip"`
+	Normalized bool   `json:"normalized"`
+}
+
+// stageJSON is the union of the normalizers, pre-tokenizers, post-processors
+// and decoders that are known.
+type stageJSON struct {
+	Type    string `json:"type"`
+	Pattern struct {
+		String string
+		Regex  string
+	} `json:"pattern"`
+	Content        string      `json:"content"`
+	Prepend        string      `json:"prepend"`
+	Behavior       string      `json:"behavior"`
+	Invert         bool        `json:"invert"`
+	AddPrefixSpace bool        `json:"add_prefix_space"`
+	UseRegex       *bool       `json:"use_regex"`
+	Start          int         `json:"start"`
+	Stop           int         `json:"stop"`
+	Normalizers    []stageJSON `json:"normalizers"`
+	Pretokenizers  []stageJSON `json:"pretokenizers"`
+	Processors     []stageJSON `json:"processors"`
+	Decoders       []stageJSON `json:"decoders"`
+	Single         []pieceJSON `json:"single"`
+	SpecialTokens  map[string]struct {
+		IDs []int `json:"ids"`
+	} `json:"special_tokens"`
+}
+
+// pieceJSON is one item of a template: a special token, or the text.
+type pieceJSON struct {
+	SpecialToken *struct {
+		ID string `json:"id"`
+	}
+	Sequence *struct {
+		ID string `json:"id"`
+	}
+}
+
+type modelJSON struct {
+	Type         string            `json:"type"`
+	Dropout      *float64          `json:"dropout"`
+	UnkToken     *string           `json:"unk_token"`
+	Prefix       *string           `json:"continuing_subword_prefix"`
+	Suffix       *string           `json:"end_of_word_suffix"`
+	FuseUnk      bool              `json:"fuse_unk"`
+	ByteFallback bool              `json:"byte_fallback"`
+	IgnoreMerges bool              `json:"ignore_merges"`
+	Vocab        map[string]int    `json:"vocab"`
+	Merges       []json.RawMessage `json:"merges"`
+}
+
+// LoadTokenizer reads a tokenizer.json with a BPE model. Whatever it holds that
+// would change the tokens and is not implemented is an error that names it:
+// a wrong tokenizer is worse than none. Truncation and padding are ignored.
+func LoadTokenizer(b []byte) (*Tokenizer, error) {
+	t, err := loadTokenizer(b)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer.json: %w", err)
+	}
+	return t, nil
+}
+
+func loadTokenizer(b []byte) (*Tokenizer, error) {
+	if len(b) > maxTokenizer {
+		return nil, fmt.Errorf("%d bytes are over the limit of %d", len(b), maxTokenizer)
+	}
+	var j tokenizerJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return nil, err
+	}
+	var m modelJSON
+	if len(j.Model) == 0 {
+		return nil, errors.New("model is missing")
+	}
+	if err := json.Unmarshal(j.Model, &m); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	t := &Tokenizer{json: bytes.Clone(b)}
+	if err := t.loadVocab(&m, j.AddedTokens); err != nil {
+		return nil, err
+	}
+	var err error
+	if t.normalize, err = flatten(j.Normalizer, "normalizer", normalizer); err != nil {
+		return nil, err
+	}
+	if err := t.loadPreTokenizer(j.PreTokenizer); err != nil {
+		return nil, err
+	}
+	if err := t.loadModel(&m); err != nil {
+		return nil, err
+	}
+	if err := t.loadPostProcessor(j.PostProcessor, 0); err != nil {
+		return nil, err
+	}
+	t.spaced = j.Decoder == nil
+	if t.decode, err = flatten(j.Decoder, "decoder", decoder); err != nil {
+		return nil, err
+	}
+	for _, a := range j.AddedTokens {
+		if !a.Normalized {
+			t.cut.add(a.Content, int32(a.ID))
+		} else if s := t.normalized(a.Content); s != "" {
+			t.cutNormal.add(s, int32(a.ID))
+		}
+	}
+	return t, nil
+}
+
+// loadVocab fills tokens and ids from the model's vocabulary and the added tokens.
+func (t *Tokenizer) loadVocab(m *modelJSON, added []addedJSON) error {
+	if len(m.Vocab) == 0 || len(m.Vocab) > MaxVocab || len(added) > maxAdded {
+		return fmt.Errorf("model.vocab: %d tokens and %d added ones, want 1 to %d and at most %d", len(m.Vocab), len(added), MaxVocab, maxAdded)
+	}
+	top := 0
+	check := func(s string, id int) error {
+		if s == "" || len(s) > maxToken || id < 0 || id >= MaxVocab {
+			return fmt.Errorf("token %.40q with id %d is out of bounds", s, id)
+		}
+		top = max(top, id+1)
+		return nil
+	}
+	for s, id := range m.Vocab {
+		if err := check(s, id); err != nil {
+			return fmt.Errorf("model.vocab: %w", err)
+		}
+	}
+	for _, a := range added {
+		if err := check(a.Content, a.ID); err != nil {
+			return fmt.Errorf("added_tokens: %w", err)
+		}
+		if a.SingleWord || a.LStrip || a.RStrip {
+			return fmt.Errorf("added_tokens: %.40q: single_word, lstrip and rstrip are not supported", a.Content)
+		}
+	}
+	t.tokens, t.ids = make([]string, top), make(map[string]int32, len(m.Vocab)+len(added))
+	for s, id := range m.Vocab {
+		if t.tokens[id] != "" {
+			return fmt.Errorf("model.vocab: id %d belongs to more than one token", id)
+		}
+		t.tokens[id], t.ids[s] = s, int32(id)
+	}
+	for _, a := range added {
+		if id, ok := t.ids[a.Content]; ok && int(id) != a.ID || !ok && t.tokens[a.ID] != "" {
+			return fmt.Errorf("added_tokens: %.40q: id %d contradicts another token", a.Content, a.ID)
+		}
+		t.tokens[a.ID], t.ids[a.Content] = a.Content, int32(a.ID)
+	}
+	return nil
+}
+
+// loadPreTokenizer knows ByteLevel, Split by a listed pattern, and Split then
+// ByteLevel.
+func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
+	if j == nil {
+		return nil
+	}
+	list := []stageJSON{*j}
+	if j.Type == "Sequence" {
+		list = j.Pretokenizers
+	}
+	for i, p := range list {
+		switch {
+		case p.Type == "Split" && i == 0:
+			covers := p.Behavior == "Isolated" && !p.Invert || p.Behavior == "Removed" && p.Invert
+			f, ok := splits[p.Pattern.Regex]
+			if !ok || !covers {
+				return fmt.Errorf("pre_tokenizer: split %.300q (%.20s) is not one of the known patterns", p.Pattern.Regex+p.Pattern.String, p.Behavior)
+			}
+			t.split = f
+		case p.Type == "ByteLevel" && i == len(list)-1:
+			t.bytes = true
+			regex := p.UseRegex == nil || *p.UseRegex
+			if t.split != nil && (regex || p.AddPrefixSpace) {
+				return errors.New("pre_tokenizer: ByteLevel with a pattern or a prefix space of its own after Split is not supported")
+			}
+			if regex {
+				t.split = splitGPT2
+			}
+			t.prefixSpace = p.AddPrefixSpace
+		default:
+			return fmt.Errorf("pre_tokenizer: %.40q is not supported here, only Split and then ByteLevel", p.Type)
+		}
+	}
+	return nil
+}
+
+// alphabet is GPT-2's: bytes that print stand for themselves, the others for
+// the characters from U+0100 on, in order.
+var alphabet = func() (a [256]rune) {
+	next := rune(256)
+	for b := range rune(256) {
+		if b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae {
+			a[b] = b
+			continue
+		}
+		a[b] = next
+		next++
+	}
+	return a
+}()
+
+var fromAlphabet = func() map[rune]byte {
+	m := make(map[rune]byte, 256)
+	for b, r := range alphabet {
+		m[r] = byte(b)
+	}
+	return m
+}()
+
+// unspell returns the bytes that s spells in the alphabet of byte-level BPE.
+func unspell(s string) (string, bool) {
+	b := make([]byte, 0, len(s))
+	for _, r := range s {
+		c, ok := fromAlphabet[r]
+		if !ok {
+			return "", false
+		}
+		b = append(b, c)
+	}
+	return string(b), true
+}
+
+func (t *Tokenizer) loadModel(m *modelJSON) error {
+	set := func(s *string) bool { return s != nil && *s != "" }
+	switch {
+	case m.Type != "BPE" && m.Type != "":
+		return fmt.Errorf("model: type %.40q is not supported, only BPE", m.Type)
+	case m.Dropout != nil && *m.Dropout != 0, set(m.Prefix), set(m.Suffix):
+		return errors.New("model: dropout, continuing_subword_prefix and end_of_word_suffix are not supported")
+	case len(m.Merges) > maxMerges:
+		return fmt.Errorf("model.merges: %d are over the limit of %d", len(m.Merges), maxMerges)
+	}
+	b := bpe{unknown: -1, fuse: m.FuseUnk, merges: make(map[uint64]merge, len(m.Merges))}
+	if set(m.UnkToken) {
+		id, ok := t.ids[*m.UnkToken]
+		if !ok {
+			return fmt.Errorf("model.unk_token: %.40q is not in the vocabulary", *m.UnkToken)
+		}
+		b.unknown = id
+	}
+	if t.bytes {
+		if m.ByteFallback {
+			return errors.New("model: byte_fallback with a ByteLevel pre_tokenizer is not supported")
+		}
+		b.bytes = new([256]int32)
+		for i, r := range alphabet {
+			b.bytes[i] = -1
+			if id, ok := m.Vocab[string(r)]; ok {
+				b.bytes[i] = int32(id)
+			}
+		}
+	} else {
+		b.chars = map[rune]int32{}
+		for s, id := range m.Vocab {
+			if r, n := utf8.DecodeRuneInString(s); n == len(s) {
+				b.chars[r] = int32(id)
+			}
+		}
+	}
+	if m.IgnoreMerges {
+		b.whole = make(map[string]int32, len(m.Vocab))
+		for s, id := range m.Vocab {
+			ok := true
+			if t.bytes {
+				s, ok = unspell(s)
+			}
+			if ok {
+				b.whole[s] = int32(id)
+			}
+		}
+	}
+	if m.ByteFallback {
+		b.fallback = new([256]int32)
+		for i := range b.fallback {
+			name := fmt.Sprintf("<0x%02X>", i)
+			id, ok := m.Vocab[name]
+			if !ok {
+				return fmt.Errorf("model.vocab: byte_fallback needs %s", name)
+			}
+			b.fallback[i] = int32(id)
+		}
+	}
+	for i, raw := range m.Merges {
+		l, r, err := mergePair(raw)
+		if err != nil {
+			return fmt.Errorf("model.merges[%d]: %w", i, err)
+		}
+		x, okX := m.Vocab[l]
+		y, okY := m.Vocab[r]
+		z, okZ := m.Vocab[l+r]
+		if !okX || !okY || !okZ {
+			return fmt.Errorf("model.merges[%d]: %.40q and %.40q or what they make is not in the vocabulary", i, l, r)
+		}
+		b.merges[pair(int32(x), int32(y))] = merge{int32(i), int32(z)}
+	}
+	t.bpe = b
+	return nil
+}
+
+// mergePair reads "a b" or ["a", "b"].
+func mergePair(raw json.RawMessage) (l, r string, err error) {
+	if len(raw) > 0 && raw[0] == '[' {
+		var two []string
+		if err := json.Unmarshal(raw, &two); err != nil {
+			return "", "", err
+		}
+		if len(two) != 2 {
+			return "", "", fmt.Errorf("%d tokens, want 2", len(two))
+		}
+		return two[0], two[1], nil
+	}
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return "", "", err
+	}
+	l, r, ok := strings.Cut(s, " ")
+	if !ok || strings.Contains(r, " ") {
+		return "", "", fmt.Errorf("%.60q is not two tokens", s)
+	}
+	return l, r, nil
+}
+
+// loadPostProcessor keeps what a template puts around a single text.
+func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
+	switch {
+	case j == nil, j.Type == "ByteLevel": // the latter only moves offsets
+		return nil
+	case j.Type == "Sequence" && depth == 0 && len(j.Processors) <= maxSteps:
+		for i := range j.Processors {
+			if err := t.loadPostProcessor(&j.Processors[i], 1); err != nil {
+				return err
+			}
+		}
+		return nil
+	case j.Type != "TemplateProcessing" || len(j.Single) > 64 || len(t.before)+len(t.after) > 0:
+		return fmt.Errorf("post_processor: %.40q is not supported here, only one TemplateProcessing", j.Type)
+	}
+	text := false
+	for _, p := range j.Single {
+		switch {
+		case p.Sequence != nil && p.Sequence.ID == "A" && !text:
+			text = true
+		case p.SpecialToken != nil:
+			ids := j.SpecialTokens[p.SpecialToken.ID].IDs
+			if len(ids) == 0 || len(ids) > 64 {
+				return fmt.Errorf("post_processor: special token %.40q has %d ids", p.SpecialToken.ID, len(ids))
+			}
+			for _, id := range ids {
+				if id < 0 || id >= len(t.tokens) {
+					return fmt.Errorf("post_processor: id %d is not in the vocabulary", id)
+				}
+				if text {
+					t.after = append(t.after, int32(id))
+				} else {
+					t.before = append(t.before, int32(id))
+				}
+			}
+		default:
+			return errors.New("post_processor: the template for one text must hold it once")
+		}
+	}
+	if !text {
+		return errors.New("post_processor: the template for one text must hold it once")
+	}
+	return nil
+}

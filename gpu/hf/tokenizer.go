@@ -1,0 +1,177 @@
+package hf
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// A Tokenizer turns text into token IDs and back, as Hugging Face's tokenizers
+// does with the same tokenizer.json. It is safe for concurrent use.
+//
+// The stages of Encode are theirs: added tokens are cut out of the text, the
+// rest is normalized, split into pieces by a pattern, and each piece is merged
+// by byte-pair encoding (Sennrich et al. 2016, algorithm 1).
+//
+// Two differences are known, both outside ordinary text: classes of letters,
+// numbers and spaces are those of Go's Unicode version, and normalization
+// inserts a combining grapheme joiner after 30 combining marks in a row (the
+// stream-safe form of UAX 15).
+type Tokenizer struct {
+	json   []byte
+	tokens []string // by ID, as tokenizer.json spells them; "" where there is none
+	ids    map[string]int32
+
+	cut       matcher // added tokens that are found in the text as it is
+	normalize []step
+	cutNormal matcher // added tokens that are found in the normalized text
+
+	prefixSpace bool
+	split       func(string) int // length of the first piece; nil takes all
+	bytes       bool             // pieces are bytes in GPT-2's alphabet
+	bpe         bpe
+
+	before, after []int32 // what the post-processor puts around a text
+	decode        []step
+	spaced        bool // no decoder: tokens are joined with spaces
+}
+
+// VocabSize returns the number of rows that an embedding needs: one above the
+// highest token ID, added tokens included.
+func (t *Tokenizer) VocabSize() int { return len(t.tokens) }
+
+// JSON returns the tokenizer.json.
+func (t *Tokenizer) JSON() []byte { return append([]byte(nil), t.json...) }
+
+// ID returns the ID of a token as tokenizer.json spells it, say "<|endoftext|>".
+func (t *Tokenizer) ID(token string) (int32, bool) {
+	id, ok := t.ids[token]
+	return id, ok
+}
+
+// Encode returns the tokens of text without those that the post-processor
+// would add. Added tokens within the text are recognized. What the vocabulary
+// cannot express becomes its unknown token or, where there is none, nothing.
+func (t *Tokenizer) Encode(text string) []int32 {
+	return t.encode(make([]int32, 0, len(text)/3+1), text)
+}
+
+// EncodePrompt is Encode with the tokens that the post-processor puts before
+// and after a text, such as a leading BOS.
+func (t *Tokenizer) EncodePrompt(text string) []int32 {
+	out := t.encode(append(make([]int32, 0, len(text)/3+2), t.before...), text)
+	return append(out, t.after...)
+}
+
+func (t *Tokenizer) encode(out []int32, text string) []int32 {
+	if !utf8.ValidString(text) {
+		text = string([]rune(text)) // each bad byte becomes U+FFFD
+	}
+	for len(text) > 0 {
+		at, id, n := t.cut.find(text)
+		if at > 0 {
+			out = t.encodeNormal(out, t.normalized(text[:at]))
+		}
+		if n > 0 {
+			out = append(out, id)
+		}
+		text = text[at+n:]
+	}
+	return out
+}
+
+func (t *Tokenizer) normalized(s string) string {
+	for _, n := range t.normalize {
+		s = strings.Join(n([]string{s}), "")
+	}
+	return s
+}
+
+func (t *Tokenizer) encodeNormal(out []int32, s string) []int32 {
+	for len(s) > 0 {
+		at, id, n := t.cutNormal.find(s)
+		if at > 0 {
+			out = t.encodePieces(out, s[:at])
+		}
+		if n > 0 {
+			out = append(out, id)
+		}
+		s = s[at+n:]
+	}
+	return out
+}
+
+func (t *Tokenizer) encodePieces(out []int32, s string) []int32 {
+	if t.prefixSpace && s[0] != ' ' {
+		s = " " + s
+	}
+	for len(s) > 0 {
+		n := len(s)
+		if t.split != nil {
+			n = t.split(s)
+		}
+		out = t.bpe.encode(out, s[:n])
+		s = s[n:]
+	}
+	return out
+}
+
+// Decode returns the text of tokens, special tokens included. IDs that are not
+// in the vocabulary are skipped, bytes that are not UTF-8 become U+FFFD.
+func (t *Tokenizer) Decode(ids []int32) string {
+	words := make([]string, 0, len(ids))
+	for _, id := range ids {
+		if id >= 0 && int(id) < len(t.tokens) && t.tokens[id] != "" {
+			words = append(words, t.tokens[id])
+		}
+	}
+	if t.spaced {
+		return strings.Join(words, " ")
+	}
+	for _, d := range t.decode {
+		words = d(words)
+	}
+	return strings.Join(words, "")
+}
+
+// A matcher finds the leftmost, then longest, of a set of strings.
+type matcher struct {
+	ids     map[string]int32
+	lengths [256][]int // by first byte: the lengths that occur, descending
+}
+
+// find returns where the first match begins, its ID and length; without one,
+// len(s) and zeros.
+func (m *matcher) find(s string) (at int, id int32, n int) {
+	if len(m.ids) == 0 {
+		return len(s), 0, 0
+	}
+	for i := range len(s) {
+		for _, n := range m.lengths[s[i]] {
+			if n <= len(s)-i {
+				if id, ok := m.ids[s[i:i+n]]; ok {
+					return i, id, n
+				}
+			}
+		}
+	}
+	return len(s), 0, 0
+}
+
+func (m *matcher) add(s string, id int32) {
+	if m.ids == nil {
+		m.ids = map[string]int32{}
+	}
+	m.ids[s] = id
+	l := m.lengths[s[0]]
+	i := 0
+	for i < len(l) && l[i] > len(s) {
+		i++
+	}
+	if i < len(l) && l[i] == len(s) {
+		return
+	}
+	l = append(l, 0)
+	copy(l[i+1:], l[i:])
+	l[i] = len(s)
+	m.lengths[s[0]] = l
+}
