@@ -7,19 +7,20 @@ import "github.com/shoalnet/shoal/p2p/wire"
 // votes and the state that the outer step made of them; its block is
 // canonical DAG-CBOR and its CID is what peers attest to.
 //
-// The genesis commit (round 0) holds only Run and State. Round 0 trains
-// nothing: its votes form the first roster, so C_1 has the weights of C_0.
+// The genesis commit (round 0) holds only Version, Run and State. Round 0
+// trains nothing: its votes form the first roster, so C_1 has the weights of C_0.
 type Commit struct {
 	Version    uint64        `cbor:"version" json:"version"` // 1
 	Run        wire.CID      `cbor:"run" json:"run"`         // the manifest
 	Round      uint64        `cbor:"round" json:"round"`
-	Parent     wire.CID      `cbor:"parent" json:"parent"` // undefined at genesis
-	Votes      []wire.Signed `cbor:"votes" json:"votes"`   // ascending by From
-	Deltas     []wire.Signed `cbor:"deltas" json:"deltas"` // those that are in, ascending by block CID
-	Joins      []wire.Signed `cbor:"joins" json:"joins"`   // those that are in, ascending by From
-	Roster     []Member      `cbor:"roster" json:"roster"` // ascending by Peer; who votes on the next commit
-	Voters     []Voter       `cbor:"voters" json:"voters"` // ascending by Peer; what justifies the next commit
-	Final      wire.CID      `cbor:"final" json:"final"`   // the last final commit by the word of its votes
+	Parent     wire.CID      `cbor:"parent" json:"parent"`   // undefined at genesis
+	Votes      []wire.Signed `cbor:"votes" json:"votes"`     // ascending by From
+	Deltas     []wire.Signed `cbor:"deltas" json:"deltas"`   // those that are in, ascending by block CID
+	Joins      []wire.Signed `cbor:"joins" json:"joins"`     // those that are in, ascending by From
+	Roster     []Member      `cbor:"roster" json:"roster"`   // ascending by Peer; who votes on the next commit
+	Voters     []Voter       `cbor:"voters" json:"voters"`   // ascending by Peer; what justifies the next commit
+	Changed    uint64        `cbor:"changed" json:"changed"` // the round whose commit last exchanged Voters
+	Final      wire.CID      `cbor:"final" json:"final"`     // the last final commit by the word of its votes
 	FinalRound uint64        `cbor:"finalRound" json:"finalRound"`
 	State      wire.CID      `cbor:"state" json:"state"`   // S_round, a UnixFS directory
 	Cursor     uint64        `cbor:"cursor" json:"cursor"` // data windows handed out before the next round
@@ -38,8 +39,13 @@ type Member struct {
 }
 
 // A Voter's weight counts for finality. It changes only when a commit becomes
-// final, and leaks while nothing does.
+// final, and leaks while nothing does. Two sets count at a time, the present
+// one and the one before, and a commit is justified by 2/3 of each: so two
+// branches that disagree about one change still share a set, and cannot both
+// become final unless a third of its weight contradicts itself. A change must
+// be final before the next one (Commit.Changed).
 type Voter struct {
 	Peer   wire.PeerID `cbor:"peer" json:"peer"`
 	Weight uint64      `cbor:"weight" json:"weight"`
+	Before uint64      `cbor:"before" json:"before"`
 }

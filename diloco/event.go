@@ -55,8 +55,10 @@ type (
 )
 
 type (
-	// Sign: sign the body, write it to the journal, fsync, and only then
-	// publish it. The machine has taken its own message into account already.
+	// Sign: sign the body, write it to the journal, fsync, and only then hand
+	// the envelope back as Heard and publish it. The machine never asks twice
+	// for the same thing, but a commit holds signatures: it counts its own
+	// message once it has it back.
 	Sign struct {
 		Kind wire.Kind
 		Body []byte
@@ -117,10 +119,13 @@ type (
 		Head wire.CID
 		Late bool
 	}
-	// Included: this peer's delta of that envelope is in a commit of its chain.
+	// Included: this peer's delta of that envelope is in a final commit. Each
+	// own delta ends in exactly one of Included and Expired (after a restart the
+	// word may be repeated); until then its block must stay.
 	Included struct{ ID, Block wire.CID }
-	// Expired: this peer's delta will not be merged any more; its content
-	// belongs back into the error feedback.
+	// Expired: the final chain has gone on without this peer's delta, which
+	// will never be merged; its content belongs back into the error feedback. ID
+	// is undefined if it came too late even to be signed.
 	Expired struct{ ID, Block wire.CID }
 	// Finalized: Head is final; what lies before it can only be history.
 	Finalized struct {
@@ -194,4 +199,7 @@ type Config struct {
 	// Verify checks the signature of an envelope inside a fetched commit.
 	// Nil is (*wire.Signed).Verify; the simulator passes a cheaper one.
 	Verify func(*wire.Signed) error
+	// Open decodes an envelope's body. Nil is Open; the simulator passes one
+	// that remembers what it has decoded.
+	Open func(*wire.Signed) (*Message, error)
 }
