@@ -1,0 +1,67 @@
+package llama
+
+import (
+	"math"
+	"strings"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+)
+
+// initStd is the standard deviation of fresh matrices: GPT-2's, and the
+// initializer_range of Hugging Face's LlamaConfig.
+const initStd = 0.02
+
+// Genesis gives the weights that cfg and seed alone fix, equal bit for bit on
+// every architecture. cfg must be valid.
+//
+// Norm gains are 1. Matrix elements are drawn from a bell of standard
+// deviation 0.02; those that end a residual branch (o_proj, down_proj), from
+// one 1/sqrt(2L) as wide (Radford et al. 2019, section 2.3). The bell is the
+// Irwin-Hall sum of twelve uniform 16-bit numbers, which needs integers only;
+// one multiplication in float32, rounded once, scales it. Randomness is a
+// function of (seed, tensor's index in cfg.Tensors, element's index), so that
+// any part can be computed alone.
+func Genesis(cfg hf.Config, seed uint64) []float32 {
+	flat := make([]float32, 0, cfg.NumParams())
+	residual := float32(float64(initStd/65536) / math.Sqrt(float64(2*cfg.NumHiddenLayers)))
+	for i, t := range cfg.Tensors() {
+		n := t.Len()
+		if len(t.Shape) == 1 {
+			for range n {
+				flat = append(flat, 1)
+			}
+			continue
+		}
+		scale := float32(initStd / 65536)
+		if strings.HasSuffix(t.Name, "o_proj.weight") || strings.HasSuffix(t.Name, "down_proj.weight") {
+			scale = residual
+		}
+		key := mix(mix(seed) + uint64(i))
+		for e := range uint64(n) {
+			flat = append(flat, float32(float32(bell(key, e))*scale))
+		}
+	}
+	return flat
+}
+
+// bell is the sum of twelve numbers uniform in [0, 65535], less its mean
+// 393,210: variance 65536²-1, at most 20 bits, so exact in a float32.
+func bell(key, element uint64) int32 {
+	sum := int32(-6 * 65535)
+	for j := range uint64(3) {
+		x := random(key, 3*element+j)
+		sum += int32(x&0xffff) + int32(x>>16&0xffff) + int32(x>>32&0xffff) + int32(x>>48)
+	}
+	return sum
+}
+
+// random is output number i of a SplitMix64 generator in state key (Steele,
+// Lea and Flood 2014, figure 16).
+func random(key, i uint64) uint64 { return mix(key + (i+1)*0x9e3779b97f4a7c15) }
+
+// mix is SplitMix64's finalizer.
+func mix(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}

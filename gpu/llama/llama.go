@@ -1,0 +1,224 @@
+// Package llama is the Llama transformer (Touvron et al. 2023; the layout of
+// Hugging Face's LlamaForCausalLM) on any gpu.Device: a block is
+//
+//	x2 = x  + Wo·attention(RoPE(Wq·n1), RoPE(Wk·n1), Wv·n1)   n1 = rmsnorm(x)
+//	x' = x2 + Wdown·(silu(Wgate·n2) * (Wup·n2))               n2 = rmsnorm(x2)
+//
+// with grouped-query attention and a tied or untied head. The backward pass is
+// written by hand. Weights are one flat float32 vector in the order of
+// hf.Config.Tensors; what the passes read are views of it.
+//
+// Names of sizes: N tokens in all sequences of a pass, D hidden, F
+// intermediate, H query heads, K key and value heads, d a head's columns, V
+// vocabulary, T tokens of a sequence.
+package llama
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/shoalnet/shoal/gpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+)
+
+// A Model computes losses and generates text. It is for one goroutine.
+type Model struct {
+	dev      gpu.Device
+	cfg      hf.Config
+	params   gpu.Buffer // flat
+	w        weights
+	cos, sin gpu.Matrix // (positions, d/2), grown on demand
+	plan     *plan      // inference activations, grown on demand
+}
+
+// weights are the views of a flat vector, of parameters or of gradients.
+type weights struct {
+	embed  gpu.Matrix // (V, D)
+	head   gpu.Matrix // (V, D); embed where tied
+	norm   gpu.Buffer // (D)
+	layers []layer
+}
+
+// layer holds a block's weights. hf sorts tensors by name, which puts gate and
+// up, and q and v, side by side: each pair is one product.
+type layer struct {
+	norm1, norm2 gpu.Buffer // (D)
+	down         gpu.Matrix // (D, F)
+	gateUp       gpu.Matrix // (2F, D)
+	k            gpu.Matrix // (K·d, D)
+	o            gpu.Matrix // (D, H·d)
+	qv           gpu.Matrix // (H·d + K·d, D)
+}
+
+// New makes a model of params, which are in the order of cfg.Tensors. On
+// devices that share the host's memory the model reads params themselves;
+// they must not change while it computes.
+func New(dev gpu.Device, cfg hf.Config, params []float32) (*Model, error) {
+	if err := check(cfg, params); err != nil {
+		return nil, err
+	}
+	return newModel(dev, cfg, dev.Import(params))
+}
+
+func check(cfg hf.Config, params []float32) error {
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("llama: config: %w", err)
+	}
+	if n := cfg.NumParams(); int64(len(params)) != n {
+		return fmt.Errorf("llama: %d parameters, the config asks for %d", len(params), n)
+	}
+	return nil
+}
+
+func newModel(dev gpu.Device, cfg hf.Config, params gpu.Buffer) (*Model, error) {
+	w, err := views(cfg, params)
+	if err != nil {
+		return nil, err
+	}
+	return &Model{dev: dev, cfg: cfg, params: params, w: w}, nil
+}
+
+// Config is the model's configuration.
+func (m *Model) Config() hf.Config { return m.cfg }
+
+// views finds the tensors of cfg in a flat vector.
+func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
+	type span struct{ from, to int }
+	at := map[string]span{}
+	off := 0
+	for _, t := range cfg.Tensors() {
+		at[t.Name] = span{off, off + t.Len()}
+		off += t.Len()
+	}
+	if off != flat.N {
+		return weights{}, fmt.Errorf("llama: %d values, the tensors hold %d", flat.N, off)
+	}
+	var err error
+	// mat joins tensors that lie side by side into one matrix of cols columns.
+	mat := func(cols int, names ...string) gpu.Matrix {
+		first, last := at[names[0]], at[names[len(names)-1]]
+		n := 0
+		for _, name := range names {
+			s, ok := at[name]
+			if !ok {
+				err = fmt.Errorf("llama: no tensor %s", name)
+				return gpu.Matrix{}
+			}
+			n += s.to - s.from
+		}
+		if last.to-first.from != n {
+			err = fmt.Errorf("llama: %v do not lie side by side", names)
+			return gpu.Matrix{}
+		}
+		return flat.Slice(first.from, last.to).Matrix(n/cols, cols)
+	}
+	d, f, q := cfg.HiddenSize, cfg.IntermediateSize, cfg.NumAttentionHeads*cfg.HeadSize()
+	w := weights{
+		embed:  mat(d, "model.embed_tokens.weight"),
+		norm:   mat(d, "model.norm.weight").Buffer,
+		layers: make([]layer, cfg.NumHiddenLayers),
+	}
+	w.head = w.embed
+	if !cfg.TieWordEmbeddings {
+		w.head = mat(d, "lm_head.weight")
+	}
+	for i := range w.layers {
+		p := fmt.Sprintf("model.layers.%d.", i)
+		w.layers[i] = layer{
+			norm1:  mat(d, p+"input_layernorm.weight").Buffer,
+			norm2:  mat(d, p+"post_attention_layernorm.weight").Buffer,
+			down:   mat(f, p+"mlp.down_proj.weight"),
+			gateUp: mat(d, p+"mlp.gate_proj.weight", p+"mlp.up_proj.weight"),
+			k:      mat(d, p+"self_attn.k_proj.weight"),
+			o:      mat(q, p+"self_attn.o_proj.weight"),
+			qv:     mat(d, p+"self_attn.q_proj.weight", p+"self_attn.v_proj.weight"),
+		}
+	}
+	return w, err
+}
+
+// rotary makes the tables of RoPE hold at least n positions. Angles are
+// products of float32 numbers, as Hugging Face computes them.
+func (m *Model) rotary(n int) {
+	if n <= m.cos.Rows {
+		return
+	}
+	n = min(max(n, 2*m.cos.Rows), m.cfg.MaxPositionEmbeddings)
+	half := m.cfg.HeadSize() / 2
+	cos, sin := make([]float32, n*half), make([]float32, n*half)
+	for i := range half {
+		freq := float32(1 / math.Pow(m.cfg.RopeTheta, 2*float64(i)/float64(2*half)))
+		for p := range n {
+			angle := float64(float32(p) * freq)
+			cos[p*half+i], sin[p*half+i] = float32(math.Cos(angle)), float32(math.Sin(angle))
+		}
+	}
+	upload := func(v []float32) gpu.Matrix {
+		b := m.dev.Alloc(len(v))
+		m.dev.Upload(b, v)
+		return b.Matrix(n, half)
+	}
+	m.cos, m.sin = upload(cos), upload(sin)
+}
+
+// Loss is the mean cross-entropy, in nats per token, of tokens[1:] given what
+// precedes each.
+func (m *Model) Loss(tokens []int32) (float64, error) { return m.Eval([][]int32{tokens}) }
+
+// Eval is the mean cross-entropy, in nats per predicted token, over sequences
+// of one length. Nothing is learnt.
+func (m *Model) Eval(tokens [][]int32) (float64, error) {
+	t, err := m.checkTokens(tokens)
+	if err != nil {
+		return 0, err
+	}
+	// As many sequences at a time as make a pass worth while.
+	group := max(1, min(len(tokens), 1024/t))
+	if m.plan == nil || m.plan.rows < group*t {
+		m.plan = newPlan(m.dev, m.cfg, group*t, false)
+	}
+	m.rotary(t)
+	var sum float64
+	for i := 0; i < len(tokens); i += group {
+		part := tokens[i:min(i+group, len(tokens))]
+		p := m.plan
+		p.load(part)
+		m.forward(p, len(part), t, 0, nil)
+		m.head(p, len(part)*t, nil)
+		sum += m.dev.Sum(p.loss.Slice(0, len(part)*t))
+	}
+	if err := m.dev.Sync(); err != nil {
+		return 0, fmt.Errorf("llama: eval: %w", err)
+	}
+	return sum / float64(len(tokens)*t), nil
+}
+
+// checkTokens refuses what cannot be a batch and returns T, the number of
+// predictions of each sequence.
+func (m *Model) checkTokens(tokens [][]int32) (int, error) {
+	if len(tokens) == 0 || len(tokens[0]) < 2 {
+		return 0, fmt.Errorf("llama: a batch needs a sequence of two tokens or more")
+	}
+	t := len(tokens[0]) - 1
+	if t > m.cfg.MaxPositionEmbeddings {
+		return 0, fmt.Errorf("llama: sequences of %d tokens, the model takes %d", t, m.cfg.MaxPositionEmbeddings)
+	}
+	for i, s := range tokens {
+		if len(s) != t+1 {
+			return 0, fmt.Errorf("llama: sequence %d has %d tokens, the first has %d; all must be equal", i, len(s), t+1)
+		}
+		if err := m.checkIDs(s); err != nil {
+			return 0, fmt.Errorf("llama: sequence %d: %w", i, err)
+		}
+	}
+	return t, nil
+}
+
+func (m *Model) checkIDs(ids []int32) error {
+	for i, id := range ids {
+		if id < 0 || int(id) >= m.cfg.VocabSize {
+			return fmt.Errorf("token %d at %d is not in the vocabulary of %d", id, i, m.cfg.VocabSize)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package llama
+
+import (
+	"github.com/shoalnet/shoal/gpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+)
+
+// A plan is the memory of a pass, allocated once. For training each block
+// keeps what its backward pass reads; otherwise all blocks share one set.
+type plan struct {
+	rows    int // N at most
+	ids     []int32
+	targets []int32
+	loss    gpu.Buffer // (N)
+	layers  []acts
+	x       gpu.Matrix // (N, D) the last block's output
+	inv     gpu.Buffer // (N)
+	h       gpu.Matrix // (N, D) normed x
+	logits  gpu.Matrix // (chunk, V)
+	grad    *grads     // nil where nothing is learnt
+}
+
+// acts are the activations of one block.
+type acts struct {
+	x, h1, x2, h2 gpu.Matrix // (N, D) input, normed; after attention, normed
+	inv1, inv2    gpu.Buffer // (N)
+	qkv           gpu.Matrix // (N, K·d + H·d + K·d): k, q, v
+	stats         gpu.Matrix // (N, 2H)
+	o             gpu.Matrix // (N, H·d)
+	gu            gpu.Matrix // (N, 2F)
+	a             gpu.Matrix // (N, F)
+}
+
+// grads are the gradients of one block's activations.
+type grads struct {
+	dx, dh gpu.Matrix // (N, D)
+	dqkv   gpu.Matrix // as qkv
+	do     gpu.Matrix // (N, H·d)
+	dgu    gpu.Matrix // (N, 2F)
+	da     gpu.Matrix // (N, F)
+}
+
+func newPlan(dev gpu.Device, cfg hf.Config, n int, train bool) *plan {
+	d, f, q := cfg.HiddenSize, cfg.IntermediateSize, cfg.NumAttentionHeads*cfg.HeadSize()
+	qkv := q + 2*cfg.KVHeads()*cfg.HeadSize()
+	mat := func(rows, cols int) gpu.Matrix { return dev.Alloc(rows*cols).Matrix(rows, cols) }
+	p := &plan{
+		rows: n, ids: make([]int32, n), targets: make([]int32, n),
+		loss: dev.Alloc(n), x: mat(n, d), inv: dev.Alloc(n), h: mat(n, d),
+		logits: mat(min(n, max(256, 1<<18/cfg.VocabSize)), cfg.VocabSize),
+		layers: make([]acts, cfg.NumHiddenLayers),
+	}
+	for i := range p.layers {
+		if !train && i > 0 {
+			p.layers[i] = p.layers[0]
+			continue
+		}
+		p.layers[i] = acts{
+			x: mat(n, d), h1: mat(n, d), x2: mat(n, d), h2: mat(n, d),
+			inv1: dev.Alloc(n), inv2: dev.Alloc(n),
+			qkv: mat(n, qkv), stats: mat(n, 2*cfg.NumAttentionHeads), o: mat(n, q),
+			gu: mat(n, 2*f), a: mat(n, f),
+		}
+	}
+	if train {
+		p.grad = &grads{dx: mat(n, d), dh: mat(n, d), dqkv: mat(n, qkv), do: mat(n, q), dgu: mat(n, 2*f), da: mat(n, f)}
+	}
+	return p
+}
+
+// load lays sequences of T+1 tokens out as ids and targets.
+func (p *plan) load(tokens [][]int32) {
+	t := len(tokens[0]) - 1
+	for i, s := range tokens {
+		copy(p.ids[i*t:(i+1)*t], s)
+		copy(p.targets[i*t:(i+1)*t], s[1:])
+	}
+}
+
+// columns splits a (N, qkv) matrix into its k, q and v.
+func (m *Model) columns(qkv gpu.Matrix) (k, q, v gpu.Matrix) {
+	nk, nq := m.cfg.KVHeads()*m.cfg.HeadSize(), m.cfg.NumAttentionHeads*m.cfg.HeadSize()
+	return qkv.Columns(0, nk), qkv.Columns(nk, nq), qkv.Columns(nk+nq, nk)
+}
+
+func (m *Model) shape(seqs, queries, keys int) gpu.AttentionShape {
+	return gpu.AttentionShape{
+		Seqs: seqs, Queries: queries, Keys: keys,
+		Heads: m.cfg.NumAttentionHeads, KVHeads: m.cfg.KVHeads(), HeadDim: m.cfg.HeadSize(),
+	}
+}
+
+func (m *Model) rotation(start, period int, inverse bool) gpu.Rotation {
+	return gpu.Rotation{
+		Heads: m.cfg.KVHeads() + m.cfg.NumAttentionHeads, HeadDim: m.cfg.HeadSize(),
+		Start: start, Period: period, Inverse: inverse,
+	}
+}
+
+// forward computes the last hidden states, normed, of seqs sequences of t
+// tokens that stand at positions from start on. With a cache there is one
+// sequence, whose earlier keys and values the cache holds.
+func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
+	n, dev, eps := seqs*t, m.dev, float32(m.cfg.RMSNormEps)
+	dev.Embed(p.layers[0].x.Row(0, n), m.w.embed, p.ids[:n])
+	for i := range p.layers {
+		w, a := &m.w.layers[i], p.layers[i].first(n)
+		next := p.x.Row(0, n)
+		if i+1 < len(p.layers) {
+			next = p.layers[i+1].x.Row(0, n)
+		}
+		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
+		k, q, v := m.columns(a.qkv)
+		qv := a.qkv.Columns(k.Cols, q.Cols+v.Cols)
+		dev.MatMul(gpu.NT, k, a.h1, w.k, false)
+		dev.MatMul(gpu.NT, qv, a.h1, w.qv, false)
+		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(start, t, false))
+		s := m.shape(seqs, t, t)
+		if c != nil {
+			dev.Copy(c.k[i].Row(start, t), k)
+			dev.Copy(c.v[i].Row(start, t), v)
+			k, v, s.Keys = c.k[i].Row(0, start+t), c.v[i].Row(0, start+t), start+t
+		}
+		dev.Attention(s, a.o, a.stats, q, k, v)
+		dev.Copy(a.x2, a.x)
+		dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
+		dev.RMSNorm(a.h2, a.inv2, a.x2, w.norm2, eps)
+		dev.MatMul(gpu.NT, a.gu, a.h2, w.gateUp, false)
+		dev.SwiGLU(a.a, a.gu)
+		dev.Copy(next, a.x2)
+		dev.MatMul(gpu.NT, next, a.a, w.down, true)
+	}
+	dev.RMSNorm(p.h.Row(0, n), p.inv.Slice(0, n), p.x.Row(0, n), m.w.norm, eps)
+}
+
+// first is the view of the first n rows.
+func (a *acts) first(n int) acts {
+	return acts{
+		x: a.x.Row(0, n), h1: a.h1.Row(0, n), x2: a.x2.Row(0, n), h2: a.h2.Row(0, n),
+		inv1: a.inv1.Slice(0, n), inv2: a.inv2.Slice(0, n),
+		qkv: a.qkv.Row(0, n), stats: a.stats.Row(0, n), o: a.o.Row(0, n),
+		gu: a.gu.Row(0, n), a: a.a.Row(0, n),
+	}
+}
+
+func (g *grads) first(n int) grads {
+	return grads{
+		dx: g.dx.Row(0, n), dh: g.dh.Row(0, n), dqkv: g.dqkv.Row(0, n), do: g.do.Row(0, n),
+		dgu: g.dgu.Row(0, n), da: g.da.Row(0, n),
+	}
+}
+
+// head computes the losses of the pass's n tokens, a chunk of rows at a time so
+// that the logits of a large vocabulary are never all kept; with gradients g
+// it also sets p.grad.dh and adds to the head's.
+func (m *Model) head(p *plan, n int, g *weights) {
+	scale := float32(1 / float64(n))
+	for i := 0; i < n; i += p.logits.Rows {
+		rows := min(p.logits.Rows, n-i)
+		z, h := p.logits.Row(0, rows), p.h.Row(i, rows)
+		m.dev.MatMul(gpu.NT, z, h, m.w.head, false)
+		m.dev.CrossEntropy(p.loss.Slice(i, i+rows), z, p.targets[i:i+rows], scale)
+		if g != nil {
+			m.dev.MatMul(gpu.NN, p.grad.dh.Row(i, rows), z, m.w.head, false)
+			m.dev.MatMul(gpu.TN, g.head, z, h, true)
+		}
+	}
+}
+
+// backward adds the gradients of the mean loss of the last forward pass and
+// head to g.
+func (m *Model) backward(p *plan, seqs, t int, g *weights) {
+	n, dev := seqs*t, m.dev
+	d := p.grad.first(n)
+	dev.Zero(d.dx.Buffer)
+	dev.RMSNormBackward(d.dx, g.norm, d.dh, p.x.Row(0, n), m.w.norm, p.inv.Slice(0, n))
+	for i := len(p.layers) - 1; i >= 0; i-- {
+		w, dw, a := &m.w.layers[i], &g.layers[i], p.layers[i].first(n)
+		// MLP
+		dev.MatMul(gpu.NN, d.da, d.dx, w.down, false)
+		dev.MatMul(gpu.TN, dw.down, d.dx, a.a, true)
+		dev.SwiGLUBackward(d.dgu, d.da, a.gu)
+		dev.MatMul(gpu.NN, d.dh, d.dgu, w.gateUp, false)
+		dev.MatMul(gpu.TN, dw.gateUp, d.dgu, a.h2, true)
+		dev.RMSNormBackward(d.dx, dw.norm2, d.dh, a.x2, w.norm2, a.inv2)
+		// attention
+		dev.MatMul(gpu.NN, d.do, d.dx, w.o, false)
+		dev.MatMul(gpu.TN, dw.o, d.dx, a.o, true)
+		k, q, v := m.columns(a.qkv)
+		dk, dq, dv := m.columns(d.dqkv)
+		dev.AttentionBackward(m.shape(seqs, t, t), dq, dk, dv, d.do, a.o, a.stats, q, k, v)
+		dev.RoPE(d.dqkv, m.cos, m.sin, m.rotation(0, t, true))
+		dqv := d.dqkv.Columns(dk.Cols, dq.Cols+dv.Cols)
+		dev.MatMul(gpu.NN, d.dh, dk, w.k, false)
+		dev.MatMul(gpu.NN, d.dh, dqv, w.qv, true)
+		dev.MatMul(gpu.TN, dw.k, dk, a.h1, true)
+		dev.MatMul(gpu.TN, dw.qv, dqv, a.h1, true)
+		dev.RMSNormBackward(d.dx, dw.norm1, d.dh, a.x, w.norm1, a.inv1)
+	}
+	dev.EmbedBackward(g.embed, d.dx, p.ids[:n])
+}
