@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -14,8 +15,8 @@ const tempSuffix = ".tmp"
 // fsys is what the journal asks of a file system; tests make it fail.
 type fsys interface {
 	MkdirAll(dir string) error
-	// ReadFile reads the whole file; one longer than limit is an error, unless limit is 0,
-	// which reads nothing and only tells whether there is a file.
+	Exists(path string) (bool, error)
+	// ReadFile reads the whole file; one longer than limit is an error.
 	ReadFile(path string, limit int64) ([]byte, error)
 	OpenFile(path string, flag int) (file, error)
 	Rename(from, to string) error
@@ -77,9 +78,17 @@ type osFS struct{}
 
 func (osFS) MkdirAll(dir string) error { return os.MkdirAll(dir, 0o700) }
 
+func (osFS) Exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (osFS) ReadFile(path string, limit int64) ([]byte, error) {
 	st, err := os.Stat(path)
-	if err != nil || limit == 0 {
+	if err != nil {
 		return nil, err
 	}
 	if st.Size() > limit {

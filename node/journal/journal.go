@@ -121,6 +121,9 @@ func (j *Journal) load(dir string) ([]Record, error) {
 	if err := j.fs.MkdirAll(dir); err != nil {
 		return nil, err
 	}
+	if err := j.fs.SyncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
+		return nil, fmt.Errorf("fsync of the directory above: %w", err)
+	}
 	if err := j.fs.Remove(j.path + tempSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -157,8 +160,11 @@ func (j *Journal) load(dir string) ([]Record, error) {
 func (j *Journal) keepAside(b []byte) (string, error) {
 	for n := 1; n < 10000; n++ {
 		path := fmt.Sprintf("%s.corrupt-%d", j.path, n)
-		_, err := j.fs.ReadFile(path, 0)
-		if errors.Is(err, fs.ErrNotExist) {
+		used, err := j.fs.Exists(path)
+		if err != nil {
+			return "", err
+		}
+		if !used {
 			return path, writeFile(j.fs, path, b)
 		}
 	}
@@ -264,9 +270,7 @@ func (j *Journal) replaceLocked(records []Record) error {
 		return err
 	}
 	if old != nil {
-		if err := old.Close(); err != nil {
-			return fmt.Errorf("close the replaced file: %w", err)
-		}
+		_ = old.Close() // nothing of it is needed: its name is gone and its content replaced
 	}
 	return nil
 }
