@@ -1,0 +1,281 @@
+package toploc
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func gauss(seed uint64, n int) []uint16 {
+	r := rand.New(rand.NewPCG(seed, 7))
+	f := make([]float32, n)
+	for i := range f {
+		f[i] = float32(r.NormFloat64())
+	}
+	a := make([]uint16, n)
+	RoundBF16(a, f)
+	return a
+}
+
+func TestRoundBF16(t *testing.T) {
+	for _, c := range []struct {
+		bits uint32
+		want uint16
+	}{
+		{0x3f800000, 0x3f80}, {0x3f808000, 0x3f80}, {0x3f818000, 0x3f82}, {0x3f808001, 0x3f81},
+		{0x7f7fffff, 0x7f80}, {0x80000000, 0x8000}, {0x7f800001, 0x7fc0}, {0xffc00000, 0x7fc0}, {0xff800000, 0xff80},
+	} {
+		var got [1]uint16
+		RoundBF16(got[:], []float32{math.Float32frombits(c.bits)})
+		if got[0] != c.want {
+			t.Errorf("%08x: %04x, want %04x", c.bits, got[0], c.want)
+		}
+	}
+}
+
+// A stable sort is the obvious selection; the selector must agree with it.
+func TestTopKAgainstSort(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		n := 1 + r.IntN(3000)
+		a := make([]uint16, n)
+		for i := range a {
+			switch seed % 3 {
+			case 0:
+				a[i] = uint16(r.Uint32())
+			case 1:
+				a[i] = uint16(0x3f80 + r.IntN(4)) // ties everywhere
+			default:
+				a[i] = uint16(r.IntN(2))<<15 | uint16(0x7f7e+r.IntN(5)) // around infinity and NaN
+			}
+		}
+		k := 1 + r.IntN(min(n, 200))
+		got, err := topK(a, k, TiesLowest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		order := make([]uint32, n)
+		for i := range order {
+			order[i] = uint32(i)
+		}
+		slices.SortStableFunc(order, func(x, y uint32) int { return int(key(a[y])) - int(key(a[x])) })
+		want := order[:k]
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Fatalf("seed %d: n %d, k %d differ", seed, n, k)
+		}
+	}
+}
+
+func TestAboveIsItsGenericTwin(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	for range 5000 {
+		a := make([]uint16, r.IntN(300))
+		floor := uint16(r.IntN(0x7f83))
+		for i := range a {
+			a[i] = uint16(r.Uint32())&0x8000 | uint16(r.IntN(int(floor)+1))
+			if r.IntN(100) == 0 {
+				a[i] = uint16(r.Uint32())
+			}
+		}
+		want := slices.IndexFunc(a, func(b uint16) bool { return key(b) > min(floor, 0x7f81) })
+		if want < 0 {
+			want = len(a)
+		}
+		if got := above(a, floor); got != want {
+			t.Fatalf("above(floor %04x) = %d, want %d of %d", floor, got, want, len(a))
+		}
+		if got := aboveGeneric(a, floor); got != want {
+			t.Fatalf("aboveGeneric(floor %04x) = %d, want %d of %d", floor, got, want, len(a))
+		}
+	}
+}
+
+func TestProverIsBuild(t *testing.T) {
+	p := Params{Hidden: 64, TopK: 16, Batch: 8}
+	a := gauss(1, 64*27)
+	want, err := Build(p, a, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pr, err := NewProver(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []*Proof
+	for i := 0; i < len(a); i += p.Hidden {
+		pf, err := pr.Push(a[i : i+p.Hidden])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pf != nil {
+			got = append(got, pf)
+		}
+	}
+	if pf, err := pr.Flush(); err != nil || pf == nil {
+		t.Fatalf("flush: %v %v", pf, err)
+	} else {
+		got = append(got, pf)
+	}
+	if len(got) != len(want) || len(got) != 4 {
+		t.Fatalf("%d proofs, want %d", len(got), len(want))
+	}
+	for i := range got {
+		if got[i].Base64() != want[i].Base64() {
+			t.Errorf("proof %d differs", i)
+		}
+	}
+	if pf, err := pr.Flush(); pf != nil || err != nil {
+		t.Error("an empty prover proves something")
+	}
+}
+
+func TestInterpolateAndEvaluateAgree(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	for _, n := range []int{1, 2, 3, 7, 8, 9, 64, 128, 129, 300} {
+		x, y := make([]uint32, n), make([]uint32, n)
+		for i, v := range r.Perm(Prime)[:n] {
+			x[i], y[i] = uint32(v), uint32(r.IntN(Prime))
+		}
+		x[0] = 0
+		if i := slices.Index(x[1:], 0); i >= 0 {
+			x[i+1] = Prime - 1
+		}
+		c, w := make([]uint16, n), make([]uint32, n)
+		interpolate(c, x, y)
+		evaluate(w, c, x)
+		if !slices.Equal(w, y) {
+			t.Errorf("n = %d: the polynomial misses its points", n)
+		}
+		for i := range x { // Horner, term by term
+			v := uint64(0)
+			for k := n - 1; k >= 0; k-- {
+				v = (v*uint64(x[i]) + uint64(c[k])) % Prime
+			}
+			if uint32(v) != w[i] {
+				t.Fatalf("n = %d: evaluate differs from Horner", n)
+			}
+		}
+	}
+}
+
+func TestStrictReplayAndCounts(t *testing.T) {
+	p := Params{Hidden: 256, TopK: 64, Batch: 8}
+	a := gauss(11, 256*24)
+	pfs, err := Build(p, a, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recs [][]byte
+	for _, pf := range pfs {
+		recs = append(recs, pf.AppendBinary(nil))
+	}
+	seen := map[string]bool{}
+	s := Strict{Params: p, Prefill: Published, Decode: Published, Seen: func(r []byte) bool {
+		old := seen[string(r)]
+		seen[string(r)] = true
+		return old
+	}}
+	got, err := s.Verify(recs, a, 0)
+	if err != nil || !got[0].OK || !got[2].OK {
+		t.Fatalf("honest: %+v %v", got, err)
+	}
+	if got, _ = s.Verify(recs, a, 0); got[0].OK {
+		t.Error("a replayed submission passes")
+	}
+	if _, err = s.Verify(recs[:2], a, 0); err == nil {
+		t.Error("too few proofs pass")
+	}
+	if _, err = s.Verify(nil, nil, 0); err == nil {
+		t.Error("nothing passes")
+	}
+}
+
+func FuzzParseProof(f *testing.F) {
+	f.Add([]byte{0xff, 0xd9, 0, 1, 0, 2}, uint16(2))
+	f.Fuzz(func(t *testing.T, b []byte, k uint16) {
+		pf, err := ParseProof(b, int(k))
+		if err != nil {
+			return
+		}
+		if !slices.Equal(pf.AppendBinary(nil), b) {
+			t.Fatal("accepted record is not canonical")
+		}
+	})
+}
+
+func FuzzStrict(f *testing.F) {
+	a := gauss(2, 64*8)
+	p := Params{Hidden: 64, TopK: 8, Batch: 4}
+	pfs, err := Build(p, a, 0)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(pfs[0].AppendBinary(nil), pfs[1].AppendBinary(nil))
+	s := Strict{Params: p, Prefill: Published, Decode: Published}
+	f.Fuzz(func(t *testing.T, r0, r1 []byte) {
+		if _, err := s.Verify([][]byte{r0, r1}, a, 0); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func BenchmarkBuild32x4096(b *testing.B) {
+	a := gauss(1, 32*4096)
+	for b.Loop() {
+		if _, err := BuildChunk(Default(4096), a); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkVerify32x4096(b *testing.B) {
+	a := gauss(1, 32*4096)
+	pf, err := BuildChunk(Default(4096), a)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := CompareChunk(Default(4096), Tensor, pf, a); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkInterpolate128(b *testing.B) {
+	x, y, c := make([]uint32, 128), make([]uint32, 128), make([]uint16, 128)
+	r := rand.New(rand.NewPCG(5, 5))
+	for i, v := range r.Perm(Prime)[:128] {
+		x[i], y[i] = uint32(v), uint32(r.IntN(Prime))
+	}
+	for b.Loop() {
+		interpolate(c, x, y)
+	}
+}
+
+func BenchmarkEvaluate128(b *testing.B) {
+	x, w, c := make([]uint32, 128), make([]uint32, 128), make([]uint16, 128)
+	for i := range x {
+		x[i], c[i] = uint32(i*509%Prime), uint16(i*313)
+	}
+	for b.Loop() {
+		evaluate(w, c, x)
+	}
+}
+
+func BenchmarkProver32x4096(b *testing.B) {
+	a := gauss(1, 32*4096)
+	pr, err := NewProver(Default(4096))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		for i := 0; i < len(a); i += 4096 {
+			if _, err := pr.Push(a[i : i+4096]); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
