@@ -243,7 +243,7 @@ func (c *cache) save(banned []bannedPeer) error {
 	if bytes.Equal(b, saved) {
 		return nil
 	}
-	if err := replaceFile(c.path, b); err != nil {
+	if err := ReplaceFile(c.path, b); err != nil {
 		return fmt.Errorf("save peer cache: %w", err)
 	}
 	c.mu.Lock()
@@ -252,8 +252,9 @@ func (c *cache) save(banned []bannedPeer) error {
 	return nil
 }
 
-// replaceFile writes b beside path, syncs it, and renames it over path.
-func replaceFile(path string, b []byte) (err error) {
+// ReplaceFile makes b the content of path so that after a crash the file is the
+// old one or the new one: it writes beside path, syncs, and renames.
+func ReplaceFile(path string, b []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return err

@@ -187,6 +187,14 @@ func (h *Host) advertised(addrs []ma.Multiaddr) []ma.Multiaddr {
 // finds addresses through the DHT where none are known.
 func (h *Host) Libp2p() host.Host { return h.host }
 
+// Context ends when the host begins to close. What is built on the host lives
+// under it.
+func (h *Host) Context() context.Context { return h.ctx }
+
+// Admits reports whether p may talk to us: not banned, and allowed where there
+// is an allow-list.
+func (h *Host) Admits(p wire.PeerID) bool { return h.gate.admits(FromWire(p)) }
+
 // Peer returns who this host is.
 func (h *Host) Peer() wire.PeerID { return h.self }
 
