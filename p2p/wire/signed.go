@@ -55,25 +55,34 @@ func (m *Signed) digest() []byte {
 
 // Verify checks the signature against From. It does not look into Body.
 func (m *Signed) Verify() error {
-	if len(m.Sig) != 65 || len(m.Run) > 64 || len(m.Body) > MaxBody {
-		return errors.New("envelope is out of bounds")
-	}
-	v := m.Sig[64]
-	if v != 27 && v != 28 {
-		return fmt.Errorf("signature's recovery value is %d, want 27 or 28", v)
-	}
-	var s secp256k1.ModNScalar
-	if s.SetByteSlice(m.Sig[32:64]) || s.IsOverHalfOrder() {
-		return errors.New("signature is malleable (high s)")
-	}
-	pub, _, err := ecdsa.RecoverCompact(append([]byte{v}, m.Sig[:64]...), m.digest())
+	who, err := m.Signer()
 	if err != nil {
-		return fmt.Errorf("signature: %w", err)
+		return err
 	}
-	if PeerID(pub.SerializeCompressed()) != m.From {
+	if who != m.From {
 		return fmt.Errorf("signature is not by %s", m.From)
 	}
 	return nil
+}
+
+// Signer recovers who signed, whatever From says.
+func (m *Signed) Signer() (PeerID, error) {
+	if len(m.Sig) != 65 || len(m.Run) > 64 || len(m.Body) > MaxBody {
+		return PeerID{}, errors.New("envelope is out of bounds")
+	}
+	v := m.Sig[64]
+	if v != 27 && v != 28 {
+		return PeerID{}, fmt.Errorf("signature's recovery value is %d, want 27 or 28", v)
+	}
+	var s secp256k1.ModNScalar
+	if s.SetByteSlice(m.Sig[32:64]) || s.IsOverHalfOrder() {
+		return PeerID{}, errors.New("signature is malleable (high s)")
+	}
+	pub, _, err := ecdsa.RecoverCompact(append([]byte{v}, m.Sig[:64]...), m.digest())
+	if err != nil {
+		return PeerID{}, fmt.Errorf("signature: %w", err)
+	}
+	return PeerID(pub.SerializeCompressed()), nil
 }
 
 // ID returns the CID of the envelope without its signature: what was said, by

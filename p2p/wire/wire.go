@@ -36,7 +36,7 @@ const Version = 1
 type Kind uint8
 
 // The kinds of message. The bodies are defined by package diloco, except
-// KindAnnounce, which is package node's.
+// those of KindAnnounce and KindManifest, which are package node's.
 const (
 	KindJoin Kind = iota + 1
 	KindDelta
@@ -44,9 +44,10 @@ const (
 	KindAttest
 	KindEvidence
 	KindAnnounce // a run, on the runs topic
+	KindManifest // never sent: what a sponsor signs, see node/manifest
 )
 
-var kindNames = [...]string{"invalid", "join", "delta", "vote", "attest", "evidence", "announce"}
+var kindNames = [...]string{"invalid", "join", "delta", "vote", "attest", "evidence", "announce", "manifest"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
