@@ -30,8 +30,8 @@
 // # Bytes
 //
 // Integers are little-endian. The length of a payload follows from the Spec and the
-// Layout alone, and there is one encoding of each set of codes: whatever
-// else arrives is refused.
+// Layout alone, and values that can be written have one encoding: whatever else
+// arrives is refused.
 //
 //	offset  bytes
 //	     0      4  "SHPG"
@@ -66,9 +66,9 @@
 //	         low:  for each entry, the l low bits of x_i
 //	         code: for each entry, sign (1 is negative), then magnitude (1 is b)
 //
-// where l = ⌊log2(n/k)⌋. Where s > MinExponent, b ≥ 64. Some entry has magnitude b; where
-// none has a, or a is 0, their sign and a are 0. A chunk of zeros has indices
-// 0 to k−1 and codes 0.
+// where l = ⌊log2(n/k)⌋. Where s > MinExponent, b ≥ 64. Some entry has magnitude b unless b is 0;
+// where none has a, a is 0. An entry whose value is 0 has sign 0 and fills the
+// lowest index that is free: x_i = i.
 package codec
 
 import (

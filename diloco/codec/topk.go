@@ -10,12 +10,14 @@ import (
 
 var (
 	errCodebook = errors.New("its codebook is not canonical")
+	errZero     = errors.New("it has a zero that is negative or not at the lowest free index")
 	errIndices  = errors.New("its indices are out of range or order")
 )
 
 // A selector is the scratch space of encodeTopK.
 type selector struct {
-	keys [MaxChunk]uint64
+	keys  [MaxChunk]uint64
+	codes [MaxChunk]byte
 }
 
 // choose returns the k of v with the largest absolute values, largest first and
@@ -70,49 +72,54 @@ func encodeTopK(dst []byte, v []float32, k int, sel *selector) {
 	keys := sel.choose(v, k)
 	e, a, b, split := codebook(keys)
 	dst[0], dst[1], dst[2] = e, byte(a), byte(b)
-	n := len(v)
-	w := bitWriter{b: dst[3:]}
-	l := lowBits(n, k)
-	if b == 0 { // a chunk of zeros
-		for i := range k {
-			w.set(i>>l + i)
-		}
-		w.at = k + (n-1)>>l
-		for i := range k {
-			w.put(uint64(i)&(1<<l-1), l)
-		}
-		return
-	}
-	low := uint64(0) // the largest key that stands for a
-	if split < k {
-		low = keys[split]
-	}
-	slices.SortFunc(keys, func(x, y uint64) int { return keyIndex(x) - keyIndex(y) })
+
+	// codes[x] is 1 + the code of the entry at index x, 0 where there is none.
+	codes := sel.codes[:len(v)]
+	clear(codes)
 	for i, key := range keys {
-		w.set(keyIndex(key)>>l + i)
-	}
-	w.at = k + (n-1)>>l
-	for _, key := range keys {
-		w.put(uint64(keyIndex(key))&(1<<l-1), l)
-	}
-	for _, key := range keys {
-		code := uint64(0)
-		if v[keyIndex(key)] < 0 {
-			code = 1
-		}
-		if key > low {
-			code |= 2
+		x := keyIndex(key)
+		code := byte(1)
+		if i < split {
+			code += 2
 		} else if a == 0 {
-			code = 0
+			break // values of zero have indices of their own, below
 		}
-		w.put(code, 2)
+		if v[x] < 0 {
+			code++
+		}
+		codes[x] = code
+	}
+	if a == 0 {
+		for x, missing := 0, k-split; missing > 0; x++ {
+			if codes[x] == 0 {
+				codes[x] = 1
+				missing--
+			}
+		}
+	}
+
+	n := len(v)
+	l := lowBits(n, k)
+	high := bitWriter{dst[3:], 0}
+	low := bitWriter{dst[3:], k + (n-1)>>l}
+	code := bitWriter{dst[3:], low.at + k*l}
+	i := 0
+	for x, c := range codes {
+		if c == 0 {
+			continue
+		}
+		high.at = x>>l + i
+		high.put(1, 1)
+		low.put(uint64(x)&(1<<l-1), l)
+		code.put(uint64(c-1), 2)
+		i++
 	}
 }
 
 // codebook splits magnitudes (of keys, largest first) into keys[:split] and the rest
 // such that the two means leave the least squared error, and returns the means
 // as integers b and a times 2^s, with the exponent byte e. b is 0 where all
-// round to zero; a is 0 where the rest is empty or rounds to zero.
+// round to zero, and then split is 0; a is 0 where the rest is empty or rounds to zero.
 func codebook(keys []uint64) (e byte, a, b, split int) {
 	total := 0.0
 	for _, key := range keys {
@@ -143,11 +150,11 @@ func codebook(keys []uint64) (e byte, a, b, split int) {
 	}
 	switch {
 	case b == 0:
-		return 0, 0, 0, k
+		return 0, 0, 0, 0
 	case a >= b: // the window's end clamped both, or rounding made them equal
 		return e, 0, b, k
 	}
-	return e, max(a, 0), b, split
+	return e, a, b, split
 }
 
 // checkTopK returns Σ q² of one chunk's record, or why it is not canonical.
@@ -189,13 +196,13 @@ func checkTopK(rec []byte, n, k int) (uint64, error) {
 			highCount++
 		} else {
 			lowCount++
-			if a == 0 && code != 0 {
-				return 0, errCode // a negative zero
+			if a == 0 && (code != 0 || x != i) {
+				return 0, errZero
 			}
 		}
 	}
 	switch {
-	case b == 0 && (highCount != 0 || last != k-1), b != 0 && highCount == 0, a != 0 && lowCount == 0:
+	case (b != 0) != (highCount != 0), a != 0 && lowCount == 0:
 		return 0, errCodebook
 	}
 	return uint64(highCount)*uint64(b)*uint64(b) + uint64(lowCount)*uint64(a)*uint64(a), nil
@@ -244,10 +251,8 @@ func nextOne(b []byte, pos int) int {
 // A bitWriter sets bits of b, all zero before, from the least significant on.
 type bitWriter struct {
 	b  []byte
-	at int
+	at int // the next bit
 }
-
-func (w *bitWriter) set(i int) { w.b[i>>3] |= 1 << (i & 7) }
 
 // put appends the n ≤ 12 low bits of x.
 func (w *bitWriter) put(x uint64, n int) {
@@ -262,7 +267,7 @@ func (w *bitWriter) put(x uint64, n int) {
 // A bitReader is a bitWriter's counterpart.
 type bitReader struct {
 	b  []byte
-	at int
+	at int // the next bit
 }
 
 // take returns the next n ≤ 12 bits.
