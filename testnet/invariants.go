@@ -1,0 +1,414 @@
+package testnet
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// An Invariant is one property that the run was held to.
+type Invariant struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// check holds the chronicle to the invariants of the protocol and to what the
+// configuration expects.
+func check(c *Chronicle) []Invariant {
+	var out []Invariant
+	add := func(name string, bad []string, good string) {
+		inv := Invariant{Name: name, OK: len(bad) == 0, Detail: good}
+		if len(bad) > 0 {
+			const most = 4
+			if n := len(bad); n > most {
+				bad = append(bad[:most:most], fmt.Sprintf("and %d more", n-most))
+			}
+			inv.Detail = strings.Join(bad, "; ")
+		}
+		out = append(out, inv)
+	}
+	bad, n := oneFinal(c)
+	add("one_final_commit_per_round", bad, fmt.Sprintf("%d final commits seen, by %d peers", n, len(c.Peers)))
+	bad, n = oneState(c)
+	add("equal_state_at_equal_commit", bad, fmt.Sprintf("%d commits compared", n))
+	add("all_agree_at_the_end", agreed(c), "every running peer ends at the same final commit and state")
+	bad, n = notDropped(c)
+	add("no_honest_peer_dropped", bad, fmt.Sprintf("departures from the roster: %d, each of a peer that was away", n))
+	bad, n = countedOnce(c)
+	add("no_delta_counted_twice", bad, fmt.Sprintf("%d deltas in the chain, each once", n))
+	bad, n = nothingLost(c)
+	add("nothing_lost_across_kill", bad, fmt.Sprintf("restarts: %d, each with its history, and never below its final round", n))
+	add("no_peer_evicted", evicted(c), "nobody contradicted what it had signed")
+	bad, gap := alive(c)
+	add("liveness", bad, fmt.Sprintf("the longest time without a new round was %.1f s", gap))
+	if names := c.who(Restart); len(names) > 0 {
+		bad, good := returned(c)
+		add("restarted_peers_contributed", bad, good)
+	}
+	if names := c.who(Join); len(names) > 0 {
+		bad, good := arrived(c)
+		add("newcomers_contributed", bad, good)
+	}
+	if len(c.Cuts) > 0 {
+		bad = nil
+		for _, cut := range c.Cuts {
+			if cut.Crossed > 0 {
+				bad = append(bad, fmt.Sprintf("%d bytes crossed the partition at %.0f s", cut.Crossed, cut.From))
+			}
+		}
+		add("partitions_were_complete", bad, fmt.Sprintf("partitions: %d, no byte crossed", len(c.Cuts)))
+	}
+	bad = nil
+	if c.Lineage == nil || !c.Lineage.Verified {
+		bad = []string{"not verified: " + cmp.Or(c.LineageError, "it was not tried")}
+	}
+	add("lineage_verified", bad, lineageDetail(c))
+	out = append(out, expected(c)...)
+	add("nothing_else_failed", c.Failures, "no process failed, no step was left out")
+	return out
+}
+
+func lineageDetail(c *Chronicle) string {
+	if c.Lineage == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d outer steps recomputed in %.1f s, from genesis to %s", c.Lineage.Round-c.Lineage.From, c.Lineage.Seconds, c.Lineage.Commit)
+}
+
+// oneFinal: no two peers, at any time, called different commits of a round final.
+func oneFinal(c *Chronicle) (bad []string, n int) {
+	final := map[uint64]wire.CID{}
+	say := func(round uint64, commit wire.CID, who string) {
+		if !commit.Defined() {
+			return
+		}
+		if was, ok := final[round]; !ok {
+			final[round] = commit
+		} else if was != commit {
+			bad = append(bad, fmt.Sprintf("round %d: %s and, by %s, %s are final", round, was.Short(), who, commit.Short()))
+		}
+	}
+	for _, p := range c.Peers {
+		for _, s := range p.Seen {
+			say(s.FinalRound, s.Final, p.Name)
+		}
+		say(p.last().FinalRound, p.last().Final, p.Name)
+	}
+	if c.Lineage != nil {
+		for _, l := range c.Lineage.Commits {
+			if _, ok := final[l.Round]; ok {
+				say(l.Round, l.Commit, "the lineage")
+			}
+		}
+	}
+	return bad, len(final)
+}
+
+// oneState: a commit has one state, whoever holds it.
+func oneState(c *Chronicle) (bad []string, n int) {
+	state := map[wire.CID]wire.CID{}
+	say := func(commit, st wire.CID, who string) {
+		if !commit.Defined() || !st.Defined() {
+			return
+		}
+		if was, ok := state[commit]; !ok {
+			state[commit] = st
+		} else if was != st {
+			bad = append(bad, fmt.Sprintf("%s: commit %s has the state %s, elsewhere %s", who, commit.Short(), st.Short(), was.Short()))
+		}
+	}
+	for _, p := range c.Peers {
+		for _, r := range p.History {
+			say(r.Commit, r.State, p.Name)
+		}
+		for _, s := range p.Seen {
+			say(s.Head, s.State, p.Name)
+			say(s.Final, s.FinalState, p.Name)
+		}
+		say(p.last().Final, p.last().FinalState, p.Name)
+	}
+	if c.Lineage != nil {
+		for _, l := range c.Lineage.Commits {
+			say(l.Commit, l.State, "lineage")
+		}
+	}
+	return bad, len(state)
+}
+
+// agreed: whoever runs at the end is done and holds what all others hold.
+func agreed(c *Chronicle) (bad []string) {
+	var first *PeerRecord
+	for _, p := range c.Peers {
+		if !p.running() {
+			continue
+		}
+		switch {
+		case !p.last().Done:
+			bad = append(bad, fmt.Sprintf("%s is not done: %s, round %d, final round %d", p.Name, cmp.Or(p.last().Phase, "unseen"), p.last().Round, p.last().FinalRound))
+		case first == nil:
+			first = p
+		case p.last().Final != first.last().Final || p.last().FinalState != first.last().FinalState:
+			bad = append(bad, fmt.Sprintf("%s ends at %s, %s at %s", first.Name, first.last().Final.Short(), p.Name, p.last().Final.Short()))
+		}
+	}
+	if first == nil && len(bad) == 0 {
+		bad = []string{"no peer was running at the end"}
+	}
+	return bad
+}
+
+// notDropped: whoever leaves the roster was away, or behind a partition, at
+// some moment of the rounds in which it counted as silent.
+func notDropped(c *Chronicle) (bad []string, n int) {
+	if c.Lineage == nil {
+		return []string{"unknown without the lineage"}, 0
+	}
+	when := c.commitTimes()
+	byID := map[wire.PeerID]*PeerRecord{}
+	for _, p := range c.Peers {
+		byID[p.ID] = p
+	}
+	for i := 1; i < len(c.Lineage.Commits); i++ {
+		was, is := c.Lineage.Commits[i-1], c.Lineage.Commits[i]
+		for _, id := range was.Roster {
+			p := byID[id]
+			if slices.Contains(is.Roster, id) || p == nil {
+				continue
+			}
+			n++
+			from := when[is.Round-min(is.Round, c.DropAfter+1)]
+			to, ok := when[is.Round]
+			if ok && p.upDuring(from, to) && !c.cutDuring(from, to) {
+				bad = append(bad, fmt.Sprintf("%s left the roster in round %d though it ran from %.0f s to %.0f s", p.Name, is.Round, from, to))
+			}
+		}
+	}
+	return bad, n
+}
+
+func (c *Chronicle) cutDuring(from, to float64) bool {
+	return slices.ContainsFunc(c.Cuts, func(x Cut) bool { return x.From < to && (x.To == 0 || x.To > from) })
+}
+
+// commitTimes is when each round's commit was first adopted by anybody.
+func (c *Chronicle) commitTimes() map[uint64]float64 {
+	when := map[uint64]float64{}
+	for _, p := range c.Peers {
+		for _, r := range p.History {
+			t := c.since(r.Time)
+			if was, ok := when[r.Round]; !ok || t < was {
+				when[r.Round] = t
+			}
+		}
+	}
+	return when
+}
+
+// countedOnce: no envelope, no payload and no phase of inner steps of a peer
+// is in the chain twice.
+func countedOnce(c *Chronicle) (bad []string, n int) {
+	if c.Lineage == nil {
+		return []string{"unknown without the lineage"}, 0
+	}
+	seen := map[string]uint64{}
+	for _, l := range c.Lineage.Commits {
+		for _, d := range l.Deltas {
+			n++
+			for _, key := range []string{"delta " + d.ID.String(), fmt.Sprintf("the work of %s on %s", d.Peer.Short(), d.Parent.Short())} {
+				if was, ok := seen[key]; ok {
+					bad = append(bad, fmt.Sprintf("%s is in rounds %d and %d", key, was, l.Round))
+				}
+				seen[key] = l.Round
+			}
+		}
+	}
+	return bad, n
+}
+
+// nothingLost: after each restart a peer's history begins with what it held
+// when it ended, and its final round never fell.
+func nothingLost(c *Chronicle) (bad []string, n int) {
+	for _, p := range c.Peers {
+		for i, l := range p.Lives[:max(0, len(p.Lives)-1)] {
+			n++
+			if l.Lines > len(p.History) || l.Lines > 0 && p.History[l.Lines-1].Commit != l.LastCommit {
+				bad = append(bad, fmt.Sprintf("%s lost history after its life %d: line %d was %s", p.Name, i+1, l.Lines, l.LastCommit.Short()))
+			}
+			for _, s := range p.Seen {
+				if s.T > p.Lives[i+1].From && s.Final.Defined() && s.FinalRound < l.FinalRound {
+					bad = append(bad, fmt.Sprintf("%s went back from final round %d to %d", p.Name, l.FinalRound, s.FinalRound))
+					break
+				}
+			}
+		}
+	}
+	return bad, n
+}
+
+func evicted(c *Chronicle) (bad []string) {
+	for _, p := range c.Peers {
+		for _, e := range p.last().Evicted {
+			bad = append(bad, fmt.Sprintf("%s saw %s evicted", p.Name, c.name(e)))
+		}
+	}
+	return bad
+}
+
+// alive: rounds kept coming until the stop rule.
+func alive(c *Chronicle) (bad []string, gap float64) {
+	when := c.commitTimes()
+	rounds := slices.Sorted(maps.Keys(when))
+	last := 0.0
+	for _, r := range rounds {
+		if d := when[r] - last; d > gap {
+			gap = d
+			if d > c.Stall {
+				bad = append(bad, fmt.Sprintf("round %d came %.0f s after the one before", r, d))
+			}
+		}
+		last = max(last, when[r])
+	}
+	if len(rounds) == 0 {
+		bad = append(bad, "no round was ever finished")
+	} else if top := rounds[len(rounds)-1]; top < c.Rounds {
+		bad = append(bad, fmt.Sprintf("the run stood at round %d of %d", top, c.Rounds))
+	}
+	if c.TimedOut {
+		bad = append(bad, fmt.Sprintf("not all were done after %.0f s", c.Seconds))
+	}
+	return bad, gap
+}
+
+// returned: whoever was restarted, with rounds to go, has work in the chain afterwards.
+func returned(c *Chronicle) (bad []string, good string) {
+	var notes []string
+	for _, e := range c.Events {
+		if e.Event.Do != Restart {
+			continue
+		}
+		for _, i := range e.Event.Peers {
+			p := c.Peers[i]
+			if p.Observer || e.Round+3 > c.Rounds {
+				continue
+			}
+			if r, ok := c.firstMerged(p.ID, e.Round); ok {
+				notes = append(notes, fmt.Sprintf("%s back at round %d, in commit %d", p.Name, e.Round, r))
+			} else {
+				bad = append(bad, fmt.Sprintf("%s restarted at round %d and no work of it was merged since", p.Name, e.Round))
+			}
+		}
+	}
+	return bad, strings.Join(notes, "; ")
+}
+
+// arrived: a newcomer's first delta is in the commit after the one that
+// brought it into the roster.
+func arrived(c *Chronicle) (bad []string, good string) {
+	if c.Lineage == nil {
+		return []string{"unknown without the lineage"}, ""
+	}
+	var notes []string
+	for _, i := range c.who(Join) {
+		p := c.Peers[i]
+		if p.Observer {
+			continue
+		}
+		at := slices.IndexFunc(c.Lineage.Commits, func(l LineageCommit) bool { return slices.Contains(l.Roster, p.ID) })
+		if at < 0 {
+			bad = append(bad, p.Name+" never entered the roster")
+			continue
+		}
+		entered := c.Lineage.Commits[at].Round
+		switch r, ok := c.firstMerged(p.ID, 0); {
+		case !ok:
+			bad = append(bad, fmt.Sprintf("%s entered in round %d and nothing of it was merged", p.Name, entered))
+		case r > entered+1:
+			bad = append(bad, fmt.Sprintf("%s entered in round %d, but its first work was merged in round %d", p.Name, entered, r))
+		default:
+			notes = append(notes, fmt.Sprintf("%s entered in commit %d, its work is in commit %d", p.Name, entered, r))
+		}
+	}
+	return bad, strings.Join(notes, "; ")
+}
+
+// firstMerged is the first round after the given one whose commit holds work of the peer.
+func (c *Chronicle) firstMerged(id wire.PeerID, after uint64) (uint64, bool) {
+	if c.Lineage == nil {
+		return 0, false
+	}
+	for _, l := range c.Lineage.Commits {
+		if l.Round > after && slices.ContainsFunc(l.Deltas, func(d LineageDelta) bool { return d.Peer == id }) {
+			return l.Round, true
+		}
+	}
+	return 0, false
+}
+
+// who returns the peers that an action befell, in order.
+func (c *Chronicle) who(do Action) (peers []int) {
+	for _, e := range c.Events {
+		if e.Event.Do == do {
+			peers = append(peers, e.Event.Peers...)
+		}
+	}
+	return peers
+}
+
+func (c *Chronicle) name(id wire.PeerID) string {
+	for _, p := range c.Peers {
+		if p.ID == id {
+			return p.Name
+		}
+	}
+	return id.Short()
+}
+
+// expected holds the losses to what the configuration expects.
+func expected(c *Chronicle) (out []Invariant) {
+	val, ok := c.valLoss()
+	single, alone := lastLoss(c.Single), lastLoss(c.Alone)
+	add := func(name string, ok bool, format string, args ...any) {
+		out = append(out, Invariant{name, ok, fmt.Sprintf(format, args...)})
+	}
+	if bound := c.Expect.ValLoss; bound > 0 {
+		add("val_loss_reached", ok && val <= bound, "validation loss %.4f, expected at most %g", val, bound)
+	}
+	if c.Expect.BetterThanAlone && len(c.Alone) > 0 {
+		add("better_than_alone", ok && val < alone, "validation loss %.4f, one peer alone %.4f", val, alone)
+	}
+	if gap := c.Expect.GapToSingle; gap > 0 && len(c.Single) > 0 {
+		add("close_to_single", ok && val <= single*(1+gap), "validation loss %.4f is %+.1f %% from the %.4f of one process with all batches, expected at most %+.1f %%",
+			val, 100*(val/single-1), single, 100*gap)
+	}
+	return out
+}
+
+// valLoss is the validation loss of the last state that anybody evaluated on
+// the chain, of the stop rule's round where there is one.
+func (c *Chronicle) valLoss() (loss float64, ok bool) {
+	var best node.Record
+	for _, p := range c.Peers {
+		for _, r := range p.History {
+			if r.ValLoss != nil && r.Round <= c.Rounds && (!ok || r.Round > best.Round) {
+				best, ok = r, true
+			}
+		}
+	}
+	if !ok {
+		return 0, false
+	}
+	return *best.ValLoss, true
+}
+
+func lastLoss(points []Point) float64 {
+	if len(points) == 0 {
+		return 0
+	}
+	return points[len(points)-1].ValLoss
+}
