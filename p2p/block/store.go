@@ -474,3 +474,10 @@ func (s *Store) flush() error {
 	}
 	return err
 }
+
+// setOnPut sets what is told of each new block.
+func (s *Store) setOnPut(f func(wire.CID, []byte)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onPut = f
+}
