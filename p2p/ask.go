@@ -224,18 +224,34 @@ func (h *Host) ask(ctx context.Context, to wire.PeerID, proto string, req []byte
 	return resp, nil
 }
 
+// exchange writes the request while it reads the response: a peer that refuses
+// a request may answer before it has read it, and then read no further.
 func exchange(s network.Stream, to wire.PeerID, req []byte, maxResp int) ([]byte, error) {
-	frame := append(binary.AppendUvarint(nil, uint64(len(req))), req...)
-	_, werr := s.Write(frame)
-	if werr == nil {
-		werr = s.CloseWrite()
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := s.Write(append(binary.AppendUvarint(nil, uint64(len(req))), req...))
+		if err == nil {
+			err = s.CloseWrite()
+		}
+		wrote <- err
+	}()
+	resp, err := readResponse(bufio.NewReaderSize(s, 4096), to, req, maxResp)
+	select {
+	case werr := <-wrote:
+		if werr != nil && err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrTooLarge) {
+			err = errors.Join(werr, err)
+		}
+	default:
+		s.Reset() // ends the write
+		<-wrote
 	}
-	// A peer that refuses a request may answer before it has read it all, so
-	// the response is worth reading even if writing failed.
-	r := bufio.NewReaderSize(s, 4096)
+	return resp, err
+}
+
+func readResponse(r *bufio.Reader, to wire.PeerID, req []byte, maxResp int) ([]byte, error) {
 	status, err := r.ReadByte()
 	if err != nil {
-		return nil, errors.Join(werr, err)
+		return nil, err
 	}
 	switch status {
 	case statusOK:
