@@ -390,15 +390,19 @@ func FuzzDecode(f *testing.F) {
 // FuzzEncode: whatever the values, the payload is valid and no value moves further than it must.
 func FuzzEncode(f *testing.F) {
 	f.Add([]byte{0, 0, 128, 63, 0, 0, 0, 128})
+	h := testHeader(f, 1)
+	var codecs []*Codec
+	for _, s := range []Spec{{Kind: Int8, Chunk: 64}, {Kind: Int4, Chunk: 64}, {Kind: TopK, Chunk: 64, Density: 1500}} {
+		codecs = append(codecs, testCodec(f, s, Layout{100, 30}))
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		u := make([]float32, 130)
 		for i := range min(len(raw)/4, len(u)) {
 			u[i] = math.Float32frombits(uint32(raw[4*i]) | uint32(raw[4*i+1])<<8 | uint32(raw[4*i+2])<<16 | uint32(raw[4*i+3])<<24)
 		}
 		bad := nonFinite(u) >= 0
-		for _, s := range []Spec{{Kind: Int8, Chunk: 64}, {Kind: Int4, Chunk: 64}, {Kind: TopK, Chunk: 64, Density: 1500}} {
-			c := testCodec(t, s, Layout{100, 30})
-			d, err := c.Encode(testHeader(t, 1), u)
+		for _, c := range codecs {
+			d, err := c.Encode(h, u)
 			if bad != (err != nil) {
 				t.Fatal(err)
 			}
@@ -407,7 +411,7 @@ func FuzzEncode(f *testing.F) {
 			}
 			for i, v := range values(t, d) {
 				if v != 0 && v < 0 != (u[i] < 0) {
-					t.Fatalf("%v: value %d: %v became %v", s.Kind, i, u[i], v)
+					t.Fatalf("%v: value %d: %v became %v", c.spec.Kind, i, u[i], v)
 				}
 			}
 		}
