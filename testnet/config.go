@@ -38,6 +38,7 @@ type Config struct {
 	Peers      int   `yaml:"peers"`      // how many start at once
 	Observers  []int `yaml:"observers"`  // who of all follow the chain without training
 	Bootstraps []int `yaml:"bootstraps"` // whose addresses every peer is told; default [0]
+	Threads    int   `yaml:"threads"`    // each peer computes with; default 1
 	Link       Link  `yaml:"link"`       // every peer's line, until an event changes it
 
 	Events []Event `yaml:"events"`
@@ -191,6 +192,9 @@ func (c *Config) validate() error {
 	}
 	if c.Data.Text != "" && c.Data.Tokenizer == "" {
 		c.Data.Tokenizer = "char"
+	}
+	if c.Threads < 0 || c.Threads > 1024 {
+		return fmt.Errorf("threads: %d is not between 1 and 1024", c.Threads)
 	}
 	if c.Timeout <= 0 || c.Stall <= 0 {
 		return errors.New("timeout, stall: must be above 0")
