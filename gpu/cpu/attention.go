@@ -1,0 +1,121 @@
+package cpu
+
+import (
+	"math"
+
+	"github.com/shoalnet/shoal/gpu"
+)
+
+// attentionJob computes attention block by block of queries, so that no
+// (T, T) matrix is ever kept: the scores of a block live in a worker's scratch,
+// and the backward pass makes them again from the softmax's maximum and sum
+// (as FlashAttention does, Dao et al. 2022, algorithm 4; the rows of a block
+// are whole here, so nothing is rescaled).
+type attentionJob struct {
+	s          gpu.AttentionShape
+	backward   bool
+	out, stats gpu.Matrix
+	q, k, v    gpu.Matrix
+	dq, dk, dv gpu.Matrix
+	dout       gpu.Matrix
+	block      int // queries at a time
+}
+
+// maxScores bounds a block's scores so that they stay in the second-level
+// cache.
+const maxScores = 64 << 10
+
+func (j *attentionJob) cut() {
+	j.block = max(16, min(32, maxScores/max(1, j.s.Keys)))
+}
+
+// Attention implements gpu.Device: a task is one head of one sequence.
+func (d *Device) Attention(s gpu.AttentionShape, out, stats, q, k, v gpu.Matrix) {
+	s.Check("attention", out, stats, q, k, v)
+	d.attn = attentionJob{s: s, out: out, stats: stats, q: q, k: k, v: v}
+	d.attn.cut()
+	d.pool.run(&d.attn, s.Seqs*s.Heads, s.Seqs*s.Heads*s.Queries*s.Keys/8*(s.HeadDim/8+1))
+}
+
+// AttentionBackward implements gpu.Device: a task is one head of keys of one
+// sequence with all its query heads, so that one task writes each gradient.
+func (d *Device) AttentionBackward(s gpu.AttentionShape, dq, dk, dv, dout, out, stats, q, k, v gpu.Matrix) {
+	s.CheckBackward(dq, dk, dv, dout, out, stats, q, k, v)
+	d.attn = attentionJob{s: s, backward: true, out: out, stats: stats, q: q, k: k, v: v, dq: dq, dk: dk, dv: dv, dout: dout}
+	d.attn.cut()
+	d.pool.run(&d.attn, s.Seqs*s.KVHeads, s.Seqs*s.Heads*s.Queries*s.Keys/4*(s.HeadDim/8+1))
+}
+
+// at is m's memory from row i, column c on.
+func at(m *gpu.Matrix, i, c int) []float32 { return m.Host[i*m.Stride+c:] }
+
+func (j *attentionJob) run(w *worker, task int) {
+	if j.backward {
+		j.back(w, task/j.s.KVHeads, task%j.s.KVHeads)
+	} else {
+		j.forward(w, task/j.s.Heads, task%j.s.Heads)
+	}
+}
+
+func (j *attentionJob) forward(w *worker, b, h int) {
+	dim, kern := j.s.HeadDim, w.k
+	scale := float32(1 / math.Sqrt(float64(dim)))
+	kv := h / (j.s.Heads / j.s.KVHeads)
+	if j.s.Queries == 0 {
+		return
+	}
+	k, v := at(&j.k, b*j.s.Keys, kv*dim), at(&j.v, b*j.s.Keys, kv*dim)
+	for i0 := 0; i0 < j.s.Queries; i0 += j.block {
+		n := min(j.block, j.s.Queries-i0)
+		keys := j.s.Keys - j.s.Queries + i0 + n // those that the block's last query sees
+		t := b*j.s.Queries + i0
+		p := grow(&w.score, n*keys)
+		kern.product(w, gpu.NT, n, keys, dim, at(&j.q, t, h*dim), j.q.Stride, k, j.k.Stride, p, keys, false)
+		for i := range n {
+			seen := keys - n + i + 1
+			r := p[i*keys : (i+1)*keys]
+			m, sum := kern.softmax(r[:seen], scale, 1)
+			clear(r[seen:])
+			st := at(&j.stats, t+i, 2*h)
+			st[0], st[1] = m, 1/sum
+		}
+		kern.product(w, gpu.NN, n, dim, keys, p, keys, v, j.v.Stride, at(&j.out, t, h*dim), j.out.Stride, false)
+	}
+}
+
+func (j *attentionJob) back(w *worker, b, kv int) {
+	dim, kern, group := j.s.HeadDim, w.k, j.s.Heads/j.s.KVHeads
+	scale := float32(1 / math.Sqrt(float64(dim)))
+	if j.s.Keys == 0 {
+		return
+	}
+	base := b * j.s.Keys
+	k, v := at(&j.k, base, kv*dim), at(&j.v, base, kv*dim)
+	dk, dv := at(&j.dk, base, kv*dim), at(&j.dv, base, kv*dim)
+	for i := range j.s.Keys {
+		clear(dk[i*j.dk.Stride : i*j.dk.Stride+dim])
+		clear(dv[i*j.dv.Stride : i*j.dv.Stride+dim])
+	}
+	for h := kv * group; h < (kv+1)*group; h++ {
+		for i0 := 0; i0 < j.s.Queries; i0 += j.block {
+			n := min(j.block, j.s.Queries-i0)
+			keys, t := i0+n, base+i0
+			p, dp := grow(&w.score, n*keys), grow(&w.dp, n*keys)
+			q, do := at(&j.q, t, h*dim), at(&j.dout, t, h*dim)
+			kern.product(w, gpu.NT, n, keys, dim, q, j.q.Stride, k, j.k.Stride, p, keys, false)
+			kern.product(w, gpu.NT, n, keys, dim, do, j.dout.Stride, v, j.v.Stride, dp, keys, false)
+			for i := range n {
+				seen := i0 + i + 1
+				r, dr := p[i*keys:(i+1)*keys], dp[i*keys:(i+1)*keys]
+				st := at(&j.stats, t+i, 2*h)
+				delta := kern.dot(do[i*j.dout.Stride:i*j.dout.Stride+dim], at(&j.out, t+i, h*dim))
+				kern.softmaxBack(dr[:seen], r[:seen], scale, st[0], st[1], delta)
+				clear(r[seen:])
+				clear(dr[seen:])
+			}
+			kern.product(w, gpu.TN, keys, dim, n, p, keys, do, j.dout.Stride, dv, j.dv.Stride, true)
+			kern.product(w, gpu.NN, n, dim, keys, dp, keys, k, j.k.Stride, at(&j.dq, t, h*dim), j.dq.Stride, false)
+			kern.product(w, gpu.TN, keys, dim, n, dp, keys, q, j.q.Stride, dk, j.dk.Stride, true)
+		}
+	}
+}

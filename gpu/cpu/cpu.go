@@ -1,0 +1,170 @@
+// Package cpu is the tuned gpu.Device for the host's processor: blocked matrix
+// products and vector kernels in generated assembly (AVX-512 or AVX2 with FMA,
+// chosen at run time), each with a twin in portable Go, spread over a pool of
+// workers.
+//
+// # Determinism
+//
+// Results are equal bit for bit for any number of threads: each value is
+// written by one task, sums over tokens or parameters run over chunks whose
+// size does not depend on the threads and are added in the chunks' order, and
+// each element of a matrix product is one chain of fused multiply-adds over k,
+// however it is tiled. Reductions inside a row run in sixteen lanes that are
+// added as a fixed tree, so that AVX2 and AVX-512 give equal bits too. The
+// portable kernels round after each multiplication and each addition on every
+// architecture; they are close to the others, not equal.
+//
+// # Memory
+//
+// Scratch grows with the shapes seen and is kept, so that a training step that
+// repeats its shapes allocates nothing.
+package cpu
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"github.com/shoalnet/shoal/gpu"
+)
+
+// Options choose how a Device computes. The zero value is right for a process
+// that has the machine for itself.
+type Options struct {
+	// Threads is the number of goroutines that compute, the caller's among
+	// them. 0 means GOMAXPROCS. Where several processes share the cores, fewer
+	// waste less.
+	Threads int
+	// ISA is "avx512", "avx2" or "portable"; empty means the best there is.
+	ISA string
+}
+
+// A Device computes on the host. It is for one goroutine.
+type Device struct {
+	k       *kernels
+	pool    *pool
+	workers []*worker
+	part    []float64 // partial sums, one a chunk
+	gains   []float32 // partial gradients of a norm's gain, one row a chunk
+
+	matmul  matmulJob
+	rows    rowsJob
+	attn    attentionJob
+	reduce  reduceJob
+	adam    adamJob
+	scatter embedBackwardJob
+}
+
+var _ gpu.Device = (*Device)(nil)
+
+// A worker is what one thread needs for itself.
+type worker struct {
+	k     *kernels
+	pack  []float32 // panels of B
+	score []float32 // attention: scores of a block of queries
+	dp    []float32 // attention: their gradients
+}
+
+// New makes a device. It fails where the processor lacks the ISA asked for.
+func New(o Options) (*Device, error) {
+	if o.Threads == 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	if o.Threads < 1 || o.Threads > 1024 {
+		return nil, fmt.Errorf("cpu: %d threads, want 1 to 1024", o.Threads)
+	}
+	k, err := choose(o.ISA)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{k: k, workers: make([]*worker, o.Threads)}
+	for i := range d.workers {
+		d.workers[i] = &worker{k: k}
+	}
+	d.pool = newPool(d.workers)
+	return d, nil
+}
+
+// choose finds the kernels by name.
+func choose(name string) (*kernels, error) {
+	all := append(native(), &portable)
+	if name == "" {
+		return all[0], nil
+	}
+	have := ""
+	for _, k := range all {
+		if k.name == name {
+			return k, nil
+		}
+		have += " " + k.name
+	}
+	return nil, fmt.Errorf("cpu: no %s kernels here; there are:%s", name, have)
+}
+
+// ISAs lists the kernels that this machine and build can use, the best first.
+func ISAs() []string {
+	var names []string
+	for _, k := range append(native(), &portable) {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// Close ends the workers. The device must not be used afterwards.
+func (d *Device) Close() error {
+	d.pool.close()
+	return nil
+}
+
+// Threads is the number of goroutines that compute.
+func (d *Device) Threads() int { return len(d.workers) }
+
+// Name implements gpu.Device.
+func (d *Device) Name() string {
+	return fmt.Sprintf("cpu %s, %d threads", d.k.name, len(d.workers))
+}
+
+// Alloc implements gpu.Device. Memory starts on a cache line.
+func (d *Device) Alloc(n int) gpu.Buffer { return gpu.Buffer{Host: aligned(n), N: n} }
+
+func aligned(n int) []float32 {
+	const line = 64
+	s := make([]float32, n+line/4)
+	off := int(-uintptr(unsafe.Pointer(unsafe.SliceData(s))) % line / 4)
+	return s[off : off+n : off+n]
+}
+
+// grow makes *s at least n long. Old contents are lost.
+func grow(s *[]float32, n int) []float32 {
+	if len(*s) < n {
+		*s = aligned(n)
+	}
+	return (*s)[:n]
+}
+
+// Import implements gpu.Device.
+func (d *Device) Import(host []float32) gpu.Buffer { return gpu.Buffer{Host: host, N: len(host)} }
+
+// Upload implements gpu.Device.
+func (d *Device) Upload(dst gpu.Buffer, src []float32) {
+	gpu.CheckLen("upload", dst, len(src))
+	copy(dst.Host, src)
+}
+
+// Download implements gpu.Device.
+func (d *Device) Download(dst []float32, src gpu.Buffer) {
+	gpu.CheckLen("download", src, len(dst))
+	copy(dst, src.Host)
+}
+
+// Sync implements gpu.Device.
+func (d *Device) Sync() error { return nil }
+
+// Zero implements gpu.Device.
+func (d *Device) Zero(dst gpu.Buffer) { clear(dst.Host) }
+
+// row is row i of m.
+func row(m *gpu.Matrix, i int) []float32 {
+	o := i * m.Stride
+	return m.Host[o : o+m.Cols : o+m.Cols]
+}

@@ -1,0 +1,63 @@
+//go:build amd64 && !purego
+
+package cpu
+
+import (
+	"golang.org/x/sys/cpu"
+
+	"github.com/shoalnet/shoal/gpu"
+)
+
+//go:generate sh -c "cd asm && go run . -out ../kernels_amd64.s -stubs ../stubs_amd64.go -pkg cpu"
+
+// native lists the kernels in assembly that this processor runs, the best
+// first.
+func native() []*kernels {
+	var all []*kernels
+	x := cpu.X86
+	if x.HasAVX512F && x.HasAVX2 && x.HasFMA && x.HasBMI2 {
+		all = append(all, &avx512)
+	}
+	if x.HasAVX2 && x.HasFMA && x.HasBMI2 {
+		all = append(all, &avx2)
+	}
+	return all
+}
+
+var avx512 = kernels{
+	name: "avx512",
+	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+		tiled(&tiling512, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+	},
+	dot: dot512, dot3: dotThree512, add: add512, normalize: normalize512, normBack: normBack512,
+	softmax: softmax512, softmaxBack: softmaxBack512, rope: rope512,
+	swiglu: swiglu512, swigluBack: swigluBack512,
+	adamw: func(p, g, m, v []float32, o *gpu.AdamW) {
+		adamw512(p, g, m, v, o.Scale, o.Beta1, o.Beta2, o.Rate, o.Correct2, o.Eps, o.Keep)
+	},
+}
+
+var avx2 = kernels{
+	name: "avx2",
+	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+		tiled(&tiling256, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+	},
+	dot: dot256, dot3: dotThree256, add: add256, normalize: normalize256, normBack: normBack256,
+	softmax: softmax256, softmaxBack: softmaxBack256, rope: rope256,
+	swiglu: swiglu256, swigluBack: swigluBack256,
+	adamw: func(p, g, m, v []float32, o *gpu.AdamW) {
+		adamw256(p, g, m, v, o.Scale, o.Beta1, o.Beta2, o.Rate, o.Correct2, o.Eps, o.Keep)
+	},
+}
+
+var tiling512 = tiling{
+	lanes: 16, vectors: 4,
+	row: tiles512Row[:], col: tiles512Col[:], rowEdge: tiles512Row[:], colEdge: tiles512Col[:],
+	transpose: transpose512,
+}
+
+var tiling256 = tiling{
+	lanes: 8, vectors: 2,
+	row: tiles256Row[:], col: tiles256Col[:], rowEdge: tiles256RowMasked[:], colEdge: tiles256ColMasked[:],
+	transpose: transpose256,
+}
