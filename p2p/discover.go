@@ -103,17 +103,21 @@ func (h *Host) dialAll(peers []peer.AddrInfo) {
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(h.ctx, dialTime)
 			defer cancel()
-			// These loops pace themselves; libp2p's own back-off, up to five
-			// minutes, would keep healed partitions apart.
-			if s, ok := h.host.Network().(*swarm.Swarm); ok {
-				s.Backoff().Clear(p.ID)
-			}
+			h.forgive(p.ID) // the callers pace themselves
 			if err := h.host.Connect(ctx, p); err != nil {
 				h.log.Debug("dial", "peer", p.ID, "err", err)
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// forgive forgets that dials to id failed. libp2p would refuse to try again for
+// up to five minutes, and so keep the sides of a healed partition apart.
+func (h *Host) forgive(id peer.ID) {
+	if s, ok := h.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(id)
+	}
 }
 
 // sleep waits for d and reports whether the host is still open.

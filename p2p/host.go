@@ -106,7 +106,6 @@ func New(c Config) (*Host, error) {
 
 	opts := []libp2p.Option{
 		libp2p.Identity(key),
-		libp2p.ListenAddrs(listen...),
 		libp2p.Transport(quic.NewTransport), // named, so that no other transport opens a port
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
@@ -122,6 +121,11 @@ func New(c Config) (*Host, error) {
 		libp2p.EnableRelay(),
 		libp2p.EnableHolePunching(),
 		h.autoRelay(),
+	}
+	if len(listen) > 0 {
+		opts = append(opts, libp2p.ListenAddrs(listen...))
+	} else {
+		opts = append(opts, libp2p.NoListenAddrs) // else libp2p takes addresses of its own
 	}
 	if c.NoAutoNAT {
 		opts = append(opts, libp2p.DisableIdentifyAddressDiscovery())
@@ -280,6 +284,7 @@ func (h *Host) Connect(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
+	h.forgive(info.ID)
 	if err := h.host.Connect(ctx, info); err != nil {
 		return fmt.Errorf("connect to %s: %w", addr, err)
 	}

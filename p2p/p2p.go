@@ -77,7 +77,8 @@ type Config struct {
 
 	// Listen holds multiaddrs such as /ip4/0.0.0.0/udp/4747/quic-v1. Port 0
 	// takes any free port. Nil means DefaultListen(DefaultPort), of which the
-	// IPv6 part may fail; whatever is named here must succeed.
+	// IPv6 part may fail; whatever is named here must succeed. Empty but not
+	// nil listens nowhere.
 	Listen []string
 
 	// Announce holds further addresses under which others can reach this

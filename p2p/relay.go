@@ -185,8 +185,9 @@ func (q *quota) left(p peer.ID) bool {
 	return u != nil && u.bytes < q.perPeer && q.all.bytes < q.total
 }
 
-// charge counts n bytes of p, and reports whether p is within its quota.
-// Bytes of a circuit pass two peers; only the sender's side adds to the total.
+// charge counts n bytes of p and reports whether they may pass; if not, what p
+// had left is forfeit. Bytes of a circuit pass two peers; only the sender's side
+// adds to the total.
 func (q *quota) charge(p peer.ID, n int, sender bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -194,12 +195,16 @@ func (q *quota) charge(p peer.ID, n int, sender bool) bool {
 	if u == nil {
 		return false
 	}
+	if u.bytes+int64(n) > q.perPeer || sender && q.all.bytes+int64(n) > q.total {
+		u.bytes = q.perPeer
+		return false
+	}
 	u.bytes += int64(n)
 	if sender {
 		q.all.bytes += int64(n)
 		q.relayed.Add(uint64(n))
 	}
-	return u.bytes <= q.perPeer && q.all.bytes <= q.total
+	return true
 }
 
 // meteredHost is the host as the relay service sees it: every byte of its
@@ -260,41 +265,60 @@ func (h *Host) autoRelay() libp2p.Option {
 	)
 }
 
-// relayCandidates offers up to n peers that may relay for us: those connected
-// that say they do, then others from the routing table, each group in random
-// order.
-func (h *Host) relayCandidates(_ context.Context, n int) <-chan peer.AddrInfo {
+// relayCandidates offers up to n peers that may relay for us, as soon as any
+// are known.
+func (h *Host) relayCandidates(ctx context.Context, n int) <-chan peer.AddrInfo {
 	out := make(chan peer.AddrInfo, max(n, 0))
-	defer close(out)
-	if !h.ready.Load() { // asked while New is under way
-		return out
+	waits := h.spawn(func() {
+		defer close(out)
+		for ctx.Err() == nil {
+			if h.ready.Load() {
+				found := h.relayPeers()
+				for _, p := range found[:min(n, len(found))] {
+					out <- p
+				}
+				if len(found) > 0 {
+					return
+				}
+			}
+			if !h.sleep(quickRetry) {
+				return
+			}
+		}
+	})
+	if !waits {
+		close(out)
 	}
-	var say, may []peer.ID
+	return out
+}
+
+// relayPeers returns connected peers that say they relay, then others from the
+// routing table that may, each group in random order.
+func (h *Host) relayPeers() []peer.AddrInfo {
+	var say, may []peer.AddrInfo
 	seen := make(map[peer.ID]bool)
 	for _, id := range append(h.host.Network().Peers(), h.dht.RoutingTable().ListPeers()...) {
 		if seen[id] || !h.gate.admits(id) {
 			continue
 		}
 		seen[id] = true
+		info := peer.AddrInfo{ID: id}
+		for _, a := range h.host.Peerstore().Addrs(id) {
+			if !isRelayed(a) {
+				info.Addrs = append(info.Addrs, a)
+			}
+		}
+		if len(info.Addrs) == 0 {
+			continue
+		}
 		if p, err := h.host.Peerstore().SupportsProtocols(id, relayproto.ProtoIDv2Hop); err == nil && len(p) > 0 {
-			say = append(say, id)
+			say = append(say, info)
 		} else if !h.connected(id) {
-			may = append(may, id)
+			may = append(may, info)
 		}
 	}
-	for _, group := range [][]peer.ID{say, may} {
+	for _, group := range [][]peer.AddrInfo{say, may} {
 		rand.Shuffle(len(group), func(i, j int) { group[i], group[j] = group[j], group[i] })
-		for _, id := range group {
-			info := peer.AddrInfo{ID: id}
-			for _, a := range h.host.Peerstore().Addrs(id) {
-				if !isRelayed(a) {
-					info.Addrs = append(info.Addrs, a)
-				}
-			}
-			if len(info.Addrs) > 0 && len(out) < n {
-				out <- info
-			}
-		}
 	}
-	return out
+	return append(say, may...)
 }
