@@ -175,6 +175,9 @@ func New(c Config) (*Host, error) {
 // private addresses, any other publishes what it has, and all of them what the
 // user told them to announce.
 func (h *Host) advertised(addrs []ma.Multiaddr) []ma.Multiaddr {
+	if h.cfg.AnnounceOnly {
+		return slices.Clone(h.announce)
+	}
 	out := slices.Clone(addrs)
 	if h.public.Load() && slices.ContainsFunc(out, manet.IsPublicAddr) {
 		out = slices.DeleteFunc(out, func(a ma.Multiaddr) bool { return !manet.IsPublicAddr(a) && !isRelayed(a) })

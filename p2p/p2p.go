@@ -85,6 +85,10 @@ type Config struct {
 	// peer, e.g. of a port forwarded by hand.
 	Announce []string
 
+	// AnnounceOnly announces nothing but Announce, whatever is listened on: for
+	// a peer behind a forwarder that all traffic must pass.
+	AnnounceOnly bool
+
 	// Bootstrap holds multiaddrs with /p2p/ID at their end. Any peer will do.
 	Bootstrap []string
 
