@@ -15,9 +15,9 @@ import (
 
 // The runs topic and the question that a newcomer asks its neighbours.
 const (
-	RunsTopic = "shoal/1/runs"
+	RunsTopic = "/shoal/1/runs"
 	RunsProto = "/shoal/1/runs"
-	RunsSpace = "shoal/1" // rendezvous of all Shoal peers
+	RunsSpace = "runs" // rendezvous of all Shoal peers
 
 	maxListings  = 512              // runs kept; the least recently heard goes first
 	maxSpeakers  = 16               // announcements kept for one run
@@ -83,7 +83,7 @@ func NewBoard(net Net, log *slog.Logger) (*Board, error) {
 
 // Announce tells the swarm of a run from now on, at once and every two
 // minutes. round gives the head's round at the time of each announcement.
-func (b *Board) Announce(key *wire.Key, run wire.CID, name string, round func() uint64) error {
+func (b *Board) Announce(ctx context.Context, key *wire.Key, run wire.CID, name string, round func() uint64) error {
 	if name == "" || len(name) > maxName || !run.Defined() {
 		return fmt.Errorf("announcement of run %s: the name has %d bytes, want 1 to %d", run.Short(), len(name), maxName)
 	}
@@ -97,7 +97,7 @@ func (b *Board) Announce(key *wire.Key, run wire.CID, name string, round func() 
 	b.mu.Lock()
 	b.own[run] = say
 	b.mu.Unlock()
-	return b.say(context.Background(), say)
+	return b.say(ctx, say)
 }
 
 func (b *Board) say(ctx context.Context, say func() (wire.Signed, error)) error {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -159,34 +158,6 @@ const (
 	phaseMagic    = "shoal-p1"
 	feedbackMagic = "shoal-f1"
 )
-
-// phaseHead is where an inner phase stands. Step counts those done; the
-// weights and moments after them are the body.
-type phaseHead struct {
-	Run     wire.CID `cbor:"run"`
-	Round   uint64   `cbor:"round"`
-	State   wire.CID `cbor:"state"`
-	Step    uint64   `cbor:"step"`
-	LossSum float64  `cbor:"lossSum"` // over the steps done
-	Tokens  uint64   `cbor:"tokens"`  // in them
-	Total   uint64   `cbor:"total"`   // tokens of all rounds
-	Compute uint64   `cbor:"compute"` // nanoseconds of this phase's steps
-	Trained bool     `cbor:"trained"` // the phase has ended; only moments are of use
-}
-
-// feedbackHead lists the payloads whose fate is open. Their content is neither
-// in the residual nor, as far as is known, in a commit.
-type feedbackHead struct {
-	Run     wire.CID  `cbor:"run"`
-	Pending []pending `cbor:"pending"` // the oldest first
-	Counted uint64    `cbor:"counted"` // own deltas that were included so far
-}
-
-// A pending is one payload of this peer.
-type pending struct {
-	Delta diloco.Delta `cbor:"delta"`
-	ID    wire.CID     `cbor:"id"` // of the envelope, undefined until it was signed
-}
 
 // notThere reports that a file does not exist.
 func notThere(err error) bool { return errors.Is(err, fs.ErrNotExist) }

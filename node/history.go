@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -139,4 +141,61 @@ func (h *history) append(r Record) error {
 		return fmt.Errorf("history: %w", err)
 	}
 	return f.Close()
+}
+
+// chronicle writes a record once its validation loss is known, or once the
+// next head shows that it will not be.
+type chronicle struct {
+	mu      sync.Mutex // guards the following
+	file    *history
+	waiting *Record
+	log     *slog.Logger
+}
+
+// adopted adds a record. With eval its validation loss is to come.
+func (c *chronicle) adopted(r Record, eval bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flushLocked()
+	c.waiting = &r
+	if !eval {
+		c.flushLocked()
+	}
+}
+
+// evaluated completes the record of a state.
+func (c *chronicle) evaluated(state wire.CID, loss float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting != nil && c.waiting.State == state {
+		c.waiting.ValLoss = &loss
+		c.flushLocked()
+	}
+}
+
+// flush writes a record that still waits.
+func (c *chronicle) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flushLocked()
+}
+
+func (c *chronicle) flushLocked() {
+	if c.waiting == nil {
+		return
+	}
+	if err := c.file.append(*c.waiting); err != nil {
+		c.log.Warn("a record of the history is lost", "round", c.waiting.Round, "err", err)
+	}
+	c.waiting = nil
+}
+
+// total returns the tokens merged up to the last record.
+func (c *chronicle) total() (tokens uint64, any bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting != nil {
+		return c.waiting.Total, true
+	}
+	return c.file.last.Total, c.file.last.Commit.Defined()
 }

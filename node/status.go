@@ -54,11 +54,13 @@ type Status struct {
 	Rejections        map[string]uint64 `json:"rejections"`         // by reason
 	Evicted           []wire.PeerID     `json:"evicted,omitempty"`
 
-	Checkpoint Transfer  `json:"checkpoint"` // the last fetch of a state
-	Resumed    uint64    `json:"resumed"`    // the inner step that the last start went on at
-	Trouble    string    `json:"trouble"`    // what keeps the peer from going on; empty is none
-	Started    time.Time `json:"started"`
-	Done       bool      `json:"done"`
+	Checkpoint  Transfer  `json:"checkpoint"` // the last fetch of a state
+	Resumed     uint64    `json:"resumed"`    // the inner step that the last start went on at
+	Trouble     string    `json:"trouble"`    // what keeps the peer from going on; empty is none
+	Started     time.Time `json:"started"`
+	Done        bool      `json:"done"`
+	Result      wire.CID  `json:"result"` // once done: the stop rule's commit, and its state
+	ResultState wire.CID  `json:"result_state"`
 }
 
 // A Transfer is the progress of a fetch.

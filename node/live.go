@@ -1,0 +1,183 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/node/journal"
+	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// RunConfig returns what a manifest fixes about the chain of its run.
+func RunConfig(run wire.CID, m *manifest.Manifest) diloco.Config {
+	return diloco.Config{
+		Run:         run,
+		MinPeers:    m.Admission.MinPeers,
+		Deadline:    m.Round.Deadline,
+		DropAfter:   m.Round.DropAfter,
+		LeakAfter:   m.Round.LeakAfter,
+		LateRounds:  m.Round.LateRounds,
+		StopRound:   m.Stop.Rounds,
+		WindowsEach: m.WindowsPerRound(),
+		Admit:       func(_ wire.PeerID, addr [20]byte) bool { return m.Admission.Allows(addr) },
+	}
+}
+
+// openJournal opens the node's journal, with what could be read after a damage.
+func (n *Node) openJournal() (journalFile, []journal.Record, error) {
+	if n.opt.openJournal != nil {
+		return n.opt.openJournal()
+	}
+	j, recs, err := journal.Open(filepath.Join(n.opt.Dir, journalDir))
+	if err != nil {
+		return nil, nil, err
+	}
+	if r := j.Report(); r.String() != "" {
+		n.opt.Log.Warn(r.String())
+		recs = append(recs, r.Salvaged...)
+	}
+	return j, recs, nil
+}
+
+// live runs the machine and all around it until ctx ends.
+func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *parts) (err error) {
+	log := n.opt.Log
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	ledger, err := openLedger(n.openJournal, n.opt.Run, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ledger.close()) }()
+	hist, err := openHistory(filepath.Join(n.opt.Dir, historyFile))
+	if err != nil {
+		return err
+	}
+	book := &chronicle{file: hist, log: log}
+	defer book.flush()
+
+	cfg := RunConfig(n.opt.Run, p.manifest)
+	cfg.Self, cfg.Address, cfg.Role = n.self, n.address, "trainer"
+	if n.opt.Observe {
+		cfg.Role = "observer"
+	}
+	states := &states{model: p.model, blocks: n.opt.Blocks}
+	chain, err := n.recover(ctx, p, states, ledger.last)
+	if err != nil {
+		return err
+	}
+	if len(chain) == 0 && len(ledger.own) > 0 {
+		chain = []*diloco.Commit{p.genesis} // it spoke, and adopted nothing yet
+	}
+	machine := diloco.New(cfg, p.genesis)
+	var first []diloco.Effect
+	if len(chain) > 0 {
+		first = machine.Restore(time.Now(), chain, ledger.messages())
+		log.Info("resumed", "round", chain[len(chain)-1].Round, "own messages", len(ledger.own))
+	} else {
+		first = machine.Start(time.Now())
+	}
+
+	patience := n.opt.Patience
+	if patience <= 0 {
+		patience = max(10*time.Second, p.manifest.Round.Deadline)
+	}
+	o := &owner{
+		run: n.opt.Run, key: n.opt.Key, log: log, meter: n.meter,
+		model: p.model, plan: p.plan, blocks: n.opt.Blocks, states: states, keeper: p.keeper,
+		patience: patience,
+		events:   make(chan diloco.Event, 64), asks: make(chan func(), 64),
+		outbox: newOutbox(log), merge: make(chan struct{}, 1),
+		machine: machine, journal: ledger,
+	}
+	t := &trainer{
+		run: n.opt.Run, self: n.self, dir: filepath.Join(n.opt.Dir, innerDir), plan: p.plan,
+		model: p.model, states: states, blocks: n.opt.Blocks, engine: p.engine, data: p.data,
+		meter: n.meter, log: log, wake: make(chan struct{}, 1),
+		emit: func(ev diloco.Event) { o.tell(ctx, ev) },
+	}
+	if t.debts, err = openDebts(t.dir, n.opt.Run, n.self, p.model.Codec, n.opt.Blocks, log); err != nil {
+		return err
+	}
+	if err := n.reconcile(ctx, t.debts, ledger, chain, p.manifest.Round.LateRounds); err != nil {
+		return err
+	}
+	n.meter.setContributed(t.debts.counted)
+	o.trainer = t
+	l := &listener{run: n.opt.Run, self: n.self, net: n.opt.Net, owner: o, meter: n.meter, log: log, newHead: time.Now()}
+	if l.topic, err = n.opt.Net.Join(RunTopic(n.opt.Run), l.judge); err != nil {
+		return fmt.Errorf("join the run's topic: %w", err)
+	}
+	defer l.topic.Close()
+	o.peers = l.topic.Peers
+	p.data.peers = l.topic.Peers
+	s := &steward{node: n, parts: p, owner: o, listener: l, trainer: t, book: book, cancel: cancel, wake: make(chan struct{}, 1)}
+	s.lastIn, s.lastOut = n.opt.Net.Bandwidth()
+	o.onHead, o.onFinal, o.onDone = s.onHead, s.onFinal, s.onDone
+	if len(chain) > 0 {
+		s.resume(chain[len(chain)-1], ledger.last.Head)
+	}
+	o.publishStatus()
+
+	n.mu.Lock()
+	n.owner, n.topic = o, l.topic
+	n.mu.Unlock()
+	n.opt.Net.Handle(SyncProto, maxSyncAsk, l.respond)
+	n.announce(ctx, p.manifest.Name)
+
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer stop()
+	work.Go(func() { o.outbox.loop(ctx, l.topic) })
+	work.Go(func() { l.drain(ctx) })
+	work.Go(func() { l.loop(ctx) })
+	work.Go(func() { s.loop(ctx) })
+	work.Go(func() { s.backfill(ctx) })
+	if !n.opt.Observe {
+		p.data.prefetch(ctx, &work)
+	}
+	work.Go(func() { t.loop(ctx) })
+	return o.loop(ctx, first)
+}
+
+// farewell tells the roster that this peer goes, and gives the swarm a moment
+// to hear it.
+func (n *Node) farewell(ctx context.Context) {
+	n.mu.Lock()
+	o := n.owner
+	n.mu.Unlock()
+	if o == nil || n.opt.Observe {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	o.tell(ctx, diloco.LeaveAsked{})
+	for quiet := 0; quiet < 3; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(leaveLook):
+		}
+		idle, ok := ask(ctx, o, func() bool {
+			return len(o.queue) == 0 && len(o.inner) == 0 && len(o.events) == 0 && len(o.outbox.queue) == 0
+		})
+		if !ok {
+			return
+		}
+		if quiet++; !idle {
+			quiet = 0
+		}
+	}
+}
+
+// How long a goodbye may take, and how often it is looked whether it is said.
+const (
+	leaveTimeout = 5 * time.Second
+	leaveLook    = 200 * time.Millisecond
+)

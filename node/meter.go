@@ -1,0 +1,198 @@
+package node
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// meter gathers what the goroutines of a node have to show. It decides nothing.
+type meter struct {
+	mu          sync.Mutex // guards the following
+	training    bool
+	round       uint64
+	step, steps uint64
+	loss        float64 // mean of the phase so far
+	tokens      uint64  // of all rounds
+	rate        float64 // tokens a second, smoothed
+	resumedAt   uint64
+	contributed uint64
+	valLoss     float64
+	valRound    uint64
+	rejections  map[string]uint64
+	troubles    map[string]string
+	checkpoint  Transfer
+	clock       clock
+}
+
+// clock splits time: in inner steps; outside of them while a transfer or merge
+// was under way; neither.
+type clock struct {
+	since    time.Time // the last change of what follows
+	computes int       // inner phases under way, 0 or 1
+	moves    int       // transfers and merges under way
+	compute  time.Duration
+	exchange time.Duration
+	wait     time.Duration
+}
+
+func newMeter(now time.Time) *meter {
+	return &meter{
+		rejections: map[string]uint64{},
+		troubles:   map[string]string{},
+		clock:      clock{since: now},
+	}
+}
+
+// tick books the time since the last change.
+func (c *clock) tick(now time.Time) {
+	d := now.Sub(c.since)
+	c.since = now
+	switch {
+	case c.computes > 0:
+		c.compute += d
+	case c.moves > 0:
+		c.exchange += d
+	default:
+		c.wait += d
+	}
+}
+
+// lap returns the times since the last lap and starts a new one.
+func (m *meter) lap(now time.Time) (compute, exchange, wait time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := &m.clock
+	c.tick(now)
+	compute, exchange, wait = c.compute, c.exchange, c.wait
+	c.compute, c.exchange, c.wait = 0, 0, 0
+	return compute, exchange, wait
+}
+
+// move counts a transfer or merge as under way until the function returned is called.
+func (m *meter) move() (done func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clock.tick(time.Now())
+	m.clock.moves++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.clock.tick(time.Now())
+		m.clock.moves--
+	}
+}
+
+// begin, advance and end frame an inner phase.
+func (m *meter) begin(round, step, steps uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.training = true
+	m.round, m.step, m.steps = round, step, steps
+	m.clock.tick(time.Now())
+	m.clock.computes++
+}
+
+func (m *meter) advance(at phaseHead, tokens uint64, took time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.step, m.tokens = at.Step, at.Total
+	m.loss = at.LossSum / float64(at.Step)
+	if s := took.Seconds(); s > 0 {
+		r := float64(tokens) / s
+		if m.rate == 0 {
+			m.rate = r
+		}
+		m.rate += (r - m.rate) / 8
+	}
+}
+
+func (m *meter) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.training = false
+	m.clock.tick(time.Now())
+	m.clock.computes--
+}
+
+// phase returns the round and step of the phase under way, or of the last one.
+func (m *meter) phase() (training bool, round, step uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.training, m.round, m.step
+}
+
+func (m *meter) resumed(step uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.resumedAt = step
+}
+
+func (m *meter) setContributed(n uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.contributed = n
+}
+
+func (m *meter) evaluated(round uint64, loss float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.valRound, m.valLoss = round, loss
+}
+
+// maxReasons bounds the distinct reasons counted.
+const maxReasons = 64
+
+// reject counts something that was refused, by reason.
+func (m *meter) reject(reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.rejections[reason]; !ok && len(m.rejections) >= maxReasons {
+		reason = "other"
+	}
+	m.rejections[reason]++
+}
+
+// trouble says what part cannot go on and why; clear says that it can again.
+func (m *meter) trouble(part string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.troubles[part] = err.Error()
+}
+
+func (m *meter) clear(part string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.troubles, part)
+}
+
+// transfer notes the progress of a checkpoint's fetch that began at start.
+func (m *meter) transfer(done, total int64, start time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.checkpoint.Done, m.checkpoint.Total = done, total
+	if s := time.Since(start).Seconds(); s > 0 {
+		m.checkpoint.Rate = float64(done) / s
+	}
+}
+
+// fill writes what the meter knows into a status.
+func (m *meter) fill(s *Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.InnerStep, s.InnerSteps = m.step, m.steps
+	s.Loss, s.TokensPerS, s.Tokens = m.loss, m.rate, m.tokens
+	s.ValLoss, s.ValRound = m.valLoss, m.valRound
+	s.RoundsContributed, s.Resumed = m.contributed, m.resumedAt
+	s.Checkpoint = m.checkpoint
+	for k, n := range m.rejections {
+		s.Rejections[k] += n
+	}
+	var lines []string
+	for _, part := range slices.Sorted(maps.Keys(m.troubles)) {
+		lines = append(lines, part+": "+m.troubles[part])
+	}
+	s.Trouble = strings.Join(lines, "; ")
+}

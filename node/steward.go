@@ -1,0 +1,297 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/diloco/codec"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// steward does what a new head entails besides training: records, pins,
+// provider records, the archive. None of it holds up the owner.
+type steward struct {
+	node     *Node
+	parts    *parts
+	owner    *owner
+	listener *listener
+	trainer  *trainer
+	book     *chronicle
+	cancel   context.CancelCauseFunc
+	wake     chan struct{}
+
+	lastIn, lastOut uint64 // bytes at the last head; the owner's
+
+	mu     sync.Mutex // guards the following
+	heads  []headWork
+	final  wire.CID
+	finalC *diloco.Commit
+}
+
+type headWork struct {
+	cid    wire.CID
+	commit *diloco.Commit
+	final  uint64
+}
+
+func (s *steward) ring() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// resume takes over where a restored machine stands.
+func (s *steward) resume(c *diloco.Commit, cid wire.CID) {
+	total, _ := s.book.total()
+	s.node.mu.Lock()
+	s.node.head, s.node.runTotal = c, total
+	s.node.mu.Unlock()
+	s.mu.Lock()
+	s.heads = append(s.heads, headWork{cid, c, c.FinalRound})
+	s.mu.Unlock()
+	s.ring()
+}
+
+// onHead is called by the owner when a head is adopted, durably.
+func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
+	c, n := e.Commit, s.node
+	s.listener.headChanged()
+	r := s.record(e)
+	n.mu.Lock()
+	n.head, n.runTotal = c, r.Total
+	n.mu.Unlock()
+	stop := s.parts.manifest.Stop.Rounds
+	due := c.Round%n.opt.ValEvery == 0 || stop > 0 && c.Round >= stop
+	s.book.adopted(r, due)
+	if due {
+		s.evaluate(c, func() {})
+	}
+	n.opt.Log.Info("head", "round", c.Round, "commit", e.Head, "deltas", len(c.Deltas), "roster", len(c.Roster), "weak", c.Weak)
+	s.mu.Lock()
+	s.heads = append(s.heads, headWork{e.Head, c, v.FinalRound})
+	s.mu.Unlock()
+	s.ring()
+}
+
+// evaluate asks for the validation loss of a commit's state.
+func (s *steward) evaluate(c *diloco.Commit, then func()) {
+	s.trainer.evaluate(&evalOrder{round: c.Round, state: c.State, done: func(loss float64, err error) {
+		if err != nil {
+			s.node.opt.Log.Info("no validation loss", "round", c.Round, "err", err)
+		} else {
+			s.node.meter.evaluated(c.Round, loss)
+			s.book.evaluated(c.State, loss)
+		}
+		then()
+	}})
+}
+
+// record sums up the round that ended with a commit.
+func (s *steward) record(e diloco.Adopt) Record {
+	c, now := e.Commit, time.Now()
+	r := Record{Round: c.Round, Commit: e.Head, State: c.State, Time: now, Deltas: len(c.Deltas), Roster: len(c.Roster), Weak: c.Weak}
+	lossSum := 0.0
+	for i := range c.Deltas {
+		m, err := diloco.Open(&c.Deltas[i])
+		if err != nil {
+			continue // cannot be: the machine has read it
+		}
+		d, ok := m.Body.(*diloco.Delta)
+		if !ok {
+			continue
+		}
+		r.DeltaPeers = append(r.DeltaPeers, m.From)
+		r.Bytes += d.Bytes
+		r.Tokens += d.Tokens
+		lossSum += d.Loss * float64(d.Tokens)
+		if m.From == s.node.self {
+			r.Included = true
+		}
+		if d.Round+1 < c.Round {
+			r.Late++
+		}
+	}
+	if r.Tokens > 0 {
+		r.TrainLoss = lossSum / float64(r.Tokens)
+	}
+	s.book.mu.Lock()
+	last := s.book.file.last
+	if s.book.waiting != nil {
+		last = *s.book.waiting
+	}
+	s.book.mu.Unlock()
+	if last.Commit == c.Parent {
+		r.Total = last.Total + r.Tokens
+	} else { // rounds that this peer has not seen: what was handed out for them
+		r.Total = c.Cursor * s.parts.plan.Sequence
+	}
+	compute, exchange, wait := s.node.meter.lap(now)
+	r.Compute, r.Exchange, r.Wait = compute.Seconds(), exchange.Seconds(), wait.Seconds()
+	in, out := s.node.opt.Net.Bandwidth()
+	r.BytesIn, r.BytesOut = in-s.lastIn, out-s.lastOut
+	s.lastIn, s.lastOut = in, out
+	return r
+}
+
+// onFinal is called by the owner when a commit is final.
+func (s *steward) onFinal(e diloco.Finalized) {
+	s.node.mu.Lock()
+	s.node.final = e.Commit
+	s.node.mu.Unlock()
+	// A delta of round r is in by r+1+LateRounds, so what is included of rounds below is settled.
+	if settled := s.parts.manifest.Round.LateRounds + 1; e.Commit.Round > settled {
+		round := e.Commit.Round - settled
+		s.trainer.post(order{final: &round})
+	}
+	s.mu.Lock()
+	s.final, s.finalC = e.CID, e.Commit
+	s.mu.Unlock()
+	s.ring()
+}
+
+// onDone is called by the owner when the run is over: what remains is to
+// evaluate the result.
+func (s *steward) onDone(e diloco.Done) {
+	s.node.opt.Log.Info("the run is over", "round", e.Commit.Round, "commit", e.CID, "state", e.Commit.State)
+	s.evaluate(e.Commit, func() {
+		s.book.flush()
+		s.node.mu.Lock()
+		s.node.done, s.node.result, s.node.resultState = true, e.CID, e.Commit.State
+		s.node.mu.Unlock()
+		if s.node.opt.ExitWhenDone {
+			s.cancel(errOver)
+		}
+	})
+}
+
+// provideEvery is the least time between two provider records for heads.
+const provideEvery = 30 * time.Second
+
+// loop pins, prunes and provides until ctx ends.
+func (s *steward) loop(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	s.provide(ctx, &work, s.node.opt.Run)
+	var provided time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		}
+		s.mu.Lock()
+		heads := s.heads
+		s.heads = nil
+		final := s.finalC
+		s.mu.Unlock()
+		for i, h := range heads {
+			if err := s.parts.keeper.state(h.commit.State, h.commit.Round); err != nil {
+				s.node.opt.Log.Warn("keep a state", "round", h.commit.Round, "err", err)
+			}
+			if i+1 < len(heads) {
+				continue
+			}
+			keep := []wire.CID{h.commit.State}
+			if final != nil {
+				keep = append(keep, final.State)
+			}
+			s.parts.keeper.prune(ctx, h.commit.Round, h.final, keep...)
+			if time.Since(provided) > provideEvery {
+				provided = time.Now()
+				s.provide(ctx, &work, h.cid, h.commit.State)
+			}
+		}
+	}
+}
+
+// provide announces blocks in the DHT, apart.
+func (s *steward) provide(ctx context.Context, work *sync.WaitGroup, cids ...wire.CID) {
+	work.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		for _, c := range cids {
+			if err := s.node.opt.Net.Provide(ctx, c); err != nil && ctx.Err() == nil {
+				s.node.opt.Log.Debug("provide", "cid", c, "err", err)
+			}
+		}
+	})
+}
+
+// archivePin names the final commit up to which the archive is complete.
+const archivePin = "archive/tip"
+
+// backfillEvery is how often backfill looks for a new final commit.
+const backfillEvery = 5 * time.Second
+
+// backfill fetches the lineage from before this peer joined, and keeps it whole
+// from then on.
+func (s *steward) backfill(ctx context.Context) {
+	if s.node.opt.Prune {
+		return
+	}
+	tick := time.NewTicker(backfillEvery)
+	defer tick.Stop()
+	var tried wire.CID
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		tip := s.final
+		s.mu.Unlock()
+		if !tip.Defined() || tip == tried {
+			continue
+		}
+		tried = tip
+		if err := s.archive(ctx, tip); err != nil && ctx.Err() == nil {
+			s.node.opt.Log.Info("the archive has gaps still", "err", err)
+		}
+	}
+}
+
+// archive makes sure that all commits up to tip and all that they merged are held.
+func (s *steward) archive(ctx context.Context, tip wire.CID) error {
+	k, o := s.parts.keeper, s.owner
+	marker := k.pinned(archivePin)
+	for at := tip; at.Defined() && at != marker; {
+		limit, cancel := context.WithTimeout(ctx, o.patience)
+		c, err := getCommit(limit, o.blocks, at, o.sources())
+		if err == nil {
+			err = k.commit(at, c.Round)
+		}
+		if err == nil {
+			err = s.archiveDeltas(limit, c)
+		}
+		cancel()
+		if err != nil {
+			return err
+		}
+		at = c.Parent
+	}
+	return k.pin(archivePin, tip)
+}
+
+func (s *steward) archiveDeltas(ctx context.Context, c *diloco.Commit) error {
+	k, o := s.parts.keeper, s.owner
+	for _, w := range c.Merged() {
+		if k.pinned(roundPin("delta", w.Round, w.Block)).Defined() {
+			continue
+		}
+		from := o.sources([]wire.PeerID{w.Peer})
+		slices.Reverse(from) // those who merely have it, before its author, who serves it to all
+		h := codec.Header{Run: o.run, Parent: w.Parent, Peer: w.Peer}
+		if _, err := o.payload(ctx, w.Block, h, from); err != nil {
+			return err
+		}
+		if err := k.delta(w.Block, w.Round); err != nil {
+			return err
+		}
+	}
+	return nil
+}

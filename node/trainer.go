@@ -1,0 +1,445 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// plan is what the manifest fixes about the inner phase.
+type plan struct {
+	Steps    uint64 // inner steps of a round
+	Batch    uint64 // sequences of a step
+	Sequence uint64 // tokens of a sequence
+	Every    time.Duration
+	LR       func(step uint64) float64 // of the step'th inner step since genesis
+}
+
+// trainer runs inner phases. One goroutine, in run, owns everything but the
+// mailbox.
+type trainer struct {
+	run    wire.CID
+	self   wire.PeerID
+	dir    string
+	plan   plan
+	model  *Model
+	states *states
+	blocks Blocks
+	engine Engine
+	data   *dataset
+	meter  *meter
+	log    *slog.Logger
+	emit   func(diloco.Event)
+
+	mu     sync.Mutex // guards the mailbox: the following two
+	orders []order    // what the machine asked for, the oldest first
+	eval   *evalOrder // the latest state to evaluate, nil is none
+	wake   chan struct{}
+
+	debts    *debts
+	live     Trainer   // nil until the first phase
+	at       phaseHead // where the phase stands
+	saved    time.Time // when at was last written
+	saveCost time.Duration
+	adopted  wire.CID // the state whose weights live holds at step 0 of the phase
+}
+
+// order is one thing that the machine asks of the trainer: exactly one field is set.
+type order struct {
+	train    *diloco.Train
+	cut      *diloco.Cut
+	signed   *signedDelta
+	included wire.CID
+	expired  wire.CID
+	final    *uint64 // included payloads of rounds below it are settled
+}
+
+type signedDelta struct{ block, id wire.CID }
+
+// evalOrder asks for the validation loss of a state.
+type evalOrder struct {
+	round uint64
+	state wire.CID
+	done  func(loss float64, err error)
+}
+
+// errReplaced ends a phase for which nobody waits any more.
+var errReplaced = errors.New("replaced by another round")
+
+// errDiverged ends a phase whose loss is not finite.
+var errDiverged = errors.New("the inner steps diverged")
+
+// post puts an order into the mailbox. A Train makes earlier ones that nobody
+// has begun, and their Cuts, pointless.
+func (t *trainer) post(o order) {
+	t.mu.Lock()
+	if o.train != nil {
+		kept := t.orders[:0]
+		begun := true // Cuts before the first queued Train are for the phase under way
+		for _, q := range t.orders {
+			if q.train != nil {
+				begun = false
+				continue
+			}
+			if q.cut != nil && !begun {
+				continue
+			}
+			kept = append(kept, q)
+		}
+		t.orders = kept
+	}
+	t.orders = append(t.orders, o)
+	t.mu.Unlock()
+	t.ring()
+}
+
+// evaluate asks for a validation loss, in the trainer's idle time. A later
+// request replaces one that was not begun, whose done is then never called.
+func (t *trainer) evaluate(e *evalOrder) {
+	t.mu.Lock()
+	t.eval = e
+	t.mu.Unlock()
+	t.ring()
+}
+
+func (t *trainer) ring() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// loop carries out orders until ctx ends.
+func (t *trainer) loop(ctx context.Context) error {
+	defer t.close()
+	for ctx.Err() == nil {
+		if job := t.nextJob(ctx); job != nil {
+			t.work(ctx, *job)
+			continue
+		}
+		if t.debts.dirty {
+			if err := t.persist(ctx); err != nil {
+				continue
+			}
+		}
+		if e := t.nextEval(); e != nil {
+			e.done(t.evalState(ctx, e.state))
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-t.wake:
+		}
+	}
+	return nil
+}
+
+func (t *trainer) nextEval() *evalOrder {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.eval
+	t.eval = nil
+	return e
+}
+
+// nextJob settles what is before the next Train and returns that, or nil.
+func (t *trainer) nextJob(ctx context.Context) *diloco.Train {
+	for {
+		t.mu.Lock()
+		if len(t.orders) == 0 {
+			t.mu.Unlock()
+			return nil
+		}
+		o := t.orders[0]
+		t.orders = t.orders[1:]
+		t.mu.Unlock()
+		if o.train != nil {
+			return o.train
+		}
+		t.settle(ctx, o) // a Cut here is for a phase that is over
+	}
+}
+
+// settle notes the fate of payloads.
+func (t *trainer) settle(ctx context.Context, o order) {
+	switch {
+	case o.signed != nil:
+		t.debts.signed(o.signed.block, o.signed.id)
+	case o.included.Defined():
+		t.debts.included(o.included)
+		t.meter.setContributed(t.debts.counted)
+	case o.expired.Defined():
+		if err := t.debts.expired(ctx, o.expired); err != nil {
+			t.log.Warn("take back an expired payload", "err", err)
+		}
+		t.meter.setContributed(t.debts.counted)
+	case o.final != nil:
+		t.debts.final(*o.final)
+	}
+}
+
+// during looks at the mailbox between two inner steps. It reports that the
+// phase is to end, or errReplaced; job follows a Train that goes on with it.
+func (t *trainer) during(ctx context.Context, job *diloco.Train) (cut bool, err error) {
+	for {
+		t.mu.Lock()
+		if len(t.orders) == 0 {
+			t.mu.Unlock()
+			return false, nil
+		}
+		o := t.orders[0]
+		if n := o.train; n != nil {
+			if n.Round != job.Round || n.State != job.State {
+				t.mu.Unlock()
+				return false, errReplaced // and leave it for nextJob
+			}
+			*job = *n
+		}
+		t.orders = t.orders[1:]
+		t.mu.Unlock()
+		if o.cut != nil {
+			if o.cut.Head == job.Head {
+				return true, nil
+			}
+			continue
+		}
+		t.settle(ctx, o)
+	}
+}
+
+// work carries out one Train, again and again where the machine below fails.
+func (t *trainer) work(ctx context.Context, job diloco.Train) {
+	wait := time.Second
+	for {
+		delta, err := t.phase(ctx, &job)
+		switch {
+		case err == nil:
+			t.meter.clear("training")
+			t.emit(diloco.Trained{Delta: delta})
+			return
+		case ctx.Err() != nil || errors.Is(err, errReplaced):
+			return
+		case errors.Is(err, errDiverged):
+			t.log.Warn("nothing to send for this round", "round", job.Round, "err", err)
+			t.meter.reject("own phase diverged")
+			t.close() // its moments are spoilt as well
+			t.forget()
+			t.emit(diloco.Trained{Delta: t.empty(job)})
+			return
+		}
+		t.meter.trouble("training", err)
+		t.log.Error("inner phase", "round", job.Round, "err", err, "retry", wait)
+		t.close()
+		if !t.sleep(ctx, wait, job) {
+			return
+		}
+		wait = min(2*wait, 30*time.Second)
+	}
+}
+
+// sleep waits; it returns false where ctx ended or another round came.
+func (t *trainer) sleep(ctx context.Context, d time.Duration, job diloco.Train) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-t.wake:
+			if _, err := t.during(ctx, &job); err != nil {
+				t.ring()
+				return false
+			}
+		}
+	}
+}
+
+func (t *trainer) empty(job diloco.Train) diloco.Delta {
+	return diloco.Delta{Parent: job.Head, Round: job.Round, State: job.State}
+}
+
+// phase does the inner steps of one round, or the rest of them, and returns
+// the delta, durable but not signed.
+func (t *trainer) phase(ctx context.Context, job *diloco.Train) (diloco.Delta, error) {
+	if err := t.debts.unsent(ctx, job.Round, job.State); err != nil {
+		return diloco.Delta{}, err
+	}
+	if p := t.debts.find(job.Round, job.State); p != nil {
+		return t.again(ctx, *p, job.Head)
+	}
+	start, err := t.states.get(ctx, job.State)
+	if err != nil {
+		return diloco.Delta{}, fmt.Errorf("state to train from: %w", err)
+	}
+	if err := t.begin(start, job); err != nil {
+		return diloco.Delta{}, err
+	}
+	t.meter.begin(job.Round, t.at.Step, t.plan.Steps)
+	defer t.meter.end()
+	for t.at.Step < t.plan.Steps {
+		cut, err := t.during(ctx, job)
+		if err != nil {
+			return diloco.Delta{}, err
+		}
+		if cut {
+			break
+		}
+		if err := t.step(ctx, job); err != nil {
+			return diloco.Delta{}, err
+		}
+		if ctx.Err() != nil {
+			// A clean end costs not even the steps since the last snapshot.
+			return diloco.Delta{}, errors.Join(ctx.Err(), t.snapshot())
+		}
+		if time.Since(t.saved) >= max(t.plan.Every, 20*t.saveCost) {
+			if err := t.snapshot(); err != nil {
+				t.meter.trouble("snapshot", err) // training needs no disk; the next may succeed
+			} else {
+				t.meter.clear("snapshot")
+			}
+		}
+	}
+	return t.finish(ctx, start, *job)
+}
+
+// again answers with the payload that this round and state already have.
+func (t *trainer) again(ctx context.Context, p pending, head wire.CID) (diloco.Delta, error) {
+	if p.Delta.Parent == head {
+		return p.Delta, nil
+	}
+	delta, err := t.debts.resend(ctx, p, head)
+	if err != nil {
+		return delta, err
+	}
+	return delta, t.persist(ctx)
+}
+
+// begin makes live hold the weights that the phase goes on from.
+func (t *trainer) begin(start *State, job *diloco.Train) error {
+	if t.live == nil {
+		if err := t.open(start); err != nil {
+			return err
+		}
+	}
+	if !t.at.Trained && t.at.Round == job.Round && t.at.State == job.State && t.at.Step > 0 {
+		t.meter.resumed(t.at.Step)
+		return nil
+	}
+	if err := t.live.SetParams(start.Params); err != nil {
+		return fmt.Errorf("set weights: %w", err)
+	}
+	t.at = phaseHead{Run: t.run, Round: job.Round, State: job.State, Total: t.at.Total}
+	t.saved = time.Now()
+	return nil
+}
+
+// step does one inner step.
+func (t *trainer) step(ctx context.Context, job *diloco.Train) error {
+	began := time.Now()
+	batch, err := t.data.batch(ctx, *job, t.at.Step)
+	if err != nil {
+		return fmt.Errorf("batch of round %d, step %d: %w", job.Round, t.at.Step, err)
+	}
+	ready := time.Now()
+	loss, err := t.live.Step(batch, t.plan.LR((max(job.Round, 1)-1)*t.plan.Steps+t.at.Step))
+	if err != nil {
+		return fmt.Errorf("round %d, inner step %d: %w", job.Round, t.at.Step, err)
+	}
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return fmt.Errorf("round %d, inner step %d: %w: loss is %v", job.Round, t.at.Step, errDiverged, loss)
+	}
+	tokens := t.plan.Batch * t.plan.Sequence
+	t.at.Step++
+	t.at.LossSum += loss
+	t.at.Tokens += tokens
+	t.at.Total += tokens
+	t.at.Compute += uint64(time.Since(ready))
+	t.meter.advance(t.at, tokens, time.Since(began))
+	return nil
+}
+
+// finish turns the local weights into a payload, durably.
+func (t *trainer) finish(ctx context.Context, start *State, job diloco.Train) (diloco.Delta, error) {
+	msg := t.empty(job)
+	if t.at.Step == 0 {
+		return msg, nil
+	}
+	msg.Steps, msg.Tokens, msg.Loss = t.at.Step, t.at.Tokens, t.at.LossSum/float64(t.at.Step)
+	w := t.live.Params()
+	if len(w) != len(start.Params) {
+		return msg, fmt.Errorf("the engine has %d parameters, the state %d", len(w), len(start.Params))
+	}
+	delta := make([]float32, len(w)) // Δ = θ − w (DiLoCo, algorithm 1, line 12)
+	for i, p := range start.Params {
+		delta[i] = p - w[i]
+		if d := float64(delta[i]); math.IsNaN(d) || math.IsInf(d, 0) {
+			return msg, fmt.Errorf("%w: weight %d is %v", errDiverged, i, w[i])
+		}
+	}
+	msg, err := t.debts.encode(ctx, msg, delta)
+	if err != nil {
+		return msg, err
+	}
+	if err := t.persist(ctx); err != nil {
+		return msg, err
+	}
+	t.at.Trained = true
+	if time.Since(t.saved) >= t.plan.Every {
+		if err := t.snapshot(); err != nil {
+			t.meter.trouble("snapshot", err)
+		}
+	}
+	return msg, nil
+}
+
+// persist saves the debts, as often as it takes: a payload is not offered
+// before what it left out is on disk.
+func (t *trainer) persist(ctx context.Context) error {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		err := t.debts.save()
+		if err == nil {
+			t.meter.clear("feedback")
+			return nil
+		}
+		t.meter.trouble("feedback", err)
+		t.log.Error("save the error feedback", "err", err, "retry", wait)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// evalState returns the validation loss of a state. The phase must be over:
+// live's weights are replaced.
+func (t *trainer) evalState(ctx context.Context, c wire.CID) (float64, error) {
+	s, err := t.states.get(ctx, c)
+	if err != nil {
+		return 0, fmt.Errorf("state to evaluate: %w", err)
+	}
+	if t.live == nil {
+		if err := t.open(s); err != nil {
+			return 0, err
+		}
+	}
+	if !t.at.Trained && t.at.Step > 0 {
+		return 0, errors.New("an inner phase is under way")
+	}
+	if err := t.live.SetParams(s.Params); err != nil {
+		return 0, fmt.Errorf("set weights: %w", err)
+	}
+	return t.data.validate(ctx, t.live)
+}
+
+func (t *trainer) path() string { return filepath.Join(t.dir, phaseFile) }
