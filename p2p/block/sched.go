@@ -17,7 +17,8 @@ const (
 	lead        = 200 * time.Millisecond // keep this much work, plus two round trips, at each provider
 	newBlocks   = 3                      // blocks in flight at a provider of unknown rate
 	maxInFlight = 16 << 20               // bytes in flight at one provider
-	rateMemory  = 3 * time.Second        // time constant of the rate's average
+	rateMemory  = 2 * time.Second        // time constant of the rate's average
+	rateSample  = 512 << 10              // bytes after which a rate counts as known
 	stallMin    = 1500 * time.Millisecond
 	stallNew    = 5 * time.Second // for a provider of unknown rate
 	stallMax    = 10 * time.Second
@@ -94,6 +95,7 @@ type source struct {
 	rtt      time.Duration
 	rateB    float64 // bytes and seconds, both fading with rateMemory
 	rateT    float64
+	sampled  int64     // bytes that the rate was made of
 	seen     uint64    // byte counter at the last progress call
 	at       time.Time // of the last progress call
 	partial  int64     // bytes that arrived of what is in flight
@@ -166,7 +168,7 @@ func (s *sched) addSource(p wire.PeerID, rate float64, seen uint64, now time.Tim
 	}
 	x := &source{id: p, seen: seen, at: now}
 	if rate > 0 {
-		x.rateB, x.rateT = rate/2, 0.5 // half a second's worth: soon overruled by what is measured
+		x.rateB, x.rateT, x.sampled = rate/2, 0.5, rateSample // half a second's worth: soon overruled by what is measured
 	}
 	s.peers[p] = x
 	s.order = append(s.order, x)
@@ -183,13 +185,19 @@ func (s *sched) setReady(p wire.PeerID, seen uint64, now time.Time) {
 func (s *sched) progress(x *source, total uint64, now time.Time) {
 	d := float64(total - x.seen)
 	dt := now.Sub(x.at).Seconds()
-	x.seen, x.at = total, now
-	if len(x.asks) == 0 || dt <= 0 {
+	x.seen = total
+	if len(x.asks) == 0 {
+		x.at = now
 		return
 	}
+	if dt <= 0 && d == 0 { // the first answer is on its way
+		return
+	}
+	x.at, dt = now, max(dt, 0)
 	fade := math.Exp(-dt / rateMemory.Seconds())
 	x.rateB, x.rateT = x.rateB*fade+d, x.rateT*fade+dt
 	x.partial += int64(d)
+	x.sampled += int64(d)
 	if d > 0 {
 		x.last = now
 	}
@@ -197,13 +205,13 @@ func (s *sched) progress(x *source, total uint64, now time.Time) {
 
 // rate is what p delivers in bytes/s, assumed while nothing was measured.
 func (x *source) rate() float64 {
-	if x.rateT <= 0 || x.rateB <= 0 {
+	if !x.known() {
 		return assumedRate
 	}
 	return max(1, x.rateB/x.rateT)
 }
 
-func (x *source) known() bool { return x.rateB > 0 && x.rateT > 0 && x.answered }
+func (x *source) known() bool { return x.sampled >= rateSample && x.rateT > 0 }
 
 func (x *source) rtts() float64 {
 	if x.rtt <= 0 {
@@ -464,7 +472,8 @@ func (s *sched) late(x *source, now time.Time) *want {
 // give puts w in flight at x.
 func (s *sched) give(out []order, x *source, w *want, now time.Time) []order {
 	if len(x.asks) == 0 {
-		x.last, x.at = now, now
+		x.last = now
+		x.at = now.Add(x.rtt) // the way there and back is not the line's rate
 	}
 	a := &ask{w: w, p: x, at: now}
 	w.asks = append(w.asks, a)

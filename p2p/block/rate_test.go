@@ -1,0 +1,115 @@
+package block
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ipfs/boxo/bitswap/client"
+	"github.com/ipfs/boxo/bitswap/network/bsnet"
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// rateOfOurs is the time to fetch a file of the given size from n sources, and
+// the blocks that came twice.
+func rateOfOurs(t *testing.T, n, size int) (took time.Duration, dups uint64) {
+	synctest.Test(t, func(t *testing.T) {
+		me, sources, dir := star(t, n, map[string][]byte{"f": bytesOf(3, size)})
+		t0 := time.Now()
+		if err := me.x.FetchDir(t.Context(), dir, peers(sources...), 1<<40, nil); err != nil {
+			t.Fatal(err)
+		}
+		took = time.Since(t0)
+		time.Sleep(3 * time.Second) // duplicates under way
+		dups = me.x.Stats().Duplicates + me.x.Stats().Unasked
+	})
+	return took, dups
+}
+
+// rateOfBoxo is the same with a session of boxo's client, which is given all
+// leaves at once.
+func rateOfBoxo(t *testing.T, n, size int) (took time.Duration, dups uint64) {
+	synctest.Test(t, func(t *testing.T) {
+		data := bytesOf(3, size)
+		me, sources, _ := star(t, n, map[string][]byte{"f": data})
+		me.stop() // its host stays
+		var leaves []cid.Cid
+		for len(data) > 0 {
+			k := min(chunkSize, len(data))
+			leaves = append(leaves, toCid(wire.SumCID(wire.CodecRaw, data[:k])))
+			data = data[k:]
+		}
+		s, err := Open(t.TempDir(), Options{NoSync: true, wrap: inMemory})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		h := me.h.Libp2p()
+		nw := bsnet.NewFromIpfsHost(h)
+		c := client.New(ctx, nw, nil, served{s})
+		nw.Start(c)
+		defer nw.Stop()
+		defer c.Close()
+		time.Sleep(time.Second)
+		t0 := time.Now()
+		ch, err := c.NewSession(ctx).GetBlocks(ctx, leaves)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for b := range ch {
+			w, _ := wire.CIDFromBytes(b.Cid().Bytes())
+			if err := s.PutCID(ctx, w, b.RawData()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		took = time.Since(t0)
+		if u := s.Usage(); u.Bytes != int64(size) {
+			t.Fatalf("%d bytes came", u.Bytes)
+		}
+		time.Sleep(3 * time.Second)
+		st, err := c.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dups = st.DupBlksReceived
+		_ = sources
+	})
+	return took, dups
+}
+
+// TestFetchRate measures, in virtual time, how fast a fetch from one and from
+// five sources is (20 Mbit/s up each, 100 ms round trip) against a session of
+// boxo's own client. It is a benchmark, but bubbles need a *testing.T.
+// SHOAL_BENCH=1 runs the large sizes.
+func TestFetchRate(t *testing.T) {
+	sizes := []int{16}
+	if os.Getenv("SHOAL_BENCH") != "" {
+		sizes = []int{8, 32, 128}
+	} else if testing.Short() {
+		t.Skip("takes some seconds of CPU")
+	}
+	if v, err := strconv.Atoi(os.Getenv("SHOAL_BENCH_MIB")); err == nil {
+		sizes = []int{v}
+	}
+	for _, mib := range sizes {
+		for _, n := range []int{1, 5} {
+			line := min(float64(n)*20e6, 100e6) / 8
+			ideal := float64(mib<<20) / line
+			ours, dups := rateOfOurs(t, n, mib<<20)
+			boxo, boxoDups := rateOfBoxo(t, n, mib<<20)
+			t.Logf("%3d MiB from %d: ours %6.2f s (%2.0f %% of the line, %d duplicates), boxo's session %6.2f s (%2.0f %%, %d), ratio %.2f",
+				mib, n, ours.Seconds(), 100*ideal/ours.Seconds(), dups, boxo.Seconds(), 100*ideal/boxo.Seconds(), boxoDups, boxo.Seconds()/ours.Seconds())
+			if n > 1 && boxo < ours*11/10 {
+				t.Errorf("from %d sources the fetch takes %v, boxo's session %v: striping does not work", n, ours, boxo)
+			}
+		}
+	}
+}
+
