@@ -240,6 +240,7 @@ func Decode(b []byte) (*Manifest, error) {
 	if err := m.Validate(); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
+	m.trim()
 	return m, nil
 }
 

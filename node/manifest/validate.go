@@ -193,7 +193,7 @@ func (m *Manifest) validateInner(p *Problems) {
 	p.uint("inner.steps", in.Steps, 0, MaxSteps)
 	steps := m.ScheduleSteps()
 	warm := p.uint("inner.warmup", in.Warmup, 0, MaxSteps)
-	if warm && in.Warmup > steps {
+	if warm && steps > 0 && in.Warmup > steps {
 		p.add("inner.warmup", 0, "%d is above the schedule's %d steps", in.Warmup, steps)
 	}
 	if p.oneOf("inner.schedule", in.Schedule, "constant", "cosine", "wsd") && p.uint("inner.decay_steps", in.DecaySteps, 0, MaxSteps) {
@@ -202,7 +202,7 @@ func (m *Manifest) validateInner(p *Problems) {
 			p.add("inner.decay_steps", 0, "%d, but only the wsd schedule has them: write 0", in.DecaySteps)
 		case in.Schedule == "wsd" && in.DecaySteps == 0:
 			p.add("inner.decay_steps", 0, "missing: the wsd schedule must decay")
-		case warm && in.DecaySteps != 0 && in.Warmup+in.DecaySteps > steps:
+		case warm && steps > 0 && in.Warmup+in.DecaySteps > steps:
 			p.add("inner.decay_steps", 0, "%d and a warm-up of %d are more than the schedule's %d steps", in.DecaySteps, in.Warmup, steps)
 		}
 	}

@@ -66,7 +66,18 @@ func (m *Manifest) derive(set map[string]int) {
 	if unset("max_position_embeddings") && m.Inner.Sequence > 0 {
 		c.MaxPositionEmbeddings = m.Inner.Sequence
 	}
+	m.trim()
 	slices.SortFunc(m.Admission.Allow, func(a, b Address) int { return bytes.Compare(a[:], b[:]) })
+}
+
+// trim makes empty lists nil, so that equal manifests are deeply equal.
+func (m *Manifest) trim() {
+	if len(m.Model.Config.EOS) == 0 {
+		m.Model.Config.EOS = nil
+	}
+	if len(m.Admission.Allow) == 0 {
+		m.Admission.Allow = nil
+	}
 }
 
 // Parse reads a manifest from YAML, fills in the defaults and validates it. Its
