@@ -30,9 +30,9 @@ func (d *Device) MatMul(l gpu.Layout, c, a, b gpu.Matrix, accumulate bool) {
 // small that their edges cost more than they gain. Results do not depend on
 // the choice.
 func (j *matmulJob) cut(threads int) {
-	const panel, least, small = 64, 48, 1 << 19
+	const panel, least, small = 64, 48, 1 << 20
 	j.rows, j.cols = j.m, j.n
-	want := min(4*threads, j.m*j.n/small*j.k)
+	want := min(4*threads, j.m*j.n*j.k/small)
 	if threads == 1 || want < 2 {
 		want = 1
 	}
