@@ -131,7 +131,9 @@ func TestConfigErrors(t *testing.T) {
 		"addresses":       edit(func(c *Config) { c.Announce = make([]string, 17) }),
 		"bootstrap":       edit(func(c *Config) { c.Bootstrap = []string{"/ip4/127.0.0.1/tcp/1"} }),
 		"16Uiu2":          edit(func(c *Config) { c.Bootstrap = []string{"/p2p/" + id} }),
-		"QmcZf59bWwK5":    edit(func(c *Config) { c.Bootstrap = []string{"/ip4/127.0.0.1/tcp/1/p2p/QmcZf59bWwK5XFi76CZX8cbJ4BhTzzA3gU1ZjYZcYW3dwt"} }),
+		"QmcZf59bWwK5": edit(func(c *Config) {
+			c.Bootstrap = []string{"/ip4/127.0.0.1/tcp/1/p2p/QmcZf59bWwK5XFi76CZX8cbJ4BhTzzA3gU1ZjYZcYW3dwt"}
+		}),
 	} {
 		h, err := New(c)
 		if err == nil {
