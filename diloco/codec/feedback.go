@@ -14,13 +14,15 @@ import (
 // A Feedback is what one peer still owes the swarm: the part e of its
 // pseudo-gradients that no payload carried, because rounding left it out or
 // because the payload was never merged (error feedback, Seide et al. 2014;
-// Karimireddy et al. 2019, algorithm 1). Each payload is made of u = Δ + β·e.
+// Karimireddy et al. 2019, algorithm 1). Each payload is made of u = Δ + e.
 //
-//	Encode   e ← u − payload (int4, topk), or 0 (int8, whose rounding costs nothing measurable)
+//	Encode   e ← β·(u − payload)
 //	Merged   the payload is in a commit: nothing is owed for it
 //	Fold     the payload will never be merged: e ← e + payload
 //
-// β is 1 for int8 and int4. For topk it is 0.95, as in SparseLoCo.
+// β is 1 for int4 and 0.95 for topk, as in SparseLoCo, which multiplies by it one round
+// later: here what Fold takes back does not decay. For int8, whose rounding costs nothing
+// measurable, β is 0.
 //
 // A Feedback remembers the parents of payloads that were neither merged nor
 // folded, so that doing either twice changes nothing. Its byte form survives a
@@ -41,11 +43,15 @@ const MaxOutstanding = 64
 // NewFeedback returns a Feedback that owes nothing.
 func NewFeedback(c *Codec) *Feedback { return &Feedback{codec: c} }
 
+// beta returns how much of what rounding leaves out is kept.
 func (f *Feedback) beta() float32 {
-	if f.codec.spec.Kind == TopK {
+	switch f.codec.spec.Kind {
+	case Int4:
+		return 1
+	case TopK:
 		return 0.95
 	}
-	return 1
+	return 0
 }
 
 // Encode makes the payload of the pseudo-gradient delta and of what was owed.
@@ -61,15 +67,14 @@ func (f *Feedback) Encode(h Header, delta []float32) (*Delta, error) {
 	if len(delta) != f.codec.params {
 		return nil, fmt.Errorf("encode: %d values for %d parameters", len(delta), f.codec.params)
 	}
-	beta := f.beta()
 	for i, e := range f.e {
-		delta[i] = delta[i] + float32(beta*e)
+		delta[i] = delta[i] + e
 	}
 	d, err := f.codec.Encode(h, delta)
 	if err != nil {
 		return nil, err
 	}
-	if f.codec.spec.Kind == Int8 {
+	if beta := f.beta(); beta == 0 {
 		f.e = nil
 	} else {
 		if f.e == nil {
@@ -78,6 +83,9 @@ func (f *Feedback) Encode(h Header, delta []float32) (*Delta, error) {
 		copy(f.e, delta)
 		if err := d.SubtractFrom(f.e); err != nil {
 			return nil, err
+		}
+		for i := range f.e {
+			f.e[i] = float32(beta * f.e[i])
 		}
 	}
 	f.out = append(f.out, h.Parent)
