@@ -318,15 +318,14 @@ func (f *fetch) advance(now time.Time) error {
 }
 
 // outlook looks for more providers when those we have will not do, and from
-// time to time; it gives up when a search brought nothing new.
+// time to time. It gives up when a search brought nothing new and all that can
+// be had is there.
 func (f *fetch) outlook(now time.Time) error {
-	c, none := f.sched.hopeless(now)
-	if len(f.links) == 0 && !none && len(f.sched.wants) > 0 {
-		c, none = f.root, true
-	}
+	c, some, all := f.sched.hopeless(now)
+	recent := f.x.find == nil || f.searches > 0 && now.Sub(f.searched) < searchAgain
 	switch {
 	case f.looking:
-	case none && len(f.spare) > 0: // make room for one that was not asked yet
+	case some && len(f.spare) > 0: // make room for one that was not asked yet
 		for _, x := range f.sched.order {
 			if x.state == ready && len(x.asks) == 0 {
 				f.sched.drop(x.id, gone)
@@ -334,9 +333,11 @@ func (f *fetch) outlook(now time.Time) error {
 				break
 			}
 		}
-	case none && (f.x.find == nil || f.searches > 0 && now.Sub(f.searched) < searchAgain):
+	case some && !recent:
+		f.search(now)
+	case all && f.unsaved == 0:
 		return fmt.Errorf("%w: %s (%d peers asked, %d of them not reached)", ErrUnavailable, c, len(f.tried), f.failed)
-	case none || f.x.find != nil && now.Sub(f.searched) >= searchAgain:
+	case f.x.find != nil && now.Sub(f.searched) >= searchAgain:
 		f.search(now)
 	}
 	return nil

@@ -112,4 +112,3 @@ func TestFetchRate(t *testing.T) {
 		}
 	}
 }
-

@@ -351,18 +351,23 @@ func (x *source) serves(w *want, now time.Time) bool {
 }
 
 // hopeless returns a wanted block that no provider, ready or on its way, can
-// be asked for.
-func (s *sched) hopeless(now time.Time) (wire.CID, bool) {
-	dialling := slices.ContainsFunc(s.order, func(x *source) bool { return x.state == dialing })
-	if dialling {
-		return "", false
+// be asked for, and whether there is nothing else to do.
+func (s *sched) hopeless(now time.Time) (c wire.CID, some, all bool) {
+	all = true
+	for _, x := range s.order {
+		if x.state == dialing {
+			return "", false, false
+		}
+		all = all && len(x.asks) == 0
 	}
 	for _, w := range s.queue[:min(len(s.queue), scanQueue)] {
-		if !slices.ContainsFunc(s.order, func(x *source) bool { return x.serves(w, now) }) {
-			return w.cid, true
+		if slices.ContainsFunc(s.order, func(x *source) bool { return x.serves(w, now) }) {
+			all = false
+		} else if !some {
+			c, some = w.cid, true
 		}
 	}
-	return "", false
+	return c, some, some && all
 }
 
 // next returns what to ask for now, and its size: budget bytes or a little more.
