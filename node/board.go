@@ -84,8 +84,8 @@ func NewBoard(net Net, log *slog.Logger) (*Board, error) {
 // Announce tells the swarm of a run from now on, at once and every two
 // minutes. round gives the head's round at the time of each announcement.
 func (b *Board) Announce(ctx context.Context, key *wire.Key, run wire.CID, name string, round func() uint64) error {
-	if name == "" || len(name) > maxName || !run.Defined() {
-		return fmt.Errorf("announcement of run %s: the name has %d bytes, want 1 to %d", run.Short(), len(name), maxName)
+	if err := checkName(name); err != nil {
+		return err
 	}
 	say := func() (wire.Signed, error) {
 		body, err := wire.Marshal(&Announce{Name: name, Round: round(), Time: uint64(time.Now().Unix())})
@@ -202,7 +202,10 @@ func (b *Board) ask(ctx context.Context, p wire.PeerID) error {
 	return nil
 }
 
-func (b *Board) judge(_ context.Context, _ wire.PeerID, data []byte) wire.Judgement {
+func (b *Board) judge(_ context.Context, from wire.PeerID, data []byte) wire.Judgement {
+	if from == b.net.Self() {
+		return wire.Accept
+	}
 	m, err := wire.Decode(data)
 	if err != nil || m.Kind != wire.KindAnnounce {
 		return wire.Reject
@@ -228,15 +231,23 @@ func decodeAnnounce(body []byte) (a Announce, err error) {
 	if err := wire.Unmarshal(body, &a); err != nil {
 		return a, err
 	}
-	if a.Name == "" || len(a.Name) > maxName || a.Time > 1<<40 {
-		return a, errors.New("announcement's name or time is out of bounds")
+	if a.Time > 1<<40 {
+		return a, errors.New("announcement's time is out of bounds")
 	}
-	for _, c := range []byte(a.Name) {
+	return a, checkName(a.Name)
+}
+
+// checkName holds a run's name to what a manifest may say.
+func checkName(name string) error {
+	if name == "" || len(name) > maxName {
+		return fmt.Errorf("announced name has %d bytes, want 1 to %d", len(name), maxName)
+	}
+	for _, c := range []byte(name) {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return a, fmt.Errorf("announced name %q holds more than a-z, 0-9 and -", a.Name)
+			return fmt.Errorf("announced name %q holds more than a-z, 0-9 and -", name)
 		}
 	}
-	return a, nil
+	return nil
 }
 
 // keep remembers an announcement and reports whether it was news.

@@ -66,6 +66,7 @@ func openLedger(open func() (journalFile, []journal.Record, error), run wire.CID
 			return nil, errors.Join(fmt.Errorf("journal record %d: %w", i, err), file.Close())
 		}
 	}
+	l.prune()
 	return l, nil
 }
 
