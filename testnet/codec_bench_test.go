@@ -85,7 +85,8 @@ func newLossBench(b *testing.B) *lossBench {
 	return l
 }
 
-// benchText returns the text of SHOAL_BENCH_TEXT, of the demo, or of the workshop.
+// benchText returns the text of SHOAL_BENCH_TEXT, that of the demo, or tinyshakespeare from a
+// folder beside the repository.
 func benchText(b *testing.B) string {
 	paths, err := filepath.Glob("demo/*.txt")
 	if err != nil {

@@ -245,15 +245,16 @@ func TestDiskFullThenSpace(t *testing.T) {
 	if err := j.Append(rec(1)); err != nil {
 		t.Fatal(err)
 	}
-	d.failAt, d.keep = d.ops+1, 7
-	err = j.Append(rec(2))
+	d.failAt, d.keep = d.ops+1, 70 // more than the next append overwrites
+	err = j.Append(rec(2), rec(2), rec(2), rec(2))
 	if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), "dir/wal") {
 		t.Errorf("full disk: %v", err)
 	}
 	if err := j.Append(rec(3)); err != nil {
 		t.Errorf("append once there is space: %v", err)
 	}
-	if _, got, err := open(d, "dir"); err != nil || !same(got, []Record{rec(1), rec(3)}) {
+	j, got, err := open(d, "dir")
+	if err != nil || !same(got, []Record{rec(1), rec(3)}) || j.Report().String() != "" {
 		t.Error(got, err)
 	}
 }
