@@ -47,7 +47,7 @@ func DecodeCommit(b []byte) (*Commit, error) {
 		return nil, fmt.Errorf("commit: round %d is out of range", c.Round)
 	case (c.Round == 0) == c.Parent.Defined():
 		return nil, errors.New("commit: only genesis has no parent")
-	case len(c.Votes) > MaxRoster || len(c.Joins) > MaxNames || len(c.Deltas) > 2*MaxNames:
+	case len(c.Votes) > MaxRoster || len(c.Joins) > 2*MaxNames || len(c.Deltas) > 2*MaxNames:
 		return nil, errors.New("commit: too many votes, joins or deltas")
 	case len(c.Roster) > 2*MaxRoster || len(c.Voters) > 4*MaxRoster:
 		return nil, errors.New("commit: roster or voters are too long")
@@ -59,11 +59,14 @@ func DecodeCommit(b []byte) (*Commit, error) {
 // round, ascending by the CID of its block (then of its envelope), weighted by
 // its tokens, halved for each round that it was late. It is nil if a delta of
 // c does not decode, which VerifyCommit excludes.
-func (c *Commit) Merged() []Weighted { return nil }
-
-// VerifyCommit checks everything about c but the content of its state: that
-// it is the commit which its votes make of parent. past finds an ancestor of
-// parent, or parent, by CID, and returns nil for all else; it must reach back
-// to parent.Final and cfg.LateRounds before parent. Of cfg it uses the run's rules, Open and
-// Verify.
-func VerifyCommit(cfg Config, parent, c *Commit, past func(wire.CID) *Commit) error { return nil }
+func (c *Commit) Merged() []Weighted {
+	deltas := make([]*Message, len(c.Deltas))
+	for i := range c.Deltas {
+		m, err := Open(&c.Deltas[i])
+		if err != nil || m.Kind != wire.KindDelta || m.Body.(*Delta).Round >= c.Round {
+			return nil
+		}
+		deltas[i] = m
+	}
+	return merge(c.Round, deltas)
+}

@@ -6,57 +6,262 @@ import (
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
+// observer is the role of a peer that follows and says nothing.
+const observer = "observer"
+
+// defaultDeadline is Config.Deadline's default.
+const defaultDeadline = time.Minute
+
 // A Machine is one peer's view of the chain. It is not safe for concurrent use.
 type Machine struct {
-	cfg Config
+	cfg     Config
+	genesis *node
+
+	// The tree of verified commits, from root up.
+	nodes   map[wire.CID]*node
+	root    *node // the oldest kept
+	final   *node // the last final one
+	just    *node // the highest justified one
+	head    *node // what this peer builds on; its state is here
+	target  *node // what fork choice wants as head
+	toFinal *node // found final, not yet acted upon
+	dirty   bool  // target is to be chosen anew
+	gen     uint64
+
+	// What peers said, of the rounds that matter.
+	attesters []*attester // ascending by peer
+	deltas    map[wire.CID]*delta
+	work      map[wire.PeerID][]*delta
+	retries   map[wire.CID]*delta      // whose fetch failed
+	joins     map[wire.PeerID]*Message // the latest of each
+	joinsByID map[wire.CID]*Message
+	ballots   map[wire.CID]*ballot
+	convicted map[wire.PeerID]*Evidence
+	evidence  []*Message
+	proofs    map[wire.PeerID]*Message
+	seq       int
+
+	// What this peer said. Each is noted when Sign is asked for, so that nothing
+	// is ever said twice in different words.
+	attested, attestedSource uint64
+	voted, sentDelta         map[wire.CID]uint64 // by parent: its round
+	lastJoin                 *Message
+	joinAsked                uint64   // round of the last Join asked for, plus 1
+	open                     []*delta // own, neither in a final commit nor expired
+
+	// What is being fetched or computed. See sync.go.
+	wants      map[wire.CID]*want
+	orphans    map[wire.CID]*orphan
+	orphansOf  map[wire.CID][]wire.CID // by parent
+	ready      []wire.CID              // orphans whose parent is in the tree
+	refused    map[wire.CID]uint64     // bad commits, and their rounds
+	job        *job                    // the outer step under way
+	jobs       uint64
+	state      *node // whose state is being fetched
+	stateNext  time.Time
+	stateTries int
+	fetches    uint64
+
+	r       round
+	inner   inner
+	paces   []time.Duration // of the last rounds
+	leaving bool
+	done    bool
+
+	now      time.Time
+	wake     time.Time
+	again    bool // more to do at once
+	out      []Effect
+	rejected map[string]uint64
 }
 
 // New makes the machine of one peer. genesis is the run's first commit:
 // Version 1, Run and State. Start or Restore must come next.
-func New(cfg Config, genesis *Commit) *Machine { return &Machine{cfg: cfg} }
+func New(cfg Config, genesis *Commit) *Machine {
+	m := &Machine{
+		cfg:       cfg.withDefaults(),
+		nodes:     map[wire.CID]*node{},
+		deltas:    map[wire.CID]*delta{},
+		work:      map[wire.PeerID][]*delta{},
+		retries:   map[wire.CID]*delta{},
+		joins:     map[wire.PeerID]*Message{},
+		joinsByID: map[wire.CID]*Message{},
+		ballots:   map[wire.CID]*ballot{},
+		convicted: map[wire.PeerID]*Evidence{},
+		proofs:    map[wire.PeerID]*Message{},
+		voted:     map[wire.CID]uint64{},
+		sentDelta: map[wire.CID]uint64{},
+		wants:     map[wire.CID]*want{},
+		orphans:   map[wire.CID]*orphan{},
+		orphansOf: map[wire.CID][]wire.CID{},
+		refused:   map[wire.CID]uint64{},
+		rejected:  map[string]uint64{},
+	}
+	id, err := genesis.CID()
+	if err != nil { // an empty commit always encodes
+		id = genesis.Run
+	}
+	m.genesis = &node{id: id, c: genesis, just: true, held: true, stored: true}
+	m.plant(m.genesis)
+	return m
+}
+
+// plant makes n, which is final, the root and head of the tree.
+func (m *Machine) plant(n *node) {
+	n.just = true
+	m.nodes = map[wire.CID]*node{n.id: n}
+	m.root, m.final, m.just, m.head, m.target = n, n, n, n, n
+}
 
 // Start begins without a past: the peer holds the genesis state and nothing else.
-func (m *Machine) Start(now time.Time) []Effect { return nil }
+func (m *Machine) Start(now time.Time) []Effect {
+	m.now = now
+	m.begin()
+	return m.settle()
+}
 
-// Restore begins from the journal: chain holds the commits from Status.Keep to
-// the head, parents first (the head's state is held), and own every message
-// that this peer has signed for rounds since then, with its latest Attest.
-func (m *Machine) Restore(now time.Time, chain []*Commit, own []wire.Signed) []Effect { return nil }
+// Restore begins from the journal. chain holds the commits from that of
+// Status.Keep to the head, parents first, all of which the machine once asked to Store,
+// and whose last one's state is held. own holds what this peer has signed for
+// rounds from Status.Keep on, and at least its latest Attest and Join. A chain
+// that is too short costs this peer some of its judgement on old claims, no
+// safety.
+func (m *Machine) Restore(now time.Time, chain []*Commit, own []wire.Signed) []Effect {
+	m.now = now
+	m.grow(chain)
+	m.begin()
+	for i := range own {
+		if own[i].From == m.cfg.Self {
+			m.hear(&own[i])
+		}
+	}
+	// Its own word for a source is as good as having counted.
+	for _, a := range m.attesters {
+		for _, s := range a.said {
+			if n := m.nodes[s.Body.(*Attest).Source]; n != nil && !n.just {
+				m.justify(n)
+			}
+		}
+	}
+	m.applyFinal()
+	m.settleOwn(m.root)
+	m.tally()
+	m.repeat()
+	return m.settle()
+}
+
+// grow plants the journal's chain.
+func (m *Machine) grow(chain []*Commit) {
+	for i, c := range chain {
+		if c.Round == 0 {
+			continue
+		}
+		id, err := c.CID()
+		if err != nil {
+			return
+		}
+		var merged []Weighted
+		for _, w := range c.Merged() {
+			merged = append(merged, w)
+		}
+		var n *node
+		if p := m.nodes[c.Parent]; p != nil {
+			n = m.insert(p, id, c, merged)
+		} else if i == 0 || chain[i-1].Round == 0 {
+			n = &node{id: id, c: c, round: c.Round, merged: merged}
+			n.total, n.totalBefore = voterTotals(n.voters())
+			m.plant(n)
+		} else {
+			return // a hole: what follows hangs in the air
+		}
+		n.stored = true
+		m.head.held = m.head.round == 0
+		n.held = true
+		m.head, m.target = n, n
+	}
+	if p := m.head.parent; p != nil {
+		p.held = true // likely, and an outer step that fails says otherwise
+	}
+}
 
 // Step tells the machine what happened and returns what is to be done.
-func (m *Machine) Step(now time.Time, ev Event) []Effect { return nil }
+func (m *Machine) Step(now time.Time, ev Event) []Effect {
+	if now.After(m.now) {
+		m.now = now
+	}
+	switch ev := ev.(type) {
+	case Heard:
+		m.hear(&ev.Msg)
+	case DeltaChecked:
+		m.deltaChecked(ev)
+	case CommitFetched:
+		m.commitFetched(ev)
+	case Merged:
+		m.mergedEvent(ev)
+	case StateFetched:
+		m.stateFetched(ev)
+	case Trained:
+		m.trained(ev)
+	case LeaveAsked:
+		m.leave()
+	}
+	return m.settle()
+}
+
+// settle does whatever has become possible, and finds out when time alone
+// will make more possible.
+func (m *Machine) settle() []Effect {
+	for range 8 {
+		m.wake, m.again = time.Time{}, false
+		m.linkOrphans()
+		m.applyFinal()
+		m.choose()
+		m.retryJob()
+		m.tryAttest()
+		m.tryTrain()
+		m.tryCut()
+		m.tryJoin()
+		m.tryVote()
+		m.tryForm()
+		if !m.dirty && m.toFinal == nil {
+			break
+		}
+	}
+	m.retryDeltas()
+	m.askWants()
+	m.tryRepair()
+	if m.again || m.dirty || m.toFinal != nil {
+		m.wake = m.now
+	}
+	out := m.out
+	m.out = nil
+	return out
+}
 
 // Wake returns when Step must next be called with Tick; zero is never.
-func (m *Machine) Wake() time.Time { return time.Time{} }
+func (m *Machine) Wake() time.Time { return m.wake }
 
-// Messages returns what a newcomer needs to hear: the messages of the current
-// round, pending Joins, the latest attestation of each peer and evidence.
-func (m *Machine) Messages() []wire.Signed { return nil }
-
-// Judge says, cheaply, whether a message is worth relaying.
-func (m *Machine) Judge(msg *wire.Signed) wire.Judgement { return wire.Ignore }
-
-// Status reports where the machine stands.
-func (m *Machine) Status() Status { return Status{} }
-
-// A Status is a view of the machine for people and for tests.
-type Status struct {
-	Phase      string   `json:"phase"` // "finding peers", "syncing", "waiting", "training", "exchanging", "merging" or "done"
-	Round      uint64   `json:"round"` // of the head
-	Head       wire.CID `json:"head"`
-	State      wire.CID `json:"state"`
-	Justified  wire.CID `json:"justified"`
-	Final      wire.CID `json:"final"`
-	FinalRound uint64   `json:"final_round"`
-	// Keep is the round of the oldest commit that Restore needs after a crash now.
-	Keep      uint64            `json:"keep"`
-	Target    uint64            `json:"target"` // highest round that others attest to
-	Roster    []Member          `json:"roster"` // of the head
-	Member    bool              `json:"member"` // this peer is active in it
-	Deltas    int               `json:"deltas"` // held for this round
-	Votes     int               `json:"votes"`  // heard for this round
-	Pace      time.Duration     `json:"pace"`   // from a head's adoption to 2/3 of its deltas, median
-	Convicted []wire.PeerID     `json:"convicted"`
-	Rejected  map[string]uint64 `json:"rejected"` // by reason
-	Done      bool              `json:"done"`
+// at makes sure that Wake is no later than t.
+func (m *Machine) at(t time.Time) {
+	if t.After(m.now) && (m.wake.IsZero() || t.Before(m.wake)) {
+		m.wake = t
+	}
 }
+
+func (m *Machine) do(e Effect) { m.out = append(m.out, e) }
+
+func (m *Machine) reject(why string) { m.rejected[why]++ }
+
+// sign asks for one message of this peer.
+func (m *Machine) sign(kind wire.Kind, body any) {
+	b, err := wire.Marshal(body)
+	if err != nil || len(b) > wire.MaxBody {
+		m.reject("own message does not encode")
+		return
+	}
+	m.do(Sign{Kind: kind, Body: b})
+}
+
+// silent reports whether this peer says nothing: an observer, or one that two
+// processes run with one key and that has been convicted for it.
+func (m *Machine) silent() bool { return m.cfg.Role == observer || m.convicted[m.cfg.Self] != nil }

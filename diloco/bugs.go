@@ -1,0 +1,9 @@
+//go:build !plantedbugs
+
+package diloco
+
+// The bugs that a test build can plant; see bugs_planted.go.
+const (
+	bugQuorum   = false
+	bugUnsorted = false
+)

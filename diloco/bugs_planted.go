@@ -1,0 +1,27 @@
+//go:build plantedbugs
+
+package diloco
+
+import "fmt"
+
+// Faults that the simulator must find (testnet/sim, TestPlanted). They exist
+// only in builds with the tag plantedbugs.
+var (
+	bugQuorum   bool // one member too few makes a quorum
+	bugUnsorted bool // deltas are merged in the order in which they were heard
+)
+
+// Plant turns one bug on, or all off with "".
+func Plant(bug string) error {
+	bugQuorum, bugUnsorted = false, false
+	switch bug {
+	case "":
+	case "quorum":
+		bugQuorum = true
+	case "unsorted":
+		bugUnsorted = true
+	default:
+		return fmt.Errorf("no bug is called %q", bug)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package diloco
+
+import (
+	"slices"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// memberWeight is the weight of every member. Stake will scale it; a power of
+// two leaves the leak room for sixty quarterings.
+const memberWeight = 1 << 20
+
+// joinFresh is how many rounds a Join stays good for.
+const joinFresh = 8
+
+// twoThirds reports whether weight is at least 2/3 of total, and that is not
+// nothing.
+func twoThirds(weight, total uint64) bool {
+	if bugQuorum {
+		weight += memberWeight
+	}
+	return total > 0 && 3*weight >= 2*total
+}
+
+// atLeastHalf reports whether weight is at least 1/2 of total.
+func atLeastHalf(weight, total uint64) bool { return 2*weight >= total }
+
+// overHalf reports whether weight is more than 1/2 of total.
+func overHalf(weight, total uint64) bool { return 2*weight > total }
+
+// memberIn returns p's entry of a roster, or nil.
+func memberIn(roster []Member, p wire.PeerID) *Member {
+	i, ok := slices.BinarySearchFunc(roster, p, func(m Member, p wire.PeerID) int { return m.Peer.Compare(p) })
+	if !ok {
+		return nil
+	}
+	return &roster[i]
+}
+
+// activeIn returns p's entry if it may vote, or nil.
+func activeIn(roster []Member, p wire.PeerID) *Member {
+	if m := memberIn(roster, p); m != nil && !m.Banned {
+		return m
+	}
+	return nil
+}
+
+// activeWeight returns how many members may vote and their weight.
+func activeWeight(roster []Member) (n int, weight uint64) {
+	for i := range roster {
+		if !roster[i].Banned {
+			n++
+			weight += roster[i].Weight
+		}
+	}
+	return n, weight
+}
+
+// slotOf returns p's index among the active members, which all train, and
+// their number; -1 if p is none of them.
+func slotOf(roster []Member, p wire.PeerID) (slot, slots int) {
+	slot = -1
+	for i := range roster {
+		if roster[i].Banned {
+			continue
+		}
+		if roster[i].Peer == p {
+			slot = slots
+		}
+		slots++
+	}
+	return slot, slots
+}
+
+// joinable reports whether a Join or a leave of p may change the roster of
+// parent's child.
+func joinable(cfg *Config, parent *Commit, p wire.PeerID, j *Join) bool {
+	if j.Round > parent.Round || j.Round+joinFresh < parent.Round || stopped(cfg, parent.Round) {
+		return false
+	}
+	m := memberIn(parent.Roster, p)
+	if j.Leave {
+		return m != nil && !m.Banned && j.Round >= m.Since
+	}
+	return m == nil && (cfg.Admit == nil || cfg.Admit(p, j.Address))
+}
+
+// stopped reports whether nobody trains at that round any more.
+func stopped(cfg *Config, round uint64) bool { return cfg.StopRound != 0 && round >= cfg.StopRound }
+
+// nextRoster returns the roster that round's commit makes of parent's: voted
+// says whose votes are in, evict and joins what those votes agree on. joins
+// that are not joinable are without effect.
+func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, evict []wire.PeerID, joins []*Message) []Member {
+	round := parent.Round + 1
+	out := make([]Member, 0, len(parent.Roster)+len(joins))
+	left := func(p wire.PeerID) bool {
+		return slices.ContainsFunc(joins, func(j *Message) bool {
+			return j.From == p && j.Body.(*Join).Leave && joinable(cfg, parent, p, j.Body.(*Join))
+		})
+	}
+	active := 0
+	for _, m := range parent.Roster {
+		if m.Banned {
+			out = append(out, m)
+			continue
+		}
+		m.Silent++
+		if voted(m.Peer) {
+			m.Silent = 0
+		}
+		switch {
+		case slices.Contains(evict, m.Peer):
+			m.Banned, m.Weight = true, 0
+		case left(m.Peer), m.Silent >= cfg.DropAfter:
+			continue
+		default:
+			active++
+		}
+		out = append(out, m)
+	}
+	for _, p := range evict { // a member once, or never: it shall not come in
+		if memberIn(parent.Roster, p) == nil && len(out) < 2*MaxRoster-len(joins) {
+			out = append(out, Member{Peer: p, Role: "trainer", Since: round, Banned: true})
+		}
+	}
+	for i, j := range joins {
+		body := j.Body.(*Join)
+		again := i > 0 && joins[i-1].From == j.From
+		if again || body.Leave || active >= MaxRoster || slices.Contains(evict, j.From) || !joinable(cfg, parent, j.From, body) {
+			continue
+		}
+		if parent.Round == 0 && !voted(j.From) {
+			continue // the first roster is those who were there to vote
+		}
+		active++
+		out = append(out, Member{Peer: j.From, Address: body.Address, Role: body.Role, Weight: memberWeight, Since: round})
+	}
+	slices.SortFunc(out, func(a, b Member) int { return a.Peer.Compare(b.Peer) })
+	return out
+}
+
+// voterIn returns p's entry, or nil.
+func voterIn(voters []Voter, p wire.PeerID) *Voter {
+	i, ok := slices.BinarySearchFunc(voters, p, func(v Voter, p wire.PeerID) int { return v.Peer.Compare(p) })
+	if !ok {
+		return nil
+	}
+	return &voters[i]
+}
+
+// voterTotals returns the weight of the present set and of the one before.
+func voterTotals(voters []Voter) (weight, before uint64) {
+	for i := range voters {
+		weight += voters[i].Weight
+		before += voters[i].Before
+	}
+	return weight, before
+}
+
+// firstVoters returns the voters of C_1: its roster.
+func firstVoters(roster []Member) []Voter {
+	var out []Voter
+	for i := range roster {
+		if !roster[i].Banned {
+			out = append(out, Voter{roster[i].Peer, roster[i].Weight, roster[i].Weight})
+		}
+	}
+	return out
+}
+
+// leak returns voters after one commit without finality: who did not vote in
+// it loses a quarter of its weight (the inactivity leak of Buterin et al. 2020,
+// section 8.6, with a constant rate).
+func leak(voters []Voter, voted func(wire.PeerID) bool) []Voter {
+	out := slices.Clone(voters)
+	for i := range out {
+		if !voted(out[i].Peer) {
+			out[i].Weight -= out[i].Weight / 4
+			out[i].Before -= out[i].Before / 4
+		}
+	}
+	return out
+}
+
+// exchangeVoters makes the active members of roster, the roster of a final
+// commit, the present set, and the present set the one before.
+func exchangeVoters(voters []Voter, roster []Member) []Voter {
+	out := make([]Voter, 0, len(voters)+len(roster))
+	i := 0
+	for _, v := range voters {
+		for ; i < len(roster) && roster[i].Peer.Compare(v.Peer) < 0; i++ {
+			if !roster[i].Banned {
+				out = append(out, Voter{Peer: roster[i].Peer, Weight: roster[i].Weight})
+			}
+		}
+		n := Voter{Peer: v.Peer, Before: v.Weight}
+		if i < len(roster) && roster[i].Peer == v.Peer {
+			n.Weight = roster[i].Weight // 0 if banned
+			i++
+		}
+		if n.Weight > 0 || n.Before > 0 {
+			out = append(out, n)
+		}
+	}
+	for ; i < len(roster); i++ {
+		if !roster[i].Banned {
+			out = append(out, Voter{Peer: roster[i].Peer, Weight: roster[i].Weight})
+		}
+	}
+	return out
+}

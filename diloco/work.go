@@ -1,0 +1,185 @@
+package diloco
+
+import (
+	"slices"
+	"time"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// inner is this peer's own training.
+type inner struct {
+	train   *Train     // not answered yet
+	heads   []wire.CID // under which it was asked for
+	cut     bool       // a Cut was sent
+	late    bool       // the round went by
+	cutAt   time.Time
+	skipped workID // answered with nothing to send
+}
+
+// workID is what one inner phase is about.
+type workID struct {
+	round uint64
+	state wire.CID
+}
+
+// tryTrain keeps the inner phase at the head. One that the head has left
+// behind is cut and its delta offered late; the next begins when it has answered.
+func (m *Machine) tryTrain() {
+	in, h := &m.inner, m.head
+	slot, slots := slotOf(h.c.Roster, m.cfg.Self)
+	trains := slot >= 0 && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
+	if t := in.train; t != nil {
+		if t.Round == h.round && t.State == h.c.State && trains && !in.late {
+			if t.Head != h.id {
+				m.train(slot, slots)
+			}
+			return
+		}
+		if t.Head == h.id && trains && !in.late {
+			return
+		}
+		if !in.late {
+			in.cut, in.late, in.cutAt = true, true, m.now
+			m.do(Cut{Head: t.Head, Late: true})
+		}
+		if patience := in.cutAt.Add(m.cfg.Deadline); m.now.Before(patience) {
+			m.at(patience)
+			return
+		}
+		in.train = nil // its shell has forgotten it
+	}
+	if !trains || m.did(h.round, h.c.State) {
+		return
+	}
+	if _, said := m.sentDelta[h.id]; said {
+		return
+	}
+	m.inner = inner{skipped: in.skipped}
+	m.train(slot, slots)
+}
+
+// train asks for the head's inner phase, or says that it goes on under this head.
+func (m *Machine) train(slot, slots int) {
+	t := Train{Head: m.head.id, Round: m.head.round, State: m.head.c.State, Slot: slot, Slots: slots, Base: m.head.c.Cursor}
+	m.inner.train = &t
+	m.inner.heads = append(m.inner.heads, t.Head)
+	m.do(t)
+}
+
+// did reports whether the inner phase from that state has been done.
+func (m *Machine) did(round uint64, state wire.CID) bool {
+	return m.inner.skipped == workID{round, state} ||
+		slices.ContainsFunc(m.work[m.cfg.Self], func(x *delta) bool { return x.d.Round == round && x.d.State == state })
+}
+
+// tryCut ends the inner phase in time for the round: halfway through the grace
+// window, or shortly before the deadline.
+func (m *Machine) tryCut() {
+	in := &m.inner
+	if in.train == nil || in.cut || in.train.Head != m.head.id {
+		return
+	}
+	due := m.r.adopted.Add(m.cfg.Deadline - m.cfg.Deadline/8)
+	if !m.r.mostAt.IsZero() {
+		due = minTime(due, m.r.mostAt.Add(m.grace()/2))
+	}
+	if m.now.Before(due) {
+		m.at(due)
+		return
+	}
+	in.cut = true
+	m.do(Cut{Head: in.train.Head})
+}
+
+// trained takes the outcome of an inner phase.
+func (m *Machine) trained(ev Trained) {
+	in, d := &m.inner, ev.Delta
+	if in.train == nil || d.Round != in.train.Round || d.State != in.train.State || !slices.Contains(in.heads, d.Parent) {
+		return
+	}
+	in.train = nil
+	if d.Steps == 0 || d.check() != nil {
+		if d.Steps != 0 {
+			m.reject("own delta is malformed")
+		}
+		in.skipped = workID{d.Round, d.State}
+		return
+	}
+	if _, said := m.sentDelta[d.Parent]; said || m.silent() || d.Round+m.cfg.LateRounds < m.head.round {
+		in.skipped = workID{d.Round, d.State}
+		if !said {
+			m.do(Expired{Block: d.Block})
+		}
+		return
+	}
+	in.skipped = workID{d.Round, d.State} // until it is heard
+	m.sentDelta[d.Parent] = d.Round
+	m.sign(wire.KindDelta, &d)
+}
+
+// leave asks to be taken from the roster.
+func (m *Machine) leave() {
+	if m.leaving || m.silent() {
+		return
+	}
+	m.leaving = true
+	if activeIn(m.head.c.Roster, m.cfg.Self) != nil {
+		m.sign(wire.KindJoin, &Join{Since: m.head.id, Round: m.head.round, Role: "trainer", Address: m.cfg.Address, Leave: true})
+	}
+}
+
+// tryJoin asks to enter the roster, anew when the last Join has become stale.
+func (m *Machine) tryJoin() {
+	h := m.head
+	if m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || stopped(&m.cfg, h.round) || m.behind() {
+		return
+	}
+	if m.joinAsked > h.round || m.joinAsked > 0 && m.joinAsked+joinFresh/2 > h.round+1 {
+		return
+	}
+	if l := m.lastJoin; l != nil && !l.Body.(*Join).Leave && l.Body.(*Join).Round+joinFresh/2 > h.round {
+		return
+	}
+	m.joinAsked = h.round + 1
+	m.sign(wire.KindJoin, &Join{Since: h.id, Round: h.round, Role: "trainer", Address: m.cfg.Address})
+}
+
+// settleOwn tells the fate of own deltas that became certain when m.final
+// became final; before was final until then.
+func (m *Machine) settleOwn(before *node) {
+	in := map[wire.CID]bool{}
+	for n := m.final; n != nil; n = n.parent {
+		for i := range n.merged {
+			in[n.merged[i].ID] = true
+		}
+		if n == before {
+			break
+		}
+	}
+	f := m.final.round
+	m.open = slices.DeleteFunc(m.open, func(x *delta) bool {
+		switch {
+		case in[x.msg.ID]:
+			m.do(Included{ID: x.msg.ID, Block: x.d.Block})
+		case f > x.d.Round+m.cfg.LateRounds || stopped(&m.cfg, f):
+			if x.d.Round+1 < m.root.round {
+				return true // what became of it was told before the last restart
+			}
+			m.do(Expired{ID: x.msg.ID, Block: x.d.Block})
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+// offerLate says again own deltas that missed their round and may still come in.
+func (m *Machine) offerLate() {
+	for _, x := range m.open {
+		if x.d.State != m.head.c.State && x.d.Round < m.head.round && x.d.Round+m.cfg.LateRounds >= m.head.round &&
+			!stopped(&m.cfg, m.head.round) && !m.head.has(m.cfg.Self, x.d.Round) {
+			m.do(Publish{Msg: x.msg.Signed})
+		}
+	}
+}
