@@ -154,6 +154,9 @@ func (k block) at(i int) int32 {
 }
 
 func checkBlock(b []byte, vocab uint64) (block, error) {
+	if vocab < 1 || vocab > MaxVocab {
+		return block{}, fmt.Errorf("vocabulary of %d tokens is not in 1..%d", vocab, MaxVocab)
+	}
 	if len(b) < headSize || len(b) > MaxBlock || string(b[:4]) != magic {
 		return block{}, errors.New("not a token block")
 	}
