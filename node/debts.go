@@ -19,9 +19,8 @@ import (
 // fate is open: what of its work is not in the chain yet. It belongs to the
 // trainer's goroutine.
 //
-// A payload's life: encoded (block and file durable), signed, included or
-// expired, and settled once the commit that includes it is final. Until then
-// a fork may still throw it out, so nothing is written off before.
+// A payload's life: encoded (block and file durable), signed, and then either
+// included in a final commit or expired, as the machine says.
 type debts struct {
 	path   string
 	run    wire.CID
@@ -32,7 +31,7 @@ type debts struct {
 
 	feedback *codec.Feedback
 	pending  []pending // the oldest first
-	counted  uint64    // own deltas in commits of the chain so far
+	counted  uint64    // own deltas in final commits so far
 	dirty    bool      // memory is ahead of the file
 }
 
@@ -45,9 +44,8 @@ type feedbackHead struct {
 
 // A pending is one payload of this peer.
 type pending struct {
-	Delta    diloco.Delta `cbor:"delta"`
-	ID       wire.CID     `cbor:"id"`       // of the envelope, undefined until it was signed
-	Included bool         `cbor:"included"` // in a commit that is not known to be final
+	Delta diloco.Delta `cbor:"delta"`
+	ID    wire.CID     `cbor:"id"` // of the envelope, undefined until it was signed
 }
 
 func ownPin(block wire.CID) string { return "own/" + block.String() }
@@ -151,12 +149,10 @@ func (d *debts) store(ctx context.Context, out *codec.Delta) (wire.CID, error) {
 	return c, nil
 }
 
-// makeRoom settles the oldest payloads before the codec refuses more of them.
+// makeRoom takes the oldest payloads back before the codec refuses more of them.
 func (d *debts) makeRoom(ctx context.Context) error {
 	for len(d.pending) >= codec.MaxOutstanding-1 {
-		if d.pending[0].Included {
-			d.drop(0)
-		} else if err := d.fold(ctx, 0); err != nil {
+		if err := d.fold(ctx, 0); err != nil {
 			return err
 		}
 	}
@@ -166,7 +162,7 @@ func (d *debts) makeRoom(ctx context.Context) error {
 // resend makes the payload of one parent one of another parent with the same
 // state: two commits of a fork may differ in votes alone.
 func (d *debts) resend(ctx context.Context, p pending, head wire.CID) (diloco.Delta, error) {
-	i := slices.IndexFunc(d.pending, func(q pending) bool { return q.Delta.Block == p.Delta.Block })
+	i := d.index(p.Delta.Block)
 	if i < 0 {
 		return p.Delta, fmt.Errorf("payload %s is not pending", p.Delta.Block.Short())
 	}
@@ -187,27 +183,24 @@ func (d *debts) signed(block, id wire.CID) {
 	}
 }
 
-// included notes that a payload is in a commit; it counts once.
-func (d *debts) included(id wire.CID) {
-	for i := range d.pending {
-		if p := &d.pending[i]; p.ID == id && !p.Included {
-			p.Included, d.dirty = true, true
-			d.counted++
-		}
+// included settles a payload that is in a final commit.
+func (d *debts) included(block wire.CID) {
+	if i := d.index(block); i >= 0 {
+		d.counted++
+		d.drop(i)
 	}
 }
 
 // expired takes back a payload that will not be merged any more.
-func (d *debts) expired(ctx context.Context, id wire.CID) error {
-	for i := range d.pending {
-		if p := &d.pending[i]; p.ID == id {
-			if p.Included {
-				d.counted--
-			}
-			return d.fold(ctx, i)
-		}
+func (d *debts) expired(ctx context.Context, block wire.CID) error {
+	if i := d.index(block); i >= 0 {
+		return d.fold(ctx, i)
 	}
 	return nil
+}
+
+func (d *debts) index(block wire.CID) int {
+	return slices.IndexFunc(d.pending, func(p pending) bool { return p.Delta.Block == block })
 }
 
 // unsent takes back what was encoded for other rounds and never signed: the
@@ -223,20 +216,7 @@ func (d *debts) unsent(ctx context.Context, round uint64, state wire.CID) error 
 			return err
 		}
 	}
-	// Outstanding in the codec but not here: a crash between encode and save cannot
-	// leave that, since both are in one file.
 	return nil
-}
-
-// final settles what was included up to a final commit of that round.
-func (d *debts) final(round uint64) {
-	for i := 0; i < len(d.pending); {
-		if p := d.pending[i]; p.Included && p.Delta.Round < round {
-			d.drop(i)
-		} else {
-			i++
-		}
-	}
 }
 
 // fold puts the content of payload i back into what is owed.

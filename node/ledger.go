@@ -164,17 +164,18 @@ func (l *ledger) convicted(e diloco.Convicted) error {
 	return nil
 }
 
-// prune forgets, in memory, own messages that Restore will not ask for.
+// prune forgets, in memory, own messages that Restore will not ask for. The
+// latest Attest and the latest Join stay, however old.
 func (l *ledger) prune() {
-	latest := -1
+	latest := map[wire.Kind]int{}
 	for i := range l.own {
-		if l.own[i].Kind == wire.KindAttest {
-			latest = i
-		}
+		latest[l.own[i].Kind] = i
 	}
-	kept := l.own[:0]
+	kept := make([]wire.Signed, 0, len(l.own))
 	for i := range l.own {
-		if i == latest || roundOf(&l.own[i]) >= l.last.Keep {
+		k := l.own[i].Kind
+		last := latest[k] == i && (k == wire.KindAttest || k == wire.KindJoin)
+		if last || roundOf(&l.own[i]) >= l.last.Keep {
 			kept = append(kept, l.own[i])
 		}
 	}

@@ -105,7 +105,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	if t.debts, err = openDebts(t.dir, n.opt.Run, n.self, p.model.Codec, n.opt.Blocks, log); err != nil {
 		return err
 	}
-	if err := n.reconcile(ctx, t.debts, ledger, chain, p.manifest.Round.LateRounds); err != nil {
+	if err := n.reconcile(ctx, t.debts, ledger, chain); err != nil {
 		return err
 	}
 	n.meter.setContributed(t.debts.counted)

@@ -220,9 +220,9 @@ func (o *owner) apply(ctx context.Context, e diloco.Effect) error {
 	case diloco.Cut:
 		o.trainer.post(order{cut: &e})
 	case diloco.Included:
-		o.trainer.post(order{included: e.ID})
+		o.trainer.post(order{included: e.Block})
 	case diloco.Expired:
-		o.trainer.post(order{expired: e.ID})
+		o.trainer.post(order{expired: e.Block})
 	case diloco.Finalized:
 		o.onFinal(e)
 	case diloco.Convicted:

@@ -67,7 +67,7 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 		LR:    func(step uint64) float64 { return LearningRate(m, step) },
 	}
 	err = n.retry(ctx, "fetch the data's index", func(ctx context.Context, from []wire.PeerID) (err error) {
-		p.data, err = openDataset(ctx, n.opt.Blocks, n.opt.Run, m, n.opt.ValWindows, n.opt.Net.Peers)
+		p.data, err = openDataset(ctx, n.opt.Blocks, p.keeper, n.opt.Run, m, n.opt.ValWindows, from)
 		if err != nil {
 			return err
 		}

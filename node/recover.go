@@ -114,8 +114,9 @@ func localPayload(ctx context.Context, b Blocks, cd *codec.Codec, c wire.CID, h 
 }
 
 // reconcile brings the debts up to what the journal and the chain say: which
-// payloads were signed, which are in the chain, and which never will be.
-func (n *Node) reconcile(ctx context.Context, d *debts, l *ledger, chain []*diloco.Commit, late uint64) error {
+// payloads were signed, and what became of those that the restored machine
+// will not speak of any more, because they were settled just before a crash.
+func (n *Node) reconcile(ctx context.Context, d *debts, l *ledger, chain []*diloco.Commit) error {
 	for i := range l.own {
 		if l.own[i].Kind != wire.KindDelta {
 			continue
@@ -126,36 +127,39 @@ func (n *Node) reconcile(ctx context.Context, d *debts, l *ledger, chain []*dilo
 		}
 		d.signed(m.Body.(*diloco.Delta).Block, m.ID)
 	}
-	if len(chain) == 0 || len(d.pending) == 0 {
+	if len(chain) == 0 {
 		return nil
 	}
-	oldest := d.pending[0].Delta.Round
+	root, oldest := chain[0], ^uint64(0)
+	old := func(p pending) bool { return p.ID.Defined() && p.Delta.Round+1 < root.Round }
 	for _, p := range d.pending {
-		oldest = min(oldest, p.Delta.Round)
+		if old(p) {
+			oldest = min(oldest, p.Delta.Round)
+		}
 	}
-	head := chain[len(chain)-1]
-	for c := head; c != nil && c.Round > oldest; {
+	merged := map[wire.CID]bool{}
+	for c := root; c.Round > oldest; {
 		for i := range c.Deltas {
-			if c.Deltas[i].From == n.self {
-				d.included(c.Deltas[i].ID())
-			}
+			merged[c.Deltas[i].ID()] = true
 		}
 		block, err := n.opt.Blocks.Get(ctx, c.Parent)
 		if err != nil {
-			break // pruned: what was included there is settled
+			break // pruned
 		}
 		if c, err = diloco.DecodeCommit(block); err != nil {
 			return fmt.Errorf("commit of the chain: %w", err)
 		}
 	}
-	for i := 0; i < len(d.pending); {
-		if q := d.pending[i]; !q.Included && q.ID.Defined() && q.Delta.Round+late+1 < head.Round {
+	for i := len(d.pending) - 1; i >= 0; i-- {
+		switch p := d.pending[i]; {
+		case !old(p):
+		case merged[p.ID]:
+			d.included(p.Delta.Block)
+		default:
 			if err := d.fold(ctx, i); err != nil {
 				return err
 			}
-			continue
 		}
-		i++
 	}
 	return nil
 }

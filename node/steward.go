@@ -68,7 +68,7 @@ func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 	due := c.Round%n.opt.ValEvery == 0 || stop > 0 && c.Round >= stop
 	s.book.adopted(r, due)
 	if due {
-		s.evaluate(c, func() {})
+		s.evaluate(c, false, func() {})
 	}
 	n.opt.Log.Info("head", "round", c.Round, "commit", e.Head, "deltas", len(c.Deltas), "roster", len(c.Roster), "weak", c.Weak)
 	s.mu.Lock()
@@ -78,8 +78,8 @@ func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 }
 
 // evaluate asks for the validation loss of a commit's state.
-func (s *steward) evaluate(c *diloco.Commit, then func()) {
-	s.trainer.evaluate(&evalOrder{round: c.Round, state: c.State, done: func(loss float64, err error) {
+func (s *steward) evaluate(c *diloco.Commit, must bool, then func()) {
+	s.trainer.evaluate(&evalOrder{must: must, round: c.Round, state: c.State, done: func(loss float64, err error) {
 		if err != nil {
 			s.node.opt.Log.Info("no validation loss", "round", c.Round, "err", err)
 		} else {
@@ -142,11 +142,6 @@ func (s *steward) onFinal(e diloco.Finalized) {
 	s.node.mu.Lock()
 	s.node.final = e.Commit
 	s.node.mu.Unlock()
-	// A delta of round r is in by r+1+LateRounds, so what is included of rounds below is settled.
-	if settled := s.parts.manifest.Round.LateRounds + 1; e.Commit.Round > settled {
-		round := e.Commit.Round - settled
-		s.trainer.post(order{final: &round})
-	}
 	s.mu.Lock()
 	s.final, s.finalC = e.CID, e.Commit
 	s.mu.Unlock()
@@ -157,7 +152,7 @@ func (s *steward) onFinal(e diloco.Finalized) {
 // evaluate the result.
 func (s *steward) onDone(e diloco.Done) {
 	s.node.opt.Log.Info("the run is over", "round", e.Commit.Round, "commit", e.CID, "state", e.Commit.State)
-	s.evaluate(e.Commit, func() {
+	s.evaluate(e.Commit, true, func() {
 		s.book.flush()
 		s.node.mu.Lock()
 		s.node.done, s.node.result, s.node.resultState = true, e.CID, e.Commit.State

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,9 +40,9 @@ type trainer struct {
 	log    *slog.Logger
 	emit   func(diloco.Event)
 
-	mu     sync.Mutex // guards the mailbox: the following two
-	orders []order    // what the machine asked for, the oldest first
-	eval   *evalOrder // the latest state to evaluate, nil is none
+	mu     sync.Mutex   // guards the mailbox: the following two
+	orders []order      // what the machine asked for, the oldest first
+	evals  []*evalOrder // states to evaluate
 	wake   chan struct{}
 
 	debts    *debts
@@ -57,15 +58,16 @@ type order struct {
 	train    *diloco.Train
 	cut      *diloco.Cut
 	signed   *signedDelta
-	included wire.CID
-	expired  wire.CID
-	final    *uint64 // included payloads of rounds below it are settled
+	included wire.CID // the block of a payload that is in a final commit
+	expired  wire.CID // the block of one that never will be
 }
 
 type signedDelta struct{ block, id wire.CID }
 
-// evalOrder asks for the validation loss of a state.
+// evalOrder asks for the validation loss of a state. One that must not be
+// skipped is done however many others come.
 type evalOrder struct {
+	must  bool
 	round uint64
 	state wire.CID
 	done  func(loss float64, err error)
@@ -102,10 +104,11 @@ func (t *trainer) post(o order) {
 }
 
 // evaluate asks for a validation loss, in the trainer's idle time. A later
-// request replaces one that was not begun, whose done is then never called.
+// request replaces one that was not begun, unless it must be; its done is then
+// never called.
 func (t *trainer) evaluate(e *evalOrder) {
 	t.mu.Lock()
-	t.eval = e
+	t.evals = append(slices.DeleteFunc(t.evals, func(q *evalOrder) bool { return !q.must }), e)
 	t.mu.Unlock()
 	t.ring()
 }
@@ -145,8 +148,11 @@ func (t *trainer) loop(ctx context.Context) error {
 func (t *trainer) nextEval() *evalOrder {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := t.eval
-	t.eval = nil
+	if len(t.evals) == 0 {
+		return nil
+	}
+	e := t.evals[0]
+	t.evals = t.evals[1:]
 	return e
 }
 
@@ -180,9 +186,6 @@ func (t *trainer) settle(ctx context.Context, o order) {
 		if err := t.debts.expired(ctx, o.expired); err != nil {
 			t.log.Warn("take back an expired payload", "err", err)
 		}
-		t.meter.setContributed(t.debts.counted)
-	case o.final != nil:
-		t.debts.final(*o.final)
 	}
 }
 
@@ -238,27 +241,33 @@ func (t *trainer) work(ctx context.Context, job diloco.Train) {
 		t.meter.trouble("training", err)
 		t.log.Error("inner phase", "round", job.Round, "err", err, "retry", wait)
 		t.close()
-		if !t.sleep(ctx, wait, job) {
+		again, cut := t.sleep(ctx, wait, &job)
+		if cut {
+			t.emit(diloco.Trained{Delta: t.empty(job)})
+		}
+		if !again {
 			return
 		}
 		wait = min(2*wait, 30*time.Second)
 	}
 }
 
-// sleep waits; it returns false where ctx ended or another round came.
-func (t *trainer) sleep(ctx context.Context, d time.Duration, job diloco.Train) bool {
+// sleep waits before another try. It ends early where the round ends (cut),
+// another comes, or ctx ends.
+func (t *trainer) sleep(ctx context.Context, d time.Duration, job *diloco.Train) (again, cut bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-timer.C:
-			return true
+			return true, false
 		case <-t.wake:
-			if _, err := t.during(ctx, &job); err != nil {
-				t.ring()
-				return false
+			cut, err := t.during(ctx, job)
+			if cut || err != nil {
+				t.ring() // there may be more in the mailbox
+				return false, cut
 			}
 		}
 	}
@@ -421,8 +430,8 @@ func (t *trainer) persist(ctx context.Context) error {
 	}
 }
 
-// evalState returns the validation loss of a state. The phase must be over:
-// live's weights are replaced.
+// evalState returns the validation loss of a state. It replaces live's
+// weights, which nobody needs when no phase is under way.
 func (t *trainer) evalState(ctx context.Context, c wire.CID) (float64, error) {
 	s, err := t.states.get(ctx, c)
 	if err != nil {
@@ -434,7 +443,7 @@ func (t *trainer) evalState(ctx context.Context, c wire.CID) (float64, error) {
 		}
 	}
 	if !t.at.Trained && t.at.Step > 0 {
-		return 0, errors.New("an inner phase is under way")
+		defer t.close() // a saved phase may go on: from its file
 	}
 	if err := t.live.SetParams(s.Params); err != nil {
 		return 0, fmt.Errorf("set weights: %w", err)
