@@ -19,7 +19,7 @@ func load(t testing.TB, b []byte) *Tokenizer {
 	return tok
 }
 
-// The vectors were made with the Rust library (npm @anush008/tokenizers 0.6.0).
+// The vectors were made with the Rust library (tokenizers, in its Node binding 0.6.0).
 func TestTokenizerVectors(t *testing.T) {
 	var v struct {
 		Strings []string
