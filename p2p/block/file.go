@@ -22,8 +22,17 @@ type part struct {
 // builder makes a balanced UnixFS tree from the left.
 type builder struct {
 	s      *Store
+	chunk  int // bytes in a leaf
+	width  int // links in a node
 	held   []hash
 	levels [][]part // levels[0] are leaves not yet under a node
+}
+
+// build calls f with a builder and lets go of what it held.
+func (s *Store) build(f func(*builder) (wire.CID, error)) (wire.CID, error) {
+	b := &builder{s: s, chunk: chunkSize, width: fanout}
+	defer func() { s.release(b.held...) }()
+	return f(b)
 }
 
 func (b *builder) put(ctx context.Context, codec uint64, data []byte) (wire.CID, error) {
@@ -43,7 +52,7 @@ func (b *builder) add(ctx context.Context, level int, p part) error {
 		b.levels = append(b.levels, nil)
 	}
 	b.levels[level] = append(b.levels[level], p)
-	if len(b.levels[level]) == fanout {
+	if len(b.levels[level]) == b.width {
 		return b.close(ctx, level)
 	}
 	return nil
@@ -88,7 +97,7 @@ func (b *builder) finish(ctx context.Context) (part, error) {
 
 func (b *builder) file(ctx context.Context, r io.Reader) (part, error) {
 	b.levels = [][]part{nil}
-	buf := make([]byte, chunkSize)
+	buf := make([]byte, b.chunk)
 	for first := true; ; first = false {
 		n, err := io.ReadFull(r, buf)
 		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
@@ -118,62 +127,73 @@ func (s *Store) PutFile(ctx context.Context, data []byte) (wire.CID, error) {
 
 // PutReader is PutFile of all that r holds, in constant memory.
 func (s *Store) PutReader(ctx context.Context, r io.Reader) (wire.CID, error) {
-	b := &builder{s: s}
-	defer func() { s.release(b.held...) }()
-	p, err := b.file(ctx, r)
+	c, err := s.build(func(b *builder) (wire.CID, error) {
+		p, err := b.file(ctx, r)
+		return p.cid, err
+	})
 	if err != nil {
 		return "", fmt.Errorf("put file: %w", err)
 	}
-	return p.cid, nil
+	return c, nil
 }
 
 // PutDir stores files, by name, as a flat UnixFS directory and returns its root.
 func (s *Store) PutDir(ctx context.Context, files map[string][]byte) (wire.CID, error) {
-	b := &builder{s: s}
-	defer func() { s.release(b.held...) }()
-	var links []link
-	for name, data := range files {
-		if err := checkName(name); err != nil {
-			return "", fmt.Errorf("put directory: %w", err)
+	c, err := s.build(func(b *builder) (wire.CID, error) {
+		var links []link
+		for name, data := range files {
+			if err := checkName(name); err != nil {
+				return "", err
+			}
+			p, err := b.file(ctx, bytes.NewReader(data))
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", name, err)
+			}
+			links = append(links, link{p.cid, name, p.tsize})
 		}
-		p, err := b.file(ctx, bytes.NewReader(data))
-		if err != nil {
-			return "", fmt.Errorf("put directory: %s: %w", name, err)
-		}
-		links = append(links, link{p.cid, name, p.tsize})
-	}
-	c, err := b.directory(ctx, links)
+		return b.directory(ctx, links)
+	})
 	if err != nil {
 		return "", fmt.Errorf("put directory: %w", err)
 	}
 	return c, nil
 }
 
-// PutLinks stores a directory of files that are in the store already.
+// PutLinks stores a directory of files, by name, that are in the store already.
 func (s *Store) PutLinks(ctx context.Context, files map[string]wire.CID) (wire.CID, error) {
-	b := &builder{s: s}
-	defer func() { s.release(b.held...) }()
-	var links []link
-	for name, c := range files {
-		l := link{cid: c, name: name}
-		err := checkName(name)
-		if err == nil {
-			err = s.walk(ctx, []wire.CID{c}, func(c wire.CID, h hash) error {
-				n, err := s.Size(c)
-				l.tsize += uint64(n)
-				return err
-			})
+	c, err := s.build(func(b *builder) (wire.CID, error) {
+		var links []link
+		for name, c := range files {
+			n, err := s.treeSize(ctx, c)
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", name, err)
+			}
+			links = append(links, link{c, name, n})
 		}
-		if err != nil {
-			return "", fmt.Errorf("put directory: %q: %w", name, err)
-		}
-		links = append(links, l)
-	}
-	c, err := b.directory(ctx, links)
+		return b.directory(ctx, links)
+	})
 	if err != nil {
 		return "", fmt.Errorf("put directory: %w", err)
 	}
 	return c, nil
+}
+
+// treeSize sums the blocks below c as dag-pb counts them: shared ones each time
+// that they are linked to.
+func (s *Store) treeSize(ctx context.Context, c wire.CID) (uint64, error) {
+	data, err := s.Get(ctx, c)
+	if err != nil || c.Codec() != wire.CodecDagPB {
+		return uint64(len(data)), err
+	}
+	n, err := decodeNode(data)
+	if err != nil {
+		return 0, err
+	}
+	sum := uint64(len(data))
+	for _, l := range n.links {
+		sum += l.tsize
+	}
+	return sum, nil
 }
 
 func (b *builder) directory(ctx context.Context, links []link) (wire.CID, error) {

@@ -44,7 +44,7 @@ type metaDB struct{ db *bolt.DB }
 type meta struct {
 	entries map[hash]entry
 	pins    map[string][]wire.CID
-	damaged bool // the file was put aside; this is a new, empty one
+	fresh   bool // the file is new: the old one was damaged, lost, or never there
 }
 
 // openMeta opens the database and reads all of it. A damaged file is renamed
@@ -59,11 +59,7 @@ func openMeta(path string, noSync bool, log *slog.Logger) (*metaDB, *meta, error
 		return nil, nil, fmt.Errorf("%s: %w, and cannot be put aside: %w", path, err, asideErr)
 	}
 	log.Error("block database was damaged; rebuilding it from the blocks", "file", path, "kept_as", aside, "err", err)
-	d, m, err = tryMeta(path, noSync)
-	if err == nil {
-		m.damaged = true
-	}
-	return d, m, err
+	return tryMeta(path, noSync)
 }
 
 func putAside(path string) (string, error) {
@@ -93,10 +89,9 @@ func tryMeta(path string, noSync bool) (d *metaDB, m *meta, err error) {
 		return nil, nil, err
 	}
 	db, err = bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:        time.Second,
-		NoFreelistSync: true, // the free list is found by scanning: nothing of it to be damaged
-		FreelistType:   bolt.FreelistMapType,
-		NoSync:         noSync,
+		Timeout:      time.Second,
+		FreelistType: bolt.FreelistMapType,
+		NoSync:       noSync,
 	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -146,6 +141,7 @@ func (m *meta) read(tx *bolt.Tx) error {
 	}
 	switch v := about.Get(keyVersion); {
 	case v == nil:
+		m.fresh = true
 		if err := about.Put(keyVersion, []byte{metaVersion}); err != nil {
 			return err
 		}
@@ -216,9 +212,21 @@ func decodePin(b []byte) ([]wire.CID, error) {
 	return roots, nil
 }
 
+// change runs one transaction. Should the file have gone bad under us, that is
+// an error here and a rebuild at the next start, not a crash.
+func (d *metaDB) change(f func(*bolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v; restart to rebuild it", errDamaged, r)
+		}
+	}()
+	return d.db.Update(f)
+}
+
 // update writes and deletes block records in one transaction.
 func (d *metaDB) update(set map[hash]entry, gone []hash) error {
-	err := d.db.Update(func(tx *bolt.Tx) error {
+	err := d.change(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketBlocks)
 		for h, e := range set {
 			v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, e.size), uint64(e.used))
@@ -241,7 +249,7 @@ func (d *metaDB) update(set map[hash]entry, gone []hash) error {
 
 // setPin durably sets or, without roots, removes a pin.
 func (d *metaDB) setPin(name string, roots []wire.CID) error {
-	err := d.db.Update(func(tx *bolt.Tx) error {
+	err := d.change(func(tx *bolt.Tx) error {
 		if len(roots) == 0 {
 			return tx.Bucket(bucketPins).Delete([]byte(name))
 		}

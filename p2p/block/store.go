@@ -195,8 +195,9 @@ func (s *Store) load(ctx context.Context, m *meta) error {
 	for name, roots := range m.pins {
 		s.pins[name] = &pin{roots: roots}
 	}
-	if m.damaged && len(found) > 0 {
+	if m.fresh && len(found) > 0 { // pins were lost
 		s.stats.Recovered = true
+		s.log.Error("block database made anew; all blocks found stay until they are unpinned", "pin", PinRecovered, "blocks", len(found), "dir", s.dir)
 		if err := s.pinRecovered(found); err != nil {
 			return err
 		}
