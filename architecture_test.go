@@ -27,7 +27,7 @@ p2p/wire:
 p2p: p2p/wire
 p2p/gossip: p2p p2p/wire
 p2p/block: p2p p2p/wire
-p2p/p2ptest: p2p p2p/wire p2p/gossip
+p2p/p2ptest: p2p p2p/wire
 
 diloco/codec: p2p/wire
 diloco/outer: diloco/codec p2p/wire
@@ -39,6 +39,7 @@ toploc:
 gpu:
 gpu/ref: gpu
 gpu/cpu: gpu
+gpu/gputest: gpu gpu/ref
 gpu/hf:
 gpu/llama: gpu gpu/hf
 
