@@ -191,7 +191,7 @@ func TestLossFalls(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if math.Abs(first-math.Log(23)) > 0.1 || last > first/3 {
+		if math.Abs(first-math.Log(23)) > 0.5 || last > first/3 {
 			t.Errorf("%s: loss went from %.3f (ln 23 = 3.135) to %.3f", dev.Name(), first, last)
 		}
 	}
@@ -205,7 +205,7 @@ func TestGenesisGolden(t *testing.T) {
 	cfg := small(false)
 	p := Genesis(cfg, 42)
 	// Whoever changes this number changes the genesis of every run.
-	if got := crc(p); got != 0xf56bdd01 {
+	if got := crc(p); got != 0x5b694acb {
 		t.Errorf("digest %#x", got)
 	}
 	var n, s, ss float64
@@ -213,7 +213,7 @@ func TestGenesisGolden(t *testing.T) {
 		VocabSize: 4096, MaxPositionEmbeddings: 8, RMSNormEps: 1e-5, RopeTheta: 1e4, TieWordEmbeddings: true}, 5)[:4096*64] {
 		n, s, ss = n+1, s+float64(x), ss+float64(x)*float64(x)
 	}
-	if mean, std := s/n, math.Sqrt(ss/n); math.Abs(mean) > 2e-4 || math.Abs(std-0.02) > 1e-4 {
+	if mean, std := s/n, math.Sqrt(ss/n); math.Abs(mean) > 8e-4 || math.Abs(std-math.Sqrt(2.0/320)) > 4e-4 {
 		t.Errorf("embedding has mean %g and deviation %g", mean, std)
 	}
 	if crc(Genesis(cfg, 43)) == crc(p) {
