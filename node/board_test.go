@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,8 +37,9 @@ func TestBoardHearsOfRunsAndForgets(t *testing.T) {
 		}
 		a, ka := start(0)
 		b, _ := start(1)
-		round := uint64(7)
-		if err := a.Announce(ctx, ka, run, "whales", func() uint64 { return round }); err != nil {
+		var round atomic.Uint64
+		round.Store(7)
+		if err := a.Announce(ctx, ka, run, "whales", round.Load); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
@@ -49,7 +51,7 @@ func TestBoardHearsOfRunsAndForgets(t *testing.T) {
 		if len(c.List()) != 1 {
 			t.Error("the newcomer was not told")
 		}
-		round = 9
+		round.Store(9)
 		time.Sleep(3 * time.Minute)
 		if l := b.List(); len(l) != 1 || l[0].Round != 9 {
 			t.Errorf("the repetition was not heard: %+v", l)

@@ -96,6 +96,13 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 		outbox: newOutbox(log), merge: make(chan struct{}, 1),
 		machine: machine, journal: ledger,
 	}
+	for _, e := range ledger.evidence { // what convicted others before convicts them again
+		body, err := wire.Marshal(&e)
+		if err != nil {
+			return fmt.Errorf("journal: evidence: %w", err)
+		}
+		o.inner = append(o.inner, diloco.Heard{Msg: n.opt.Key.Sign(wire.KindEvidence, n.opt.Run, body)})
+	}
 	t := &trainer{
 		run: n.opt.Run, self: n.self, dir: filepath.Join(n.opt.Dir, innerDir), plan: p.plan,
 		model: p.model, states: states, blocks: n.opt.Blocks, engine: p.engine, data: p.data,

@@ -46,6 +46,7 @@ type owner struct {
 	queue   []diloco.Effect // not carried out yet
 	inner   []diloco.Event  // the machine's own signed messages, on their way back
 	blocked bool            // the first of queue failed and is tried again
+	stale   bool            // status is older than the machine
 	work    sync.WaitGroup  // goroutines of slow effects
 }
 
@@ -57,7 +58,9 @@ const (
 
 // loop runs until ctx ends, and returns when all that it started has.
 func (o *owner) loop(ctx context.Context, first []diloco.Effect) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer o.work.Wait()
+	defer cancel()
 	o.queue = first
 	wait := retryFirst
 	timer := time.NewTimer(time.Hour)
@@ -89,6 +92,10 @@ func (o *owner) loop(ctx context.Context, first []diloco.Effect) error {
 				continue
 			}
 			o.arm(timer)
+		}
+		if o.stale {
+			o.stale = false
+			o.publishStatus()
 		}
 		// While an effect waits no event is taken: their effects would only queue up.
 		events := o.events
@@ -122,7 +129,7 @@ func (o *owner) arm(timer *time.Timer) {
 
 func (o *owner) step(ev diloco.Event) {
 	o.queue = append(o.queue, o.machine.Step(time.Now(), ev)...)
-	o.publishStatus()
+	o.stale = true
 }
 
 func (o *owner) publishStatus() {

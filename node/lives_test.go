@@ -1,0 +1,201 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+func TestOutageOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSwarm(t, func(m *manifest.Manifest) { m.Stop.Rounds = 8 })
+		s.start(4)
+		s.until("round 3", 10*time.Minute, round(3))
+		time.Sleep(3 * time.Second)
+		for n := range 4 {
+			s.members[n].kill()
+		}
+		time.Sleep(time.Hour)
+		for n := range 4 {
+			s.members[n].start()
+		}
+		s.until("done", 20*time.Minute, done)
+		st := s.agree()
+		for n := range 4 {
+			if c := s.members[n].node.Status().RoundsContributed; c != 7 {
+				t.Errorf("node %d contributed to %d rounds of 7", n, c)
+			}
+		}
+		// What is done stays done, also for a peer that starts alone.
+		s.stopAll()
+		m := s.members[2]
+		m.opt = func(o *Options) { o.ExitWhenDone = true }
+		m.start()
+		if err := <-m.ended; err != nil {
+			t.Fatal(err)
+		}
+		m.ended = nil
+		if got := m.node.Status(); got.Result != st.Result || got.ResultState != st.ResultState {
+			t.Errorf("after a restart the result is %s, it was %s", got.Result, st.Result)
+		}
+	})
+}
+
+func TestObserverAndPruner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSwarm(t, func(m *manifest.Manifest) { m.Stop.Rounds = 24; m.Round.InnerSteps = 2 })
+		s.start(3)
+		watch, frugal := s.member(5), s.member(6)
+		watch.opt = func(o *Options) { o.Observe = true }
+		frugal.opt = func(o *Options) { o.Prune = true; o.ValEvery = 4 }
+		watch.start()
+		frugal.start()
+		s.until("done", 20*time.Minute, done)
+		st := s.agree()
+		if w := watch.node.Status(); w.RoundsContributed != 0 || w.Roster != 4 || w.Tokens != 0 {
+			t.Errorf("the observer took part: %+v", w)
+		}
+		time.Sleep(30 * time.Second)
+		if r := watch.verify(st.Result); !r.Verified {
+			t.Errorf("lineage from the observer's store: %s", r.Mismatch)
+		}
+		count := func(m *member, kind string) (n int) {
+			for name := range m.shelf.pins {
+				if strings.HasPrefix(name, kind+"/") {
+					n++
+				}
+			}
+			return n
+		}
+		synctest.Wait()
+		if all, few := count(watch, "delta"), count(frugal, "delta"); few >= all {
+			t.Errorf("the pruner keeps %d deltas, the archive %d", few, all)
+		}
+		for _, m := range s.members {
+			if n := count(m, "state"); n > keepBranch+2 {
+				t.Errorf("node %d keeps %d states", m.n, n)
+			}
+			if n := count(m, "own"); n > 4 {
+				t.Errorf("node %d keeps %d own payloads", m.n, n)
+			}
+		}
+	})
+}
+
+// A run that starts from a checkpoint begins with its weights.
+func TestBaseCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		donor := newSwarm(t, nil)
+		w := make([]float32, donor.model.Params())
+		for i := range w {
+			w[i] = 0.5
+		}
+		shelf := newShelf()
+		base, err := donor.model.Put(t.Context(), &crate{shelf, nil}, &State{w, make([]float32, len(w))}, Position{Run: donor.run})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSwarm(t, func(m *manifest.Manifest) { m.Model.Base = base; m.Stop.Rounds = 3 })
+		for c, b := range shelf.blocks {
+			s.publish[c] = b
+		}
+		s.start(3)
+		s.until("done", 10*time.Minute, done)
+		s.agree()
+		m := s.members[2]
+		first, _, err := s.model.Load(t.Context(), &crate{m.shelf, m.host}, m.shelf.pins[genesisPin])
+		if err != nil || first.Params[3] != 0.5 {
+			t.Errorf("genesis weights %v, %v", first, err)
+		}
+	})
+}
+
+func TestEndsBeforeItBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSwarm(t, nil)
+		a, b := s.member(1), s.member(2) // nobody has the manifest
+		a.start()
+		b.start()
+		time.Sleep(time.Minute)
+		if st := a.node.Status(); st.Phase != Syncing || st.Trouble == "" {
+			t.Errorf("without a manifest: %+v", st)
+		}
+		a.node.Leave()
+		if err := <-a.ended; err != nil {
+			t.Error(err)
+		}
+		a.ended = nil
+		b.stop()
+	})
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	s := newSwarm(t, nil)
+	m := s.member(0)
+	h := s.sea.join(context.Background(), m.peer(), m.shelf)
+	good := Options{
+		Dir: t.TempDir(), Key: m.key, Run: s.run, Net: h, Blocks: &crate{m.shelf, h},
+		Engine: func(context.Context, *manifest.Manifest) (Engine, error) { return nil, errors.New("no device") },
+	}
+	for _, c := range []struct {
+		want   string
+		change func(*Options)
+	}{
+		{"Dir", func(o *Options) { o.Dir = "" }},
+		{"must be set", func(o *Options) { o.Engine = nil }},
+		{"the key is of", func(o *Options) { o.Key = testKey(t, 3) }},
+		{"not the ID of a run", func(o *Options) { o.Run = wire.SumCID(wire.CodecRaw, nil) }},
+		{"the manifest is", func(o *Options) { x := *s.manifest; x.Model.Seed++; o.Manifest = &x }},
+	} {
+		o := good
+		c.change(&o)
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.want, err)
+		}
+	}
+	m.seed()
+	n, err := New(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "no device") {
+		t.Errorf("an engine that cannot be made: %v", err)
+	}
+	if err := n.Run(t.Context()); err == nil {
+		t.Error("Run ran twice")
+	}
+}
+
+func TestLearningRate(t *testing.T) {
+	m := manifest.Default()
+	m.Inner.LR, m.Inner.MinLR, m.Inner.Warmup, m.Inner.Steps = 1, 0.1, 10, 110
+	check := func(name string, step uint64, want float64) {
+		t.Helper()
+		m.Inner.Schedule = name
+		if got := LearningRate(m, step); math.Abs(got-want) > 1e-12 {
+			t.Errorf("%s at step %d: %g, want %g", name, step, got, want)
+		}
+	}
+	for _, s := range []string{"constant", "cosine", "wsd"} {
+		check(s, 0, 0.1)
+		check(s, 9, 1)
+		check(s, 10, 1)
+	}
+	check("constant", 500, 1)
+	check("cosine", 60, 0.55)
+	check("cosine", 110, 0.1)
+	check("cosine", 500, 0.1)
+	m.Inner.DecaySteps = 40
+	check("wsd", 70, 1)
+	check("wsd", 80, 0.1+0.9*(1-0.5))
+	check("wsd", 110, 0.1)
+	m.Inner.Warmup = 0
+	check("cosine", 0, 1)
+}
