@@ -126,7 +126,7 @@ type AdamW struct {
 }
 
 // A Device computes. Its methods are called by one goroutine at a time. No
-// method keeps a slice that it was given. Results do not depend on how many
+// method uses a slice that it was given after it returns. Results do not depend on how many
 // threads a device uses.
 //
 // Destination arguments come first. "Adds to" means that the destination's
@@ -173,7 +173,8 @@ type Device interface {
 	// Attention is softmax(q·kᵀ/sqrt(HeadDim))·v for each query head. q and
 	// out are (Seqs·Queries, Heads·HeadDim), k and v (Seqs·Keys,
 	// KVHeads·HeadDim); stats (Seqs·Queries, 2·Heads) receives the softmax's
-	// largest argument and the inverse of its sum for the backward pass.
+	// largest argument and the inverse of its sum for the backward pass. What
+	// is not finite in k or v may spread to all queries of its sequence.
 	Attention(s AttentionShape, out, stats, q, k, v Matrix)
 	// AttentionBackward overwrites dq, dk and dv. Queries equals Keys.
 	AttentionBackward(s AttentionShape, dq, dk, dv, dout, out, stats, q, k, v Matrix)

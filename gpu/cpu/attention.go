@@ -25,15 +25,22 @@ type attentionJob struct {
 // cache.
 const maxScores = 64 << 10
 
-func (j *attentionJob) cut() {
+// plan chooses the block and gives every worker the scratch for it.
+func (d *Device) plan(j *attentionJob) {
 	j.block = max(16, min(32, maxScores/max(1, j.s.Keys)))
+	for _, w := range d.workers {
+		grow(&w.score, j.block*j.s.Keys)
+		if j.backward {
+			grow(&w.dp, j.block*j.s.Keys)
+		}
+	}
 }
 
 // Attention implements gpu.Device: a task is one head of one sequence.
 func (d *Device) Attention(s gpu.AttentionShape, out, stats, q, k, v gpu.Matrix) {
 	s.Check("attention", out, stats, q, k, v)
 	d.attn = attentionJob{s: s, out: out, stats: stats, q: q, k: k, v: v}
-	d.attn.cut()
+	d.plan(&d.attn)
 	d.pool.run(&d.attn, s.Seqs*s.Heads, s.Seqs*s.Heads*s.Queries*s.Keys/8*(s.HeadDim/8+1))
 }
 
@@ -42,7 +49,7 @@ func (d *Device) Attention(s gpu.AttentionShape, out, stats, q, k, v gpu.Matrix)
 func (d *Device) AttentionBackward(s gpu.AttentionShape, dq, dk, dv, dout, out, stats, q, k, v gpu.Matrix) {
 	s.CheckBackward(dq, dk, dv, dout, out, stats, q, k, v)
 	d.attn = attentionJob{s: s, backward: true, out: out, stats: stats, q: q, k: k, v: v, dq: dq, dk: dk, dv: dv, dout: dout}
-	d.attn.cut()
+	d.plan(&d.attn)
 	d.pool.run(&d.attn, s.Seqs*s.KVHeads, s.Seqs*s.Heads*s.Queries*s.Keys/4*(s.HeadDim/8+1))
 }
 
@@ -69,7 +76,7 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 		n := min(j.block, j.s.Queries-i0)
 		keys := j.s.Keys - j.s.Queries + i0 + n // those that the block's last query sees
 		t := b*j.s.Queries + i0
-		p := grow(&w.score, n*keys)
+		p := w.score[:n*keys]
 		kern.product(w, gpu.NT, n, keys, dim, at(&j.q, t, h*dim), j.q.Stride, k, j.k.Stride, p, keys, false)
 		for i := range n {
 			seen := keys - n + i + 1
@@ -100,7 +107,7 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 		for i0 := 0; i0 < j.s.Queries; i0 += j.block {
 			n := min(j.block, j.s.Queries-i0)
 			keys, t := i0+n, base+i0
-			p, dp := grow(&w.score, n*keys), grow(&w.dp, n*keys)
+			p, dp := w.score[:n*keys], grow(&w.dp, n*keys)
 			q, do := at(&j.q, t, h*dim), at(&j.dout, t, h*dim)
 			kern.product(w, gpu.NT, n, keys, dim, q, j.q.Stride, k, j.k.Stride, p, keys, false)
 			kern.product(w, gpu.NT, n, keys, dim, do, j.dout.Stride, v, j.v.Stride, dp, keys, false)

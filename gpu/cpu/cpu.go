@@ -16,8 +16,8 @@
 //
 // # Memory
 //
-// Scratch grows with the shapes seen and is kept, so that a training step that
-// repeats its shapes allocates nothing.
+// Scratch grows with the shapes seen, for all threads at once, and is kept, so
+// that a training step that repeats its shapes allocates nothing.
 package cpu
 
 import (
@@ -60,7 +60,7 @@ var _ gpu.Device = (*Device)(nil)
 // A worker is what one thread needs for itself.
 type worker struct {
 	k     *kernels
-	pack  []float32 // panels of B
+	pack  []float32 // panels of B, kernels.pack values
 	score []float32 // attention: scores of a block of queries
 	dp    []float32 // attention: their gradients
 }
@@ -79,7 +79,7 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{k: k, workers: make([]*worker, o.Threads)}
 	for i := range d.workers {
-		d.workers[i] = &worker{k: k}
+		d.workers[i] = &worker{k: k, pack: aligned(k.pack)}
 	}
 	d.pool = newPool(d.workers)
 	return d, nil
@@ -110,7 +110,8 @@ func ISAs() []string {
 	return names
 }
 
-// Close ends the workers. The device must not be used afterwards.
+// Close ends the workers and waits for them. The device must not be used
+// afterwards.
 func (d *Device) Close() error {
 	d.pool.close()
 	return nil

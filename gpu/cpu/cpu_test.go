@@ -1,7 +1,15 @@
 package cpu
 
 import (
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/shoalnet/shoal/gpu/gputest"
@@ -24,5 +32,79 @@ func TestConformance(t *testing.T) {
 				gputest.Run(t, newDevice(t, Options{Threads: threads, ISA: isa}))
 			})
 		}
+	}
+}
+
+// countJob counts how often each task runs.
+type countJob []atomic.Int32
+
+func (j countJob) run(_ *worker, task int) {
+	j[task].Add(1)
+	runtime.Gosched() // let helpers come in at odd moments
+}
+
+func TestPoolRunsEachTaskOnce(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for _, threads := range []int{1, 2, 3, 8} {
+		d := newDevice(t, Options{Threads: threads})
+		for range 500 {
+			j := make(countJob, 1+rng.IntN(20))
+			d.pool.run(j, len(j), rng.IntN(2)<<20)
+			for i := range j {
+				if n := j[i].Load(); n != 1 {
+					t.Fatalf("%d threads: task %d of %d ran %d times", threads, i, len(j), n)
+				}
+			}
+		}
+	}
+}
+
+func TestCloseEndsHelpers(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for range 3 {
+		d, err := New(Options{Threads: 5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Close()
+		d.Close()
+	}
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines, %d before", n, before)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, o := range []Options{{Threads: -1}, {Threads: 1 << 20}, {ISA: "mmx"}} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%+v was taken", o)
+		}
+	}
+	if d := newDevice(t, Options{}); d.Threads() != runtime.GOMAXPROCS(0) {
+		t.Errorf("%d threads by default", d.Threads())
+	}
+}
+
+// TestGenerated holds the committed assembly to the generator that lies beside
+// it: who changes asm must run go generate.
+func TestGenerated(t *testing.T) {
+	sources, err := filepath.Glob(filepath.Join("asm", "*.go"))
+	if err != nil || len(sources) == 0 {
+		t.Fatalf("no generator: %v", err)
+	}
+	h := sha256.New()
+	for _, name := range sources {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Write(b)
+	}
+	tables, err := os.ReadFile("tables_amd64.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("// Generator: %x", h.Sum(nil)); !strings.Contains(string(tables), want) {
+		t.Error("gpu/cpu/asm has changed since kernels_amd64.s was written: run go generate in gpu/cpu")
 	}
 }

@@ -6,6 +6,7 @@ import "github.com/shoalnet/shoal/gpu"
 // the length of the first, or more.
 type kernels struct {
 	name string
+	pack int // values of scratch that product needs
 
 	// product computes C (m, n) = op(A)·op(B), or C += with acc. lda, ldb and
 	// ldc are the distances of rows.

@@ -25,7 +25,7 @@ func native() []*kernels {
 }
 
 var avx512 = kernels{
-	name: "avx512",
+	name: "avx512", pack: maxPanels,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling512, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
 	},
@@ -38,7 +38,7 @@ var avx512 = kernels{
 }
 
 var avx2 = kernels{
-	name: "avx2",
+	name: "avx2", pack: maxPanels,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling256, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
 	},

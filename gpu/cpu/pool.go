@@ -1,6 +1,9 @@
 package cpu
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // A job is split into tasks that may run in any order, each once, on any
 // worker.
@@ -23,6 +26,9 @@ type pool struct {
 	next    atomic.Int64
 	job     job
 	tasks   int64
+
+	helpers sync.WaitGroup
+	once    sync.Once
 }
 
 const gateOpen = 1 << 31
@@ -31,12 +37,16 @@ func newPool(workers []*worker) *pool {
 	helpers := len(workers) - 1
 	p := &pool{workers: workers, wake: make(chan struct{}, helpers), left: make(chan struct{}, 1)}
 	for _, w := range workers[1:] {
-		go p.help(w)
+		p.helpers.Go(func() { p.help(w) })
 	}
 	return p
 }
 
-func (p *pool) close() { close(p.wake) }
+// close ends the helpers and waits for them.
+func (p *pool) close() {
+	p.once.Do(func() { close(p.wake) })
+	p.helpers.Wait()
+}
 
 func (p *pool) help(w *worker) {
 	for range p.wake {

@@ -33,7 +33,8 @@ const (
 	// blockM is how many rows of A meet all panels before the next rows, so
 	// that they come from the second-level cache.
 	blockM = 96
-	// maxPanels is how many values of B are held in panels at a time.
+	// maxPanels is how many values of B are held in panels at a time: at least
+	// one panel's.
 	maxPanels = 128 << 10
 	// B that is not transposed is read where it lies while a block of it is
 	// small; a larger one would miss the TLB and the first-level cache.
@@ -61,7 +62,6 @@ func tiled(t *tiling, w *worker, l gpu.Layout, m, n, k int, a []float32, lda int
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
 			if pack {
-				grow(&w.pack, group*kb*t.vectors*t.lanes)
 				for p := p0; p < p1; p++ {
 					v0, v1 := vecs*p/panels, vecs*(p+1)/panels
 					t.pack(l, v1-v0, kb, b, k0, v0*t.lanes, n, ldb, w.pack[(p-p0)*kb*t.vectors*t.lanes:])
