@@ -118,15 +118,9 @@ type Point struct {
 
 // A Lineage is what `shoal lineage verify --json` says of a chain.
 type Lineage struct {
-	Run      wire.CID        `json:"run"`
-	Name     string          `json:"name"`
-	From     uint64          `json:"from"`
-	Round    uint64          `json:"round"` // of the last commit
-	Commit   wire.CID        `json:"commit"`
-	State    wire.CID        `json:"state"`
-	Verified bool            `json:"verified"`
-	Seconds  float64         `json:"seconds"`
-	Commits  []LineageCommit `json:"commits"`
+	node.LineageReport
+	Seconds float64         `json:"seconds"`
+	Chain   []LineageCommit `json:"chain"` // the oldest first
 }
 
 // A LineageCommit is one commit of a chain.
@@ -214,6 +208,16 @@ func (p *PeerRecord) last() node.Status {
 	return *p.Last
 }
 
+// result is where the peer ended: at the stop rule's commit once it is final,
+// at the last final one before.
+func (p *PeerRecord) result() (round uint64, commit, state wire.CID) {
+	l := p.last()
+	if l.Done {
+		return l.Rounds, l.Result, l.ResultState
+	}
+	return l.FinalRound, l.Final, l.FinalState
+}
+
 // running reports whether the peer should still run at the end.
 func (p *PeerRecord) running() bool {
 	return len(p.Lives) > 0 && (p.Lives[len(p.Lives)-1].To == 0 || p.Lives[len(p.Lives)-1].End == "done")
@@ -225,7 +229,7 @@ func (c *Chronicle) since(t time.Time) float64 { return t.Sub(c.Start).Seconds()
 // tokens returns the weight of the chain's first n rounds: x of the loss curves.
 func (l *Lineage) tokens() map[uint64]uint64 {
 	sum, out := uint64(0), map[uint64]uint64{}
-	for _, c := range l.Commits {
+	for _, c := range l.Chain {
 		for _, d := range c.Deltas {
 			sum += d.Tokens
 		}

@@ -230,16 +230,16 @@ func roster(c *Chronicle) (*plot.Plot, error) {
 		if c.Lineage == nil {
 			continue
 		}
-		for n := 0; n < len(c.Lineage.Commits); n++ {
-			l := c.Lineage.Commits[n]
+		for n := 0; n < len(c.Lineage.Chain); n++ {
+			l := c.Lineage.Chain[n]
 			if l.Round > c.Rounds || !slices.Contains(l.Roster, peer.ID) {
 				continue
 			}
-			for n+1 < len(c.Lineage.Commits) && slices.Contains(c.Lineage.Commits[n+1].Roster, peer.ID) {
+			for n+1 < len(c.Lineage.Chain) && slices.Contains(c.Lineage.Chain[n+1].Roster, peer.ID) {
 				n++
 			}
 			to := c.Seconds
-			if last := c.Lineage.Commits[n].Round; last < c.Rounds {
+			if last := c.Lineage.Chain[n].Round; last < c.Rounds {
 				to = when[last+1]
 			}
 			in = append(in, bar{when[l.Round], to, y - 0.28, y + 0.28, peerSlot(i)})

@@ -78,7 +78,7 @@ func lineageDetail(c *Chronicle) string {
 	if c.Lineage == nil {
 		return ""
 	}
-	return fmt.Sprintf("%d outer steps recomputed in %.1f s, from genesis to %s", c.Lineage.Round-c.Lineage.From, c.Lineage.Seconds, c.Lineage.Commit)
+	return fmt.Sprintf("%d outer steps recomputed in %.1f s, from genesis to %s", c.Lineage.Rounds-c.Lineage.From, c.Lineage.Seconds, c.Lineage.Head)
 }
 
 // oneFinal: no two peers, at any time, called different commits of a round final.
@@ -101,7 +101,7 @@ func oneFinal(c *Chronicle) (bad []string, n int) {
 		say(p.last().FinalRound, p.last().Final, p.Name)
 	}
 	if c.Lineage != nil {
-		for _, l := range c.Lineage.Commits {
+		for _, l := range c.Lineage.Chain {
 			if _, ok := final[l.Round]; ok {
 				say(l.Round, l.Commit, "the lineage")
 			}
@@ -132,9 +132,10 @@ func oneState(c *Chronicle) (bad []string, n int) {
 			say(s.Final, s.FinalState, p.Name)
 		}
 		say(p.last().Final, p.last().FinalState, p.Name)
+		say(p.last().Result, p.last().ResultState, p.Name)
 	}
 	if c.Lineage != nil {
-		for _, l := range c.Lineage.Commits {
+		for _, l := range c.Lineage.Chain {
 			say(l.Commit, l.State, "lineage")
 		}
 	}
@@ -153,8 +154,11 @@ func agreed(c *Chronicle) (bad []string) {
 			bad = append(bad, fmt.Sprintf("%s is not done: %s, round %d, final round %d", p.Name, cmp.Or(p.last().Phase, "unseen"), p.last().Round, p.last().FinalRound))
 		case first == nil:
 			first = p
-		case p.last().Final != first.last().Final || p.last().FinalState != first.last().FinalState:
-			bad = append(bad, fmt.Sprintf("%s ends at %s, %s at %s", first.Name, first.last().Final.Short(), p.Name, p.last().Final.Short()))
+		default:
+			_, c0, s0 := first.result()
+			if _, c1, s1 := p.result(); c0 != c1 || s0 != s1 {
+				bad = append(bad, fmt.Sprintf("%s ends at %s, %s at %s", first.Name, c0.Short(), p.Name, c1.Short()))
+			}
 		}
 	}
 	if first == nil && len(bad) == 0 {
@@ -174,8 +178,8 @@ func notDropped(c *Chronicle) (bad []string, n int) {
 	for _, p := range c.Peers {
 		byID[p.ID] = p
 	}
-	for i := 1; i < len(c.Lineage.Commits); i++ {
-		was, is := c.Lineage.Commits[i-1], c.Lineage.Commits[i]
+	for i := 1; i < len(c.Lineage.Chain); i++ {
+		was, is := c.Lineage.Chain[i-1], c.Lineage.Chain[i]
 		for _, id := range was.Roster {
 			p := byID[id]
 			if slices.Contains(is.Roster, id) || p == nil {
@@ -217,7 +221,7 @@ func countedOnce(c *Chronicle) (bad []string, n int) {
 		return []string{"unknown without the lineage"}, 0
 	}
 	seen := map[string]uint64{}
-	for _, l := range c.Lineage.Commits {
+	for _, l := range c.Lineage.Chain {
 		for _, d := range l.Deltas {
 			n++
 			for _, key := range []string{"delta " + d.ID.String(), fmt.Sprintf("the work of %s on %s", d.Peer.Short(), d.Parent.Short())} {
@@ -319,12 +323,12 @@ func arrived(c *Chronicle) (bad []string, good string) {
 		if p.Observer {
 			continue
 		}
-		at := slices.IndexFunc(c.Lineage.Commits, func(l LineageCommit) bool { return slices.Contains(l.Roster, p.ID) })
+		at := slices.IndexFunc(c.Lineage.Chain, func(l LineageCommit) bool { return slices.Contains(l.Roster, p.ID) })
 		if at < 0 {
 			bad = append(bad, p.Name+" never entered the roster")
 			continue
 		}
-		entered := c.Lineage.Commits[at].Round
+		entered := c.Lineage.Chain[at].Round
 		switch r, ok := c.firstMerged(p.ID, 0); {
 		case !ok:
 			bad = append(bad, fmt.Sprintf("%s entered in round %d and nothing of it was merged", p.Name, entered))
@@ -342,7 +346,7 @@ func (c *Chronicle) firstMerged(id wire.PeerID, after uint64) (uint64, bool) {
 	if c.Lineage == nil {
 		return 0, false
 	}
-	for _, l := range c.Lineage.Commits {
+	for _, l := range c.Lineage.Chain {
 		if l.Round > after && slices.ContainsFunc(l.Deltas, func(d LineageDelta) bool { return d.Peer == id }) {
 			return l.Round, true
 		}

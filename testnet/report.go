@@ -86,14 +86,14 @@ func report(c *Chronicle) *Report {
 	for _, p := range c.Peers {
 		r.Peers = append(r.Peers, summary(c, p))
 		if p.running() && !r.Final.Defined() {
-			r.Final, r.State = p.last().Final, p.last().FinalState
+			_, r.Final, r.State = p.result()
 		}
 	}
 	if l := c.Lineage; l != nil {
 		r.Verified, r.LineageSecs = l.Verified, l.Seconds
 		r.ModelDir = modelDir
 		var n, bytes uint64
-		for _, k := range l.Commits {
+		for _, k := range l.Chain {
 			for _, d := range k.Deltas {
 				n, bytes = n+1, bytes+d.Bytes
 				r.Tokens += d.Tokens
@@ -126,16 +126,16 @@ func report(c *Chronicle) *Report {
 
 func summary(c *Chronicle, p *PeerRecord) PeerSummary {
 	s := PeerSummary{
-		ID: p.ID, Name: p.Name, FinalCommit: p.last().Final, FinalRound: p.last().FinalRound, State: p.last().FinalState,
-		Restarts: max(0, len(p.Lives)-1), Running: p.running(),
+		ID: p.ID, Name: p.Name, Restarts: max(0, len(p.Lives)-1), Running: p.running(),
 	}
+	s.FinalRound, s.FinalCommit, s.State = p.result()
 	for _, h := range p.History {
 		s.BytesIn += h.BytesIn
 		s.BytesOut += h.BytesOut
 	}
 	if c.Lineage != nil {
-		for i := len(c.Lineage.Commits) - 1; i >= 0; i-- {
-			l := c.Lineage.Commits[i]
+		for i := len(c.Lineage.Chain) - 1; i >= 0; i-- {
+			l := c.Lineage.Chain[i]
 			for _, id := range l.Roster {
 				if id == p.ID {
 					s.FirstRound = l.Round

@@ -46,7 +46,7 @@ func synthetic(t testing.TB) *Chronicle {
 		c.Peers = append(c.Peers, &PeerRecord{Name: fmt.Sprintf("p%d", i), ID: k.Peer(), Lives: []Life{{From: 0.5, To: c.Seconds, End: "done"}}})
 	}
 	up := func(i int, r uint64) bool { return !(i == 2 && r > 12 && r < 20) && !(i == 4 && r < 18) }
-	l := &Lineage{Run: c.Run, Verified: true, Seconds: 2.5, Round: rounds}
+	l := &Lineage{LineageReport: node.LineageReport{Run: c.Run, Verified: true, Rounds: rounds}, Seconds: 2.5}
 	total := uint64(0)
 	var members []wire.PeerID
 	for r := uint64(0); r <= rounds; r++ {
@@ -68,7 +68,7 @@ func synthetic(t testing.TB) *Chronicle {
 				}
 			}
 		}
-		l.Commits = append(l.Commits, k)
+		l.Chain = append(l.Chain, k)
 		for i, p := range c.Peers {
 			if !up(i, r) {
 				continue
@@ -84,10 +84,10 @@ func synthetic(t testing.TB) *Chronicle {
 				s.FinalRound, s.Final, s.FinalState = r-2, cidOf("commit %d", r-2), cidOf("state %d", r-2)
 			}
 			p.Seen = append(p.Seen, s)
-			p.Last = &node.Status{Peer: p.ID, Round: r, Head: k.Commit, Final: k.Commit, FinalRound: r, FinalState: k.State, Done: true, Phase: node.Finished}
+			p.Last = &node.Status{Peer: p.ID, Round: r, Head: k.Commit, Final: k.Commit, FinalRound: r, FinalState: k.State, Done: true, Rounds: rounds, Phase: node.Finished, Result: k.Commit, ResultState: k.State}
 		}
 	}
-	l.Commit, l.State = l.Commits[rounds].Commit, l.Commits[rounds].State
+	l.Head, l.State = l.Chain[rounds].Commit, l.Chain[rounds].State
 	c.Lineage = l
 	c.Peers[2].Lives = []Life{
 		{From: 0.5, To: at(12) + 2, End: "kill", Lines: 13, LastCommit: cidOf("commit 12"), FinalRound: 10},
@@ -150,15 +150,15 @@ func TestInvariantsFail(t *testing.T) {
 		{"equal_state_at_equal_commit", func(c *Chronicle) { c.Peers[3].History[9].State = cidOf("other") }},
 		{"all_agree_at_the_end", func(c *Chronicle) { c.Peers[0].Last.Done = false }},
 		{"no_honest_peer_dropped", func(c *Chronicle) {
-			k := &c.Lineage.Commits[30]
+			k := &c.Lineage.Chain[30]
 			k.Roster = k.Roster[1:]
 		}},
 		{"no_delta_counted_twice", func(c *Chronicle) {
-			k := c.Lineage.Commits
+			k := c.Lineage.Chain
 			k[9].Deltas[0].ID = k[8].Deltas[0].ID
 		}},
 		{"no_delta_counted_twice", func(c *Chronicle) {
-			k := c.Lineage.Commits
+			k := c.Lineage.Chain
 			k[9].Deltas[0].Parent = k[8].Deltas[0].Parent
 		}},
 		{"nothing_lost_across_kill", func(c *Chronicle) { c.Peers[2].Lives[0].LastCommit = cidOf("other") }},
@@ -167,8 +167,8 @@ func TestInvariantsFail(t *testing.T) {
 		{"liveness", func(c *Chronicle) { c.Stall = 3 }},
 		{"liveness", func(c *Chronicle) { c.TimedOut = true }},
 		{"restarted_peers_contributed", func(c *Chronicle) {
-			for i := range c.Lineage.Commits {
-				k := &c.Lineage.Commits[i]
+			for i := range c.Lineage.Chain {
+				k := &c.Lineage.Chain[i]
 				if k.Round > 19 {
 					k.Deltas = k.Deltas[:2]
 				}
@@ -178,7 +178,7 @@ func TestInvariantsFail(t *testing.T) {
 			c.Events[1].Event.Do = Limit
 		}},
 		{"newcomers_contributed", func(c *Chronicle) {
-			k := &c.Lineage.Commits[19]
+			k := &c.Lineage.Chain[19]
 			k.Deltas = k.Deltas[:3]
 		}},
 		{"lineage_verified", func(c *Chronicle) { c.Lineage.Verified = false }},

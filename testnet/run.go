@@ -419,11 +419,15 @@ func (s *swarm) audit(ctx context.Context) error {
 		s.c.Lineage = l
 	}
 	if s.Config.Prompt != "" {
-		out, err := s.launcher.output(ctx, s.log("auditor"), "generate", s.path(modelDir), "-p", s.Config.Prompt, "-n", "400", "--seed", "7", "--continuation")
+		out, err := s.launcher.output(ctx, s.log("auditor"), "generate", s.path(modelDir), "-p", s.Config.Prompt, "-n", "400", "--seed", "7", "--json")
+		var sample struct{ Text string }
+		if err == nil {
+			err = json.Unmarshal(out, &sample)
+		}
 		if err != nil {
 			s.c.Failures = append(s.c.Failures, err.Error())
 		}
-		s.c.Sample = string(out)
+		s.c.Sample = sample.Text
 	}
 	return nil
 }

@@ -133,7 +133,9 @@ anyone can recompute a model's whole history, bit for bit.`,
 			root.AddCommand(c)
 		}
 	}
-	add("here", a.keyCmd(), a.versionCmd())
+	add("run", a.joinCmd(), a.publishCmd(), a.runsCmd(), a.manifestCmd(), a.dataCmd(), a.testnetCmd())
+	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd())
+	add("here", a.statusCmd(), a.keyCmd(), a.versionCmd())
 	return root
 }
 

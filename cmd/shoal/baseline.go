@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/diloco/shard"
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/testnet"
+)
+
+// baselineCmd trains by oneself what a run's peers train together; the testnet
+// calls it for its comparison.
+func (a *app) baselineCmd() *cobra.Command {
+	var peers, thr, windows int
+	c := &cobra.Command{
+		Use:     "baseline MANIFEST",
+		Short:   "Train a run's model in one process, with the batches of some peers in each step",
+		Example: "  shoal testnet baseline run.yaml --peers 4",
+		Args:    exactly("MANIFEST"),
+		Hidden:  true,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			m, run, err := readManifest(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := a.offline()
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, s.close()) }()
+			b := baseline{m: m, run: run, peers: peers, windows: windows, blocks: s.blocks}
+			points, err := b.train(cmd.Context(), threads(thr))
+			if err != nil {
+				return err
+			}
+			a.json = true
+			return a.show(points, "")
+		},
+	}
+	c.Flags().IntVar(&peers, "peers", 1, "whose batches make one step")
+	c.Flags().IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
+	c.Flags().IntVar(&windows, "val-windows", 64, "windows of each validation")
+	return c
+}
+
+type baseline struct {
+	m       *manifest.Manifest
+	run     wire.CID
+	peers   int
+	windows int
+	blocks  node.Blocks
+
+	data, val *shard.Reader
+}
+
+// train does the steps of one peer over the whole run, with the batches that
+// b.peers peers would take, and evaluates after each round's worth of them.
+func (b *baseline) train(ctx context.Context, threads int) ([]testnet.Point, error) {
+	m := b.m
+	if b.peers < 1 || b.peers > testnet.MaxPeers {
+		return nil, usagef("--peers %d: want 1 to %d", b.peers, testnet.MaxPeers)
+	}
+	if err := b.open(ctx); err != nil {
+		return nil, err
+	}
+	e := newEngine(m, threads)
+	params, err := e.Genesis()
+	if err != nil {
+		return nil, err
+	}
+	t, err := e.NewTrainer(params)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	var out []testnet.Point
+	start := time.Now()
+	var spent time.Duration // on evaluation: not the swarm's way of counting either
+	each := m.WindowsPerRound()
+	for r := range m.Stop.Rounds {
+		var sum float64
+		for h := range m.Round.InnerSteps {
+			var batch [][]int32
+			for slot := range b.peers {
+				w, err := b.data.Batch(shard.Share{
+					Run: b.run, Base: r * each * uint64(b.peers), Slot: slot, Slots: b.peers, Each: each, Batch: m.Inner.Batch}, h)
+				if err != nil {
+					return nil, err
+				}
+				batch = append(batch, w...)
+			}
+			step := r*m.Round.InnerSteps + h
+			loss, err := t.Step(batch, node.LearningRate(m, step))
+			if err != nil {
+				return nil, fmt.Errorf("step %d: %w", step, err)
+			}
+			sum += loss
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+		}
+		at := time.Now()
+		val, err := b.validate(t)
+		if err != nil {
+			return nil, err
+		}
+		spent += time.Since(at)
+		steps := (r + 1) * m.Round.InnerSteps
+		out = append(out, testnet.Point{
+			Step: steps, Tokens: steps * uint64(b.peers*m.Inner.Batch*m.Inner.Sequence), Seconds: (time.Since(start) - spent).Seconds(),
+			TrainLoss: sum / float64(m.Round.InnerSteps), ValLoss: val})
+	}
+	return out, nil
+}
+
+// open finds the data of the manifest in the local store.
+func (b *baseline) open(ctx context.Context) error {
+	raw, err := b.blocks.Get(ctx, b.m.Data)
+	if err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	x, err := shard.DecodeIndex(raw)
+	if err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	fetch := func(c wire.CID) ([]byte, error) { return b.blocks.Get(ctx, c) }
+	if b.data, err = shard.NewReader(x, x.Train, b.m.Inner.Sequence, fetch); err != nil {
+		return err
+	}
+	b.val, err = shard.NewReader(x, x.Val, b.m.Inner.Sequence, fetch)
+	return err
+}
+
+// validate is the mean loss over the windows that every peer validates on:
+// spread evenly over the validation part.
+func (b *baseline) validate(t node.Trainer) (float64, error) {
+	windows := b.val.Windows()
+	n := min(uint64(b.windows), windows)
+	sum := 0.0
+	for at := uint64(0); at < n; {
+		var batch [][]int32
+		for ; at < n && len(batch) < b.m.Inner.Batch; at++ {
+			w, err := b.val.Window(at * windows / n)
+			if err != nil {
+				return 0, err
+			}
+			batch = append(batch, w)
+		}
+		loss, err := t.Eval(batch)
+		if err != nil {
+			return 0, err
+		}
+		sum += loss * float64(len(batch))
+	}
+	return sum / float64(max(1, n)), nil
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/control"
+	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+const (
+	hearing = time.Minute      // how long a run's name is listened for
+	leaving = 10 * time.Second // how long a graceful leave may take
+	redraw  = 250 * time.Millisecond
+)
+
+// takeFlags are those of the commands that take part in a run.
+type takeFlags struct {
+	threads int
+	observe bool
+	prune   bool
+	http    string
+	once    bool
+}
+
+func (t *takeFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.IntVar(&t.threads, "threads", 0, "threads that compute (default: one for each core)")
+	f.BoolVar(&t.observe, "observe", false, "follow and serve the run without training")
+	f.BoolVar(&t.prune, "prune", false, "forget old payloads: less disk, but the lineage cannot be recomputed from here")
+	f.StringVar(&t.http, "http", "", "serve status and metrics on this loopback address, too, e.g. 127.0.0.1:9447")
+	f.BoolVar(&t.once, "exit-when-done", false, "leave when the run is over instead of serving its model")
+}
+
+func (a *app) joinCmd() *cobra.Command {
+	var kf keyFlags
+	var nf netFlags
+	var tf takeFlags
+	c := &cobra.Command{
+		Use:   "join RUN",
+		Short: "Take part in a run",
+		Long: `Finds the run, fetches its model from many peers at once, checks it, and trains from
+the next round on. RUN is a CID, or a name that somebody in the swarm announces.
+
+The first join makes a key. Ctrl-C leaves cleanly, a second Ctrl-C at once; after a
+crash the same command goes on where it was.`,
+		Example: `  shoal join moby --bootstrap /ip4/203.0.113.7/udp/4747/quic-v1/p2p/16Uiu2…
+  shoal join bafyreia…                # on the local network, or from remembered peers
+  shoal join moby --threads 4 --json  # one status a line, for scripts
+  shoal join moby --observe           # follow and serve, do not train`,
+		Args: exactly("RUN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
+			if err != nil {
+				return err
+			}
+			run, err := s.find(cmd.Context(), args[0], hearing)
+			if err == nil {
+				err = s.take(cmd.Context(), run, nil, tf)
+			}
+			return errors.Join(err, s.close())
+		},
+	}
+	kf.add(c)
+	nf.add(c)
+	tf.add(c)
+	return c
+}
+
+func (a *app) publishCmd() *cobra.Command {
+	var kf keyFlags
+	var nf netFlags
+	var tf takeFlags
+	var join bool
+	c := &cobra.Command{
+		Use:   "publish MANIFEST",
+		Short: "Put a run into the swarm",
+		Long: `Stores the manifest as a block, announces it and serves it, with its tokenizer and data,
+until interrupted. With --join this peer also takes part. The data must have been
+prepared in this data directory (shoal data prepare).`,
+		Example: `  shoal publish run.yaml --join
+  shoal publish run.yaml               # serve only; others can take over once they hold it`,
+		Args: exactly("MANIFEST"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, run, err := readManifest(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
+			if err != nil {
+				return err
+			}
+			err = s.publish(cmd.Context(), m, run)
+			if err == nil {
+				tf.observe = tf.observe || !join
+				err = s.take(cmd.Context(), run, m, tf)
+			}
+			return errors.Join(err, s.close())
+		},
+	}
+	kf.add(c)
+	nf.add(c)
+	tf.add(c)
+	c.Flags().BoolVar(&join, "join", false, "take part in the run, too")
+	return c
+}
+
+// publish makes sure that this peer can serve all that the run starts from.
+func (s *session) publish(ctx context.Context, m *manifest.Manifest, run wire.CID) error {
+	for what, c := range map[string]wire.CID{"tokenizer": m.Tokenizer, "data": m.Data} {
+		if !c.Defined() {
+			return advise(fmt.Errorf("the manifest names no %s", what), "shoal data prepare TEXT --into MANIFEST puts it there")
+		}
+		if !s.store.Has(c) {
+			return advise(fmt.Errorf("the manifest's %s %s is not in %s", what, c, s.app.dir),
+				"prepare the data in this directory (shoal data prepare), or join the run instead if others serve it")
+		}
+	}
+	block, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	if _, err := s.blocks.Put(ctx, wire.CodecDagCBOR, block); err != nil {
+		return fmt.Errorf("store the manifest: %w", err)
+	}
+	s.app.say("published %s  %s\n  others join with: shoal join %s --bootstrap ADDRESS, where ADDRESS is one of", m.Name, run, m.Name)
+	for _, addr := range s.host.Addrs() {
+		s.app.say("    %s", addr)
+	}
+	return nil
+}
+
+// status is what the control socket says: the node's word and the addresses to
+// give to others.
+type status struct {
+	node.Status
+	Addrs []string `json:"addrs"`
+}
+
+// take runs a node of the run until it has left. The first interrupt, which
+// ends ctx, lets it leave in order.
+func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags) error {
+	if old, c := s.local(ctx); old != nil && c != run {
+		return advise(fmt.Errorf("the data directory %s belongs to the run %s (%s)", s.app.dir, old.Name, c),
+			"take part in another run with another --dir")
+	} else if old != nil {
+		s.policy.Store(old)
+	}
+	if m != nil {
+		s.policy.Store(m)
+	}
+	eng := engines(threads(tf.threads))
+	n, err := node.New(node.Options{
+		Dir: s.app.dir, Key: s.key, Run: run, Manifest: m, Net: s.net, Blocks: s.blocks, Board: s.board,
+		Engine: func(ctx context.Context, m *manifest.Manifest) (node.Engine, error) {
+			s.policy.Store(m)
+			return eng(ctx, m)
+		},
+		Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
+	})
+	if err != nil {
+		return err
+	}
+	return s.live(ctx, n, tf.http)
+}
+
+// live runs the node with all that accompanies it.
+func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error {
+	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel(nil)
+
+	leave := func() {
+		n.Leave()
+		time.AfterFunc(leaving, func() { cancel(errors.New("leaving took too long")) })
+	}
+	defer context.AfterFunc(ctx, func() {
+		s.app.say("\nleaving; a second Ctrl-C stops at once")
+		leave()
+	})()
+
+	st := func() status { return status{n.Status(), s.host.Addrs()} }
+	h := control.Handler{
+		Status: func() any { return st() }, Runs: func() any { return s.board.List() },
+		Metrics: metrics(n.Status), Leave: leave,
+	}
+	work.Go(func() {
+		if err := control.Serve(own, s.app.dir, h.Mux()); err != nil {
+			cancel(err)
+		}
+	})
+	if httpAddr != "" {
+		if err := s.serveHTTP(own, &work, httpAddr, h.Mux(), cancel); err != nil {
+			return err
+		}
+	}
+	work.Go(func() {
+		select {
+		case err := <-s.failed:
+			cancel(err)
+		case <-own.Done():
+		}
+	})
+	work.Go(func() { s.watch(own, n) })
+	err := n.Run(own)
+	if cause := context.Cause(own); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// serveHTTP serves the control handler on a loopback address.
+func (s *session) serveHTTP(ctx context.Context, work *sync.WaitGroup, addr string, h http.Handler, fail func(error)) error {
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil || !a.IP.IsLoopback() {
+		return usagef("--http %q: want a loopback address and port such as 127.0.0.1:9447: whoever reaches it can make this peer leave", addr)
+	}
+	ln, err := net.ListenTCP("tcp", a)
+	if err != nil {
+		return advise(fmt.Errorf("--http: %w", err), "choose another port")
+	}
+	work.Go(func() {
+		if err := control.ServeOn(ctx, ln, h); err != nil {
+			fail(err)
+		}
+	})
+	return nil
+}
+
+// watch tells the user how the node stands until ctx ends.
+func (s *session) watch(ctx context.Context, n *node.Node) {
+	r := &joinReport{screen: s.app.screen(), started: time.Now()}
+	defer r.clear()
+	tick := time.NewTicker(redraw)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.tell(n.Status())
+		}
+	}
+}

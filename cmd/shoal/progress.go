@@ -1,0 +1,179 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/shoalnet/shoal/node"
+)
+
+// A screen is where a command tells how it stands: one line that is overwritten
+// on a terminal, plain lines now and then elsewhere.
+type screen struct {
+	a     *app
+	tty   *os.File // nil: not a terminal
+	shown bool     // a line to be overwritten is on the terminal
+	last  time.Time
+}
+
+func (a *app) screen() *screen {
+	s := &screen{a: a}
+	if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+		s.tty = f
+	}
+	return s
+}
+
+// line prints a line that stays.
+func (s *screen) line(text string) {
+	s.clear()
+	fmt.Fprintln(s.a.err, text)
+}
+
+// now shows how it stands at this moment; every says how often plain output repeats it.
+func (s *screen) now(text string, every time.Duration) {
+	if s.tty == nil {
+		if time.Since(s.last) >= every {
+			s.last = time.Now()
+			fmt.Fprintln(s.a.err, text)
+		}
+		return
+	}
+	if w, _, err := term.GetSize(int(s.tty.Fd())); err == nil && w > 1 {
+		if r := []rune(text); len(r) >= w {
+			text = string(r[:w-1])
+		}
+	}
+	fmt.Fprint(s.tty, "\r\x1b[K", text)
+	s.shown = true
+}
+
+// clear removes the overwritten line.
+func (s *screen) clear() {
+	if s.shown {
+		fmt.Fprint(s.tty, "\r\x1b[K")
+		s.shown = false
+	}
+}
+
+// A joinReport turns statuses into what join prints.
+type joinReport struct {
+	*screen
+	was     node.Status
+	started time.Time
+	hinted  bool
+	trouble string
+}
+
+// tell is called a few times a second.
+func (r *joinReport) tell(st node.Status) {
+	if r.a.json {
+		r.tellJSON(st)
+		return
+	}
+	if st.Name != "" && r.was.Name == "" {
+		r.line(fmt.Sprintf("run %s  %s", st.Name, st.Run))
+	}
+	if !r.hinted && st.Peers == 0 && st.Round == 0 && time.Since(r.started) > 20*time.Second {
+		r.hinted = true
+		r.line("no peers yet. If others take part already, give the address of one of them: --bootstrap /ip4/…/p2p/16Uiu2…")
+	}
+	if st.Trouble != "" && st.Trouble != r.trouble {
+		r.line("waiting: " + st.Trouble)
+	}
+	r.trouble = st.Trouble
+	if st.Head != r.was.Head && st.Round > 0 {
+		r.line(commitLine(st))
+	}
+	if st.Done && !r.was.Done {
+		r.line(fmt.Sprintf("the run is over: commit %s\n  state %s\n  serving it to others; Ctrl-C leaves. To take the model out: shoal export %s model/", st.Result, st.ResultState, st.Name))
+	}
+	r.now(standing(st), 15*time.Second)
+	r.was = st
+}
+
+func (r *joinReport) tellJSON(st node.Status) {
+	if st.Head == r.was.Head && st.Phase == r.was.Phase && st.Done == r.was.Done && time.Since(r.last) < 10*time.Second {
+		return
+	}
+	r.last, r.was = time.Now(), st
+	if json.NewEncoder(r.a.out).Encode(st) != nil {
+		return // nobody reads it any more
+	}
+}
+
+func commitLine(st node.Status) string {
+	out := fmt.Sprintf("commit %d/%d  …%s  roster %d", st.Round, st.Rounds, st.Head.Short(), st.Roster)
+	if st.Weak {
+		out += "  weak"
+	}
+	if st.FinalRound > 0 {
+		out += fmt.Sprintf("  final %d", st.FinalRound)
+	}
+	if st.ValLoss > 0 {
+		out += fmt.Sprintf("  val %.4f", st.ValLoss)
+	}
+	return out
+}
+
+// standing is one line on where a peer stands.
+func standing(st node.Status) string {
+	var p []string
+	add := func(format string, args ...any) { p = append(p, fmt.Sprintf(format, args...)) }
+	switch {
+	case st.Phase == node.Syncing && st.Checkpoint.Total > 0 && st.Checkpoint.Done < st.Checkpoint.Total:
+		add("syncing %s of %s, %s/s", size(st.Checkpoint.Done), size(st.Checkpoint.Total), size(int64(st.Checkpoint.Rate)))
+	case st.Phase == node.Training && st.InnerSteps > 0:
+		add("round %d/%d  training %d/%d", st.Round, st.Rounds, st.InnerStep, st.InnerSteps)
+	case st.Rounds > 0:
+		add("round %d/%d  %s", st.Round, st.Rounds, st.Phase)
+	default:
+		add("%s", st.Phase)
+	}
+	if st.Loss > 0 {
+		add("loss %.3f", st.Loss)
+	}
+	if st.TokensPerS > 0 && st.Phase == node.Training {
+		add("%s tok/s", count(st.TokensPerS))
+	}
+	add("%d peers", st.Peers)
+	add("↓ %s ↑ %s", size(int64(st.BytesIn)), size(int64(st.BytesOut)))
+	return strings.Join(p, "  ")
+}
+
+// count writes a number with three digits and a metric suffix.
+func count(x float64) string {
+	v, unit := metric(x)
+	return v + unit
+}
+
+// size writes a number of bytes.
+func size(n int64) string {
+	v, unit := metric(float64(n))
+	return v + " " + unit + "B"
+}
+
+func metric(x float64) (value, unit string) {
+	for _, u := range []struct {
+		at  float64
+		sym string
+	}{{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
+		if x >= u.at {
+			v := x / u.at
+			digits := 2
+			if v >= 100 {
+				digits = 0
+			} else if v >= 10 {
+				digits = 1
+			}
+			return strconv.FormatFloat(v, 'f', digits, 64), u.sym
+		}
+	}
+	return strconv.FormatFloat(x, 'f', 0, 64), ""
+}

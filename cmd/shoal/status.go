@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/control"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Say how the running peer stands",
+		Long:  "Asks the peer that runs with this data directory. Its addresses serve others as --bootstrap.",
+		Example: `  shoal status
+  shoal status --json | jq .final_round
+  shoal status --dir /data/shoal`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			st, err := a.running(cmd.Context())
+			if errors.Is(err, control.ErrNotRunning) {
+				return advise(err, "start it with `shoal join RUN`, or name its data directory with --dir")
+			} else if err != nil {
+				return err
+			}
+			return a.show(st, statusText(st))
+		},
+	}
+}
+
+// running is the status of the node that runs with this data directory.
+func (a *app) running(ctx context.Context) (*status, error) {
+	st := new(status)
+	if err := control.Dial(a.dir).Get(ctx, "/status", st); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+func statusText(st *status) string {
+	var b strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-12s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("run", "%s  %s", st.Name, st.Run)
+	row("peer", "%s  %s", st.Peer, st.Address)
+	phase := string(st.Phase)
+	if st.Phase == node.Training {
+		phase += fmt.Sprintf(", inner step %d of %d", st.InnerStep, st.InnerSteps)
+	}
+	row("phase", "%s", phase)
+	if st.Trouble != "" {
+		row("trouble", "%s", st.Trouble)
+	}
+	weak := ""
+	if st.Weak {
+		weak = "  (weak: less than 2/3 of the roster voted)"
+	}
+	row("round", "%d of %d%s", st.Round, st.Rounds, weak)
+	row("head", "%s", st.Head)
+	row("final", "round %d  %s", st.FinalRound, st.Final)
+	row("state", "%s", st.FinalState)
+	if st.Done {
+		row("result", "%s", st.ResultState)
+	}
+	if st.Loss > 0 || st.ValLoss > 0 {
+		row("loss", "training %.4f, validation %.4f (round %d)", st.Loss, st.ValLoss, st.ValRound)
+	}
+	row("speed", "%s tokens/s, %s tokens trained", count(st.TokensPerS), count(float64(st.Tokens)))
+	row("contributed", "%d rounds", st.RoundsContributed)
+	row("peers", "%d connected, %d in the roster", st.Peers, st.Roster)
+	row("traffic", "%s in, %s out", size(int64(st.BytesIn)), size(int64(st.BytesOut)))
+	if c := st.Checkpoint; c.Total > 0 && c.Done < c.Total {
+		row("checkpoint", "%s of %s, %s/s", size(c.Done), size(c.Total), size(int64(c.Rate)))
+	}
+	for reason, n := range st.Rejections {
+		row("refused", "%d: %s", n, reason)
+	}
+	for _, p := range st.Evicted {
+		row("evicted", "%s, for contradicting itself", p)
+	}
+	for i, addr := range st.Addrs {
+		name := ""
+		if i == 0 {
+			name = "addresses"
+		}
+		row(name, "%s", addr)
+	}
+	return b.String()
+}
+
+func (a *app) runsCmd() *cobra.Command {
+	var kf keyFlags
+	var nf netFlags
+	var wait time.Duration
+	c := &cobra.Command{
+		Use:   "runs",
+		Short: "List the runs of the swarm",
+		Long:  "Lists what the peer that runs with this data directory has heard of; where none runs, enters the swarm for some seconds and listens.",
+		Example: `  shoal runs
+  shoal runs --bootstrap /ip4/203.0.113.7/udp/4747/quic-v1/p2p/16Uiu2…`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var list []node.Listing
+			err := control.Dial(a.dir).Get(cmd.Context(), "/runs", &list)
+			if errors.Is(err, control.ErrNotRunning) {
+				list, err = a.listen(cmd.Context(), &kf, &nf, wait)
+			}
+			if err != nil {
+				return err
+			}
+			var b strings.Builder
+			for _, l := range list {
+				fmt.Fprintf(&b, "%-24s %s  round %d  heard from %d peers\n", l.Name, l.Run, l.Round, len(l.Peers))
+			}
+			if len(list) == 0 {
+				a.say("no run was heard of")
+				list = []node.Listing{}
+			}
+			return a.show(list, b.String())
+		},
+	}
+	kf.add(c)
+	nf.add(c)
+	c.Flags().DurationVar(&wait, "wait", 8*time.Second, "how long to listen")
+	return c
+}
+
+// listen enters the swarm for a while and returns the runs that it heard of.
+func (a *app) listen(ctx context.Context, kf *keyFlags, nf *netFlags, wait time.Duration) (list []node.Listing, err error) {
+	s, err := a.enter(nf, func() (*wire.Key, error) { return a.openOrMakeKey(kf) })
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+		return nil, errors.New("interrupted")
+	case err := <-s.failed:
+		return nil, err
+	}
+	list = s.board.List()
+	if len(list) == 0 && len(s.net.Peers()) == 0 {
+		return nil, noPeers("list runs")
+	}
+	return list, nil
+}

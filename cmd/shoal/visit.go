@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/control"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// anyPort is where a peer listens that only fetches something.
+var anyPort = []string{"/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"}
+
+// visit enters the swarm for a while, to fetch. Where a node runs with this
+// data directory, which holds its lock, the visitor is another peer with a
+// directory of its own that begins with that node; running is its status then.
+func (a *app) visit(ctx context.Context, kf *keyFlags, nf *netFlags) (s *session, running *status, err error) {
+	own := *nf
+	if len(own.listen) == 0 {
+		own.listen = anyPort
+	}
+	running, err = a.running(ctx)
+	if errors.Is(err, control.ErrNotRunning) {
+		s, err = a.enter(&own, func() (*wire.Key, error) { return a.openOrMakeKey(kf) })
+		return s, nil, err
+	} else if err != nil {
+		return nil, nil, err
+	}
+	dir, err := os.MkdirTemp("", "shoal-visit-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("temporary data directory: %w", err)
+	}
+	guest := *a
+	guest.dir = dir
+	own.bootstrap = append(own.bootstrap, running.Addrs...)
+	s, err = guest.enter(&own, func() (*wire.Key, error) {
+		secret := make([]byte, 32)
+		if _, err := rand.Read(secret); err != nil {
+			return nil, err
+		}
+		return wire.NewKey(secret)
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	unlock := s.unlock
+	s.unlock = func() {
+		unlock()
+		if err := os.RemoveAll(dir); err != nil {
+			slog.Warn("remove the temporary data directory", "err", err)
+		}
+	}
+	return s, running, nil
+}
+
+// settled is how long a position must stand before it counts as the swarm's.
+const settled = 2 * time.Second
+
+// tip finds the commit of a run to trace or to take out: the stop rule's where
+// the run is over, else the last final one. It follows the run as an observer
+// until that is known.
+func (s *session) tip(ctx context.Context, run wire.CID, running *status, patience time.Duration) (wire.CID, error) {
+	if running != nil && running.Run == run {
+		if c := running.Result; c.Defined() {
+			return c, nil
+		}
+		if running.FinalRound > 0 {
+			return running.Final, nil
+		}
+	}
+	n, err := node.New(node.Options{
+		Dir: s.app.dir, Key: s.key, Run: run, Net: s.net, Blocks: s.blocks, Board: s.board,
+		Engine: engines(threads(0)), Observe: true, Prune: true, ValEvery: 1 << 40, Log: slog.Default(),
+	})
+	if err != nil {
+		return "", err
+	}
+	own, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(own) }()
+	c, err := s.watchTip(own, n, ended)
+	cancel()
+	if err == nil {
+		err = <-ended
+	}
+	return c, err
+}
+
+// watchTip waits until the observer n knows where the run stands.
+func (s *session) watchTip(ctx context.Context, n *node.Node, ended chan error) (wire.CID, error) {
+	scr := s.app.screen()
+	defer scr.clear()
+	tick := time.NewTicker(redraw)
+	defer tick.Stop()
+	var was node.Status
+	var since time.Time
+	for {
+		select {
+		case err := <-ended:
+			if err == nil {
+				err = errors.New("the observer ended before the run was found")
+			}
+			ended <- nil
+			if ctx.Err() != nil {
+				err = s.lost(was)
+			}
+			return "", err
+		case err := <-s.failed:
+			return "", err
+		case <-tick.C:
+		}
+		st := n.Status()
+		switch {
+		case st.Done:
+			return st.Result, nil
+		case st.FinalRound == 0 || st.Final != was.Final || st.Phase == node.Syncing:
+			since = time.Now()
+		case time.Since(since) > settled && (st.Round < st.Rounds || time.Since(since) > 10*settled):
+			return st.Final, nil
+		}
+		was = st
+		scr.now(standing(st), 5*time.Second)
+	}
+}
+
+// lost says why a run's position was not found.
+func (s *session) lost(st node.Status) error {
+	switch {
+	case len(s.net.Peers()) == 0 && st.Round == 0:
+		return noPeers("find the run")
+	case st.Trouble != "":
+		return advise(errors.New(st.Trouble), "the peers that were found do not serve the run: --bootstrap with a peer of it")
+	case st.FinalRound == 0:
+		return advise(fmt.Errorf("no commit of the run is final yet (it stands at round %d)", st.Round), "try again when it has gone on for some rounds")
+	}
+	return errors.New("the run's position was not settled in time")
+}

@@ -1,0 +1,380 @@
+package sim
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// A Kind of fault.
+type Kind int
+
+// Until ends those that last. Peers lists whom it hits.
+const (
+	Crash      Kind = iota // kill -9 At, at Point; up again at Until, or never
+	Partition              // Peers on one side, all others on the other, until Until
+	Straggle               // training takes Factor times as long, until Until
+	Lossy                  // everybody's messages are lost with probability Factor, until Until
+	Mute                   // says nothing from At on, until Until
+	Withhold               // sends no votes from At on
+	Equivocate             // says two things at a time from At on
+	Leave                  // asks to leave
+	Enter                  // a newcomer starts
+)
+
+var kindNames = [...]string{"crash", "partition", "straggle", "lossy", "mute", "withhold", "equivocate", "leave", "enter"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// crashPoint is where in the shell's work a crash comes.
+type crashPoint int
+
+// The points at which a crash can come, at the first such occasion after At.
+const (
+	crashNever crashPoint = iota
+	crashNow
+	crashBeforeJournal // a message is signed, and lost
+	crashAfterJournal  // it is in the journal, and nobody has heard it
+	crashHalfSaid      // half of the others have heard it
+	crashBeforeAdopt   // the commit is stored, the head is the old one
+	crashPoints
+)
+
+// A Fault is one thing that goes wrong.
+type Fault struct {
+	Kind   Kind
+	At     time.Duration
+	Until  time.Duration // zero is never
+	Peers  []int
+	Factor float64
+	Point  int
+}
+
+func (f Fault) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-10s at %v", f.Kind, f.At.Round(time.Millisecond))
+	if f.Until > 0 {
+		fmt.Fprintf(&b, " until %v", f.Until.Round(time.Millisecond))
+	}
+	if len(f.Peers) > 0 {
+		fmt.Fprintf(&b, " peers %v", f.Peers)
+	}
+	if f.Factor > 0 {
+		fmt.Fprintf(&b, " factor %.2f", f.Factor)
+	}
+	if f.Point > 0 {
+		fmt.Fprintf(&b, " point %d", f.Point)
+	}
+	return b.String()
+}
+
+// schedule arranges a fault.
+func (w *world) schedule(f Fault) {
+	each := func(do func(p *peer)) func() {
+		return func() {
+			for _, n := range f.Peers {
+				if p := w.peers[n]; p != nil {
+					do(p)
+				}
+			}
+		}
+	}
+	at := func(t time.Duration, do func()) { w.push(&item{at: t, do: do}) }
+	switch f.Kind {
+	case Crash:
+		down := time.Duration(-1)
+		if f.Until > 0 {
+			down = f.Until - f.At
+		}
+		at(f.At, each(func(p *peer) {
+			if p.crashAt, p.crashFor = crashPoint(f.Point), down; p.crashAt <= crashNow {
+				p.crash(down)
+			}
+		}))
+	case Partition:
+		at(f.At, func() { w.split(f.Peers) })
+		at(f.Until, w.heal)
+	case Straggle:
+		at(f.At, each(func(p *peer) { p.slow = f.Factor }))
+		at(f.Until, each(func(p *peer) { p.slow = 0 }))
+	case Lossy:
+		at(f.At, func() {
+			w.loss = f.Factor
+			for _, p := range w.peers {
+				p.excused = max(p.excused, f.Until+4*w.cfg.Deadline)
+			}
+		})
+		at(f.Until, func() { w.loss = w.cfg.Loss })
+	case Mute:
+		for _, n := range f.Peers { // it will not be counted among those who answer
+			w.peers[n].honest = w.peers[n].honest && f.Until > 0
+		}
+		at(f.At, each(func(p *peer) {
+			p.mute = true
+			p.excused = max(p.excused, f.Until+4*w.cfg.Deadline)
+		}))
+		if f.Until > 0 {
+			at(f.Until, each(func(p *peer) { p.mute = false }))
+		}
+	case Withhold, Equivocate:
+		for _, n := range f.Peers {
+			w.peers[n].honest = false
+		}
+		at(f.At, each(func(p *peer) {
+			p.withhold = p.withhold || f.Kind == Withhold
+			p.equivocal = p.equivocal || f.Kind == Equivocate
+		}))
+	case Leave:
+		at(f.At, each(func(p *peer) {
+			p.gone, p.leaving = true, true
+			p.step(diloco.LeaveAsked{})
+			w.after(w.cfg.Deadline, p, func() { p.crash(-1) })
+		}))
+	case Enter:
+		at(f.At, func() {
+			for _, n := range f.Peers {
+				w.newPeer(n).boot()
+			}
+		})
+	}
+}
+
+// split cuts the network in two.
+func (w *world) split(side []int) {
+	w.groups = make([]int, len(w.peers))
+	for _, n := range side {
+		if n < len(w.groups) {
+			w.groups[n] = 1
+		}
+	}
+	for _, p := range w.peers {
+		if p != nil {
+			p.excused = max(p.excused, w.now+1000*time.Hour) // until heal says when
+		}
+	}
+}
+
+// heal joins the network; those who connect hear what the others know.
+func (w *world) heal() {
+	if w.groups == nil {
+		return
+	}
+	groups := w.groups
+	w.groups = nil
+	w.check.healed(w)
+	for _, p := range w.peers {
+		if p == nil {
+			continue
+		}
+		p.excused = w.now + 4*w.cfg.Deadline
+		q := w.peers[w.rng.IntN(len(w.peers))]
+		if p.up() && q.up() && p.n < len(groups) && q.n < len(groups) && groups[p.n] != groups[q.n] {
+			p.pull(q)
+			q.pull(p)
+		}
+	}
+}
+
+// sign signs, journals, publishes and hands back, in this order.
+func (p *peer) sign(e diloco.Sign) {
+	w := p.w
+	s := p.signed(e.Kind, e.Body)
+	w.note(p, "sign", wire.CID(s.Sig[:16]))
+	point := p.crashAt
+	if point == crashBeforeJournal {
+		p.crash(p.crashFor)
+		return
+	}
+	if w.cfg.JournalLate { // the planted bug
+		p.publish(s, nil)
+		w.check.said(w, p, s)
+		if point == crashAfterJournal {
+			p.crash(p.crashFor)
+			return
+		}
+		p.journal = append(p.journal, s)
+		p.inbox = append(p.inbox, diloco.Heard{Msg: s})
+		return
+	}
+	p.journal = append(p.journal, s)
+	w.check.said(w, p, s)
+	if point == crashAfterJournal {
+		p.crash(p.crashFor)
+		return
+	}
+	p.inbox = append(p.inbox, diloco.Heard{Msg: s})
+	if p.equivocal && w.chance(0.3) && p.lie(s) {
+		return
+	}
+	if point == crashHalfSaid {
+		p.publish(s, func(q *peer) bool { return q.n%2 == 0 })
+		p.crash(p.crashFor)
+		return
+	}
+	p.publish(s, nil)
+}
+
+// signed wraps a body; the signature is a hash, and deterministic.
+func (p *peer) signed(kind wire.Kind, body []byte) wire.Signed {
+	h := sha256.New()
+	h.Write(p.id[:])
+	h.Write([]byte{byte(kind)})
+	h.Write(body)
+	sig := h.Sum(make([]byte, 0, 65))
+	return wire.Signed{Kind: kind, Run: p.w.run, From: p.id, Body: body, Sig: sig[:65]}
+}
+
+// publish sends a message to everybody, or to those for whom to holds.
+func (p *peer) publish(s wire.Signed, to func(*peer) bool) {
+	w := p.w
+	if p.mute || p.withhold && s.Kind == wire.KindVote {
+		return
+	}
+	for _, q := range w.peers {
+		if q == nil || q == p || !w.reach(p, q) || to != nil && !to(q) || w.chance(w.loss) {
+			continue
+		}
+		w.deliver(w.delay(p, q), q, diloco.Heard{Msg: s})
+		if w.chance(w.cfg.Twice) {
+			w.deliver(w.delay(p, q)+w.between(0, 10*time.Second), q, diloco.Heard{Msg: s})
+		}
+	}
+}
+
+// lie says s to some and something else to the others.
+func (p *peer) lie(s wire.Signed) bool {
+	w := p.w
+	m, err := diloco.Open(&s)
+	if err != nil {
+		return false
+	}
+	var body any
+	switch b := m.Body.(type) {
+	case *diloco.Vote:
+		if len(b.Deltas) > 0 && w.chance(0.5) {
+			b.Deltas = b.Deltas[1:]
+		} else {
+			b.Final, b.FinalRound = b.Parent, b.Round
+		}
+		body = b
+	case *diloco.Delta:
+		b.Block = wire.SumCID(wire.CodecRaw, s.Body)
+		p.blocks[b.Block] = true
+		body = b
+	case *diloco.Attest:
+		b.Head = wire.SumCID(wire.CodecDagCBOR, s.Body)
+		body = b
+	default:
+		return false
+	}
+	raw, err := wire.Marshal(body)
+	if err != nil {
+		return false
+	}
+	p.lied++
+	other := p.signed(s.Kind, raw)
+	some := w.rng.Uint64()
+	p.publish(s, func(q *peer) bool { return some>>(q.n%64)&1 == 0 })
+	p.publish(other, func(q *peer) bool { return some>>(q.n%64)&1 == 1 })
+	return true
+}
+
+// Random returns a universe of a few peers and mixed faults.
+func Random(seed uint64) Config {
+	r := rand.New(rand.NewPCG(seed, 0xfa017))
+	n := 3 + r.IntN(8)
+	c := Config{
+		Seed: seed, Peers: n, Stop: uint64(8 + r.IntN(10)), Leak: 1000,
+		Latency: time.Duration(20+r.IntN(400)) * time.Millisecond,
+	}
+	if r.IntN(2) == 0 {
+		c.Loss = r.Float64() * 0.05
+	}
+	if r.IntN(2) == 0 {
+		c.Twice = r.Float64() * 0.2
+	}
+	if r.IntN(2) == 0 {
+		c.Fetch = r.Float64() * 0.2
+	}
+	c.MinPeers = n/2 + 1
+	begin := 3 * time.Minute // the run has begun, and something is final
+	length := time.Duration(c.Stop) * 25 * time.Second
+	moment := func() time.Duration { return begin + time.Duration(r.Int64N(int64(length))) }
+	spell := func(lo, hi int) time.Duration { return time.Duration(lo+r.IntN(hi-lo)) * time.Second }
+	perm := r.Perm(n)
+	bad := r.IntN((n-1)/3 + 1) // fewer than a third of the weight
+	for _, p := range perm[:bad] {
+		at := moment()
+		switch r.IntN(4) {
+		case 0:
+			c.Faults = append(c.Faults, Fault{Kind: Mute, At: at, Peers: []int{p}})
+		case 1:
+			c.Faults = append(c.Faults, Fault{Kind: Withhold, At: at, Peers: []int{p}})
+		default:
+			c.Faults = append(c.Faults, Fault{Kind: Equivocate, At: at, Peers: []int{p}})
+		}
+	}
+	good := perm[bad:]
+	for range r.IntN(5) {
+		at := moment()
+		who := good[r.IntN(len(good))]
+		switch r.IntN(7) {
+		case 0, 1:
+			c.Faults = append(c.Faults, Fault{Kind: Crash, At: at, Until: at + spell(1, 180), Peers: []int{who}, Point: 1 + r.IntN(int(crashPoints)-1)})
+		case 2:
+			c.Faults = append(c.Faults, Fault{Kind: Partition, At: at, Until: at + spell(10, 400), Peers: append([]int(nil), r.Perm(n)[:1+r.IntN(n-1)]...)})
+		case 3:
+			c.Faults = append(c.Faults, Fault{Kind: Straggle, At: at, Until: at + spell(30, 300), Peers: []int{who}, Factor: 2 + 6*r.Float64()})
+		case 4:
+			c.Faults = append(c.Faults, Fault{Kind: Lossy, At: at, Until: at + spell(5, 60), Factor: 0.1 + 0.4*r.Float64()})
+		case 5: // many at once
+			k := 1 + r.IntN(len(good))
+			up := at + spell(5, 120)
+			for _, p := range good[:k] {
+				c.Faults = append(c.Faults, Fault{Kind: Crash, At: at, Until: up + spell(1, 20), Peers: []int{p}, Point: 1 + r.IntN(int(crashPoints)-1)})
+			}
+		case 6:
+			c.Faults = append(c.Faults, Fault{Kind: Mute, At: at, Until: at + spell(20, 200), Peers: []int{who}})
+		}
+	}
+	if r.IntN(2) == 0 {
+		c.Faults = append(c.Faults, Fault{Kind: Enter, At: moment(), Peers: []int{n}})
+	}
+	return c
+}
+
+// Shrink drops faults, one after another, for as long as the run still fails.
+func Shrink(c Config) (Config, error) {
+	_, err := Run(c)
+	if err == nil {
+		return c, nil
+	}
+	for again := true; again; {
+		again = false
+		for i := range c.Faults {
+			less := c
+			less.Faults = append(append([]Fault(nil), c.Faults[:i]...), c.Faults[i+1:]...)
+			if _, e := Run(less); e != nil {
+				c, err, again = less, e, true
+				break
+			}
+		}
+	}
+	return c, err
+}
+
+// String describes the universe so that it can be run again.
+func (c Config) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: %d peers (%d to begin), %d rounds, latency %v, loss %.3f, twice %.3f, failing fetches %.3f, leak after %d\n",
+		c.Seed, c.Peers, c.MinPeers, c.Stop, c.Latency, c.Loss, c.Twice, c.Fetch, c.Leak)
+	for _, f := range c.Faults {
+		fmt.Fprintf(&b, "  %v\n", f)
+	}
+	return b.String()
+}
