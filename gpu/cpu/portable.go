@@ -7,8 +7,9 @@ import (
 )
 
 // The portable kernels. Every product is converted to float32 before it is
-// added to something: the Go specification lets a compiler fuse x*y + z, and
-// for arm64 and GOAMD64=v3 it does, but never across a conversion. Reductions
+// added to something: the Go specification lets a compiler fuse x*y + z, even
+// where an assignment stands between, and for arm64 and GOAMD64=v3 it does,
+// but never across a conversion. Reductions
 // run in sixteen lanes as the assembly's do.
 
 var portable = kernels{
@@ -112,7 +113,8 @@ func expGo(x float32) float32 {
 	p = float32(float32(p*r)*r) + r + 1
 	// 2^n in two factors, because 2^128 is not a float32.
 	h := int32(n) >> 1
-	return float32(p*math.Float32frombits(uint32(h+127)<<23)) * math.Float32frombits(uint32(int32(n)-h+127)<<23)
+	p = float32(p * math.Float32frombits(uint32(h+127)<<23))
+	return float32(p * math.Float32frombits(uint32(int32(n)-h+127)<<23))
 }
 
 func softmaxGo(y []float32, a, b float32) (m, sum float32) {
@@ -122,7 +124,7 @@ func softmaxGo(y []float32, a, b float32) (m, sum float32) {
 			m = v
 		}
 	}
-	m *= a
+	m = float32(m * a)
 	var s [lanes]float32
 	for i := range y {
 		y[i] = expGo(float32(a*y[i]) - m)
@@ -139,7 +141,7 @@ func softmaxGo(y []float32, a, b float32) (m, sum float32) {
 func softmaxBackGo(dp, p []float32, a, m, inv, d float32) {
 	p = p[:len(dp)]
 	for i := range dp {
-		p[i] = expGo(float32(a*p[i])-m) * inv
+		p[i] = float32(expGo(float32(a*p[i])-m) * inv)
 		dp[i] = float32(float32(dp[i]-d)*a) * p[i]
 	}
 }

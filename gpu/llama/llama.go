@@ -15,7 +15,6 @@ package llama
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/shoalnet/shoal/gpu"
 	"github.com/shoalnet/shoal/gpu/hf"
@@ -135,30 +134,6 @@ func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
 		}
 	}
 	return w, err
-}
-
-// rotary makes the tables of RoPE hold at least n positions. Angles are
-// products of float32 numbers, as Hugging Face computes them.
-func (m *Model) rotary(n int) {
-	if n <= m.cos.Rows {
-		return
-	}
-	n = min(max(n, 2*m.cos.Rows), m.cfg.MaxPositionEmbeddings)
-	half := m.cfg.HeadSize() / 2
-	cos, sin := make([]float32, n*half), make([]float32, n*half)
-	for i := range half {
-		freq := float32(1 / math.Pow(m.cfg.RopeTheta, 2*float64(i)/float64(2*half)))
-		for p := range n {
-			angle := float64(float32(p) * freq)
-			cos[p*half+i], sin[p*half+i] = float32(math.Cos(angle)), float32(math.Sin(angle))
-		}
-	}
-	upload := func(v []float32) gpu.Matrix {
-		b := m.dev.Alloc(len(v))
-		m.dev.Upload(b, v)
-		return b.Matrix(n, half)
-	}
-	m.cos, m.sin = upload(cos), upload(sin)
 }
 
 // Loss is the mean cross-entropy, in nats per token, of tokens[1:] given what

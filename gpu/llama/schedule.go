@@ -51,13 +51,14 @@ func (s Schedule) At(step uint64) float64 {
 			return s.MinLR
 		}
 		done := float64(step-s.Warmup) / float64(s.Steps-s.Warmup)
-		return s.MinLR + (s.LR-s.MinLR)*(1+math.Cos(math.Pi*done))/2
+		_, c := sincos(math.Pi * done)
+		return s.MinLR + float64((s.LR-s.MinLR)*(1+c)/2)
 	case WSD:
 		if step >= s.Steps {
 			return s.MinLR
 		}
 		if left := s.Steps - step; left < s.Decay {
-			return s.MinLR + (s.LR-s.MinLR)*float64(left)/float64(s.Decay)
+			return s.MinLR + float64((s.LR-s.MinLR)*float64(left)/float64(s.Decay))
 		}
 	}
 	return s.LR
