@@ -106,11 +106,11 @@ func (n *Node) Status() Status {
 	if n.head != nil {
 		s.Weak, s.Roster = n.head.Weak, len(n.head.Roster)
 	}
-	if n.final != nil {
-		s.FinalState = n.final.State
-	}
 	if n.owner != nil {
 		v := n.owner.view()
+		if n.final != nil && n.final.Round == v.FinalRound { // the view may be ahead by an effect
+			s.FinalState = n.final.State
+		}
 		s.Phase, s.Round, s.Head, s.State = Phase(v.Phase), v.Round, v.Head, v.State
 		s.Final, s.FinalRound, s.Evicted = v.Final, v.FinalRound, v.Convicted
 		for k, c := range v.Rejected {
