@@ -86,7 +86,7 @@ func (p *pool) work(w *worker) {
 // many vector operations they take together: too few are not worth waking
 // anybody.
 func (p *pool) run(j job, tasks, cost int) {
-	const worthwhile = 8 << 10
+	const worthwhile = 64 << 10
 	helpers := min(len(p.workers)-1, tasks-1, cost/worthwhile)
 	if helpers <= 0 {
 		for i := range tasks {
