@@ -124,7 +124,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	defer l.topic.Close()
 	o.peers = l.topic.Peers
 	p.data.peers = l.topic.Peers
-	s := &steward{node: n, parts: p, owner: o, listener: l, trainer: t, book: book, cancel: cancel, wake: make(chan struct{}, 1)}
+	s := &steward{node: n, parts: p, owner: o, listener: l, trainer: t, book: book, cancel: cancel, wake: make(chan struct{}, 1), more: make(chan struct{}, 1)}
 	s.lastIn, s.lastOut = n.opt.Net.Bandwidth()
 	o.onHead, o.onFinal, o.onDone = s.onHead, s.onFinal, s.onDone
 	if len(chain) > 0 {

@@ -21,7 +21,8 @@ type steward struct {
 	trainer  *trainer
 	book     *chronicle
 	cancel   context.CancelCauseFunc
-	wake     chan struct{}
+	wake     chan struct{} // for loop
+	more     chan struct{} // for backfill
 
 	lastIn, lastOut uint64 // bytes at the last head; the owner's
 
@@ -29,6 +30,7 @@ type steward struct {
 	heads  []headWork
 	final  wire.CID
 	finalC *diloco.Commit
+	result *diloco.Done // the run is over and its state evaluated
 }
 
 type headWork struct {
@@ -38,9 +40,11 @@ type headWork struct {
 }
 
 func (s *steward) ring() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{s.wake, s.more} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -149,18 +153,26 @@ func (s *steward) onFinal(e diloco.Finalized) {
 }
 
 // onDone is called by the owner when the run is over: what remains is to
-// evaluate the result.
+// evaluate the result and to have all of its lineage.
 func (s *steward) onDone(e diloco.Done) {
 	s.node.opt.Log.Info("the run is over", "round", e.Commit.Round, "commit", e.CID, "state", e.Commit.State)
 	s.evaluate(e.Commit, true, func() {
 		s.book.flush()
-		s.node.mu.Lock()
-		s.node.done, s.node.result, s.node.resultState = true, e.CID, e.Commit.State
-		s.node.mu.Unlock()
-		if s.node.opt.ExitWhenDone {
-			s.cancel(errOver)
-		}
+		s.mu.Lock()
+		s.result = &e
+		s.mu.Unlock()
+		s.ring()
 	})
+}
+
+// settle makes the result known.
+func (s *steward) settle(e *diloco.Done) {
+	s.node.mu.Lock()
+	s.node.done, s.node.result, s.node.resultState = true, e.CID, e.Commit.State
+	s.node.mu.Unlock()
+	if s.node.opt.ExitWhenDone {
+		s.cancel(errOver)
+	}
 }
 
 // provideEvery is the least time between two provider records for heads.
@@ -219,33 +231,45 @@ func (s *steward) provide(ctx context.Context, work *sync.WaitGroup, cids ...wir
 // archivePin names the final commit up to which the archive is complete.
 const archivePin = "archive/tip"
 
-// backfillEvery is how often backfill looks for a new final commit.
-const backfillEvery = 5 * time.Second
+// How often backfill tries again where something cannot be had, and how often
+// it does so before a peer calls itself done all the same.
+const (
+	backfillEvery = 5 * time.Second
+	backfillTries = 4
+)
 
 // backfill fetches the lineage from before this peer joined, and keeps it whole
-// from then on.
+// from then on. A peer is done when it has all of it.
 func (s *steward) backfill(ctx context.Context) {
-	if s.node.opt.Prune {
-		return
-	}
 	tick := time.NewTicker(backfillEvery)
 	defer tick.Stop()
-	var tried wire.CID
+	var whole wire.CID // the final commit up to which nothing is missing
+	tries := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-s.more:
 		}
 		s.mu.Lock()
-		tip := s.final
+		tip, result := s.final, s.result
 		s.mu.Unlock()
-		if !tip.Defined() || tip == tried {
+		if tip.Defined() && tip != whole && !s.node.opt.Prune {
+			if err := s.archive(ctx, tip); err == nil {
+				whole = tip
+			} else if ctx.Err() == nil {
+				s.node.opt.Log.Info("the archive has gaps still", "err", err)
+			}
+		}
+		if result == nil {
 			continue
 		}
-		tried = tip
-		if err := s.archive(ctx, tip); err != nil && ctx.Err() == nil {
-			s.node.opt.Log.Info("the archive has gaps still", "err", err)
+		if tries++; tip == whole || s.node.opt.Prune || tries > backfillTries {
+			s.settle(result)
+			s.mu.Lock()
+			s.result = nil
+			s.mu.Unlock()
 		}
 	}
 }

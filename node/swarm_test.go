@@ -52,6 +52,7 @@ const stepTime = 500 * time.Millisecond
 
 func newSwarm(t *testing.T, change func(*manifest.Manifest)) *swarm {
 	t.Helper()
+	t.TempDir() // before the clean-up below, so that it is removed after it
 	s := &swarm{t: t, sea: newSea(20 * time.Millisecond), members: map[int]*member{}, publish: map[wire.CID][]byte{}}
 	tok, err := hf.NewChar("abcdefghijklmnop")
 	if err != nil {
@@ -164,6 +165,8 @@ func (m *member) start() {
 	}(m.host, m.ended)
 }
 
+func testLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 // testLog writes a node's log where SHOAL_TEST_LOG asks for it.
 func testLog(t *testing.T, n int) *slog.Logger {
 	if os.Getenv("SHOAL_TEST_LOG") == "" {
@@ -251,6 +254,9 @@ func (s *swarm) agree() Status {
 		}
 		if st.Result != first.Result || st.ResultState != first.ResultState || !st.Result.Defined() {
 			s.t.Errorf("node %d ends with %s, state %s; another with %s, %s", n, st.Result, st.ResultState, first.Result, first.ResultState)
+		}
+		if len(st.Evicted) > 0 {
+			s.t.Errorf("node %d has convicted %v", n, st.Evicted)
 		}
 		if st.Trouble != "" {
 			s.t.Errorf("node %d is in trouble: %s", n, st.Trouble)
