@@ -244,11 +244,14 @@ func (h *Host) Provide(ctx context.Context, c wire.CID) error {
 	return nil
 }
 
+// provide keeps a record here even if nobody else is known: a server whose
+// clients are all behind NATs has an empty routing table, and still answers.
 func (h *Host) provide(ctx context.Context, c cid.Cid) error {
-	if h.dht.RoutingTable().Size() == 0 {
-		return ErrNoPeers
+	err := h.dht.Provide(ctx, c, true)
+	if err != nil && h.dht.RoutingTable().Size() == 0 {
+		return fmt.Errorf("%w (%w)", ErrNoPeers, err)
 	}
-	return h.dht.Provide(ctx, c, true)
+	return err
 }
 
 // FindProviders returns up to n other peers that say they have c. Their
@@ -259,9 +262,6 @@ func (h *Host) FindProviders(ctx context.Context, c wire.CID, n int) ([]wire.Pee
 	if err != nil {
 		return nil, fmt.Errorf("find providers: %w", err)
 	}
-	if h.dht.RoutingTable().Size() == 0 {
-		return nil, fmt.Errorf("find providers of %s: %w", c, ErrNoPeers)
-	}
 	var out []wire.PeerID
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -269,6 +269,9 @@ func (h *Host) FindProviders(ctx context.Context, c wire.CID, n int) ([]wire.Pee
 		if p, err := ToWire(info.ID); err == nil && p != h.self && h.gate.admits(info.ID) && len(out) < n {
 			out = append(out, p)
 		}
+	}
+	if len(out) == 0 && h.dht.RoutingTable().Size() == 0 {
+		return nil, fmt.Errorf("find providers of %s: %w", c, ErrNoPeers)
 	}
 	return out, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,9 +60,13 @@ type Host struct {
 	closeErr error
 }
 
-// quiet keeps the libraries' logs to errors, whatever the environment says of
-// other programs. libp2p reads GOLOG_LOG_LEVEL, whose default is the same.
-var quiet = sync.OnceFunc(func() { golog.SetAllLoggers(golog.LevelError) })
+// quiet keeps the libraries' logs to errors unless GOLOG_LOG_LEVEL, which
+// libp2p reads by itself, says otherwise.
+var quiet = sync.OnceFunc(func() {
+	if os.Getenv("GOLOG_LOG_LEVEL") == "" {
+		golog.SetAllLoggers(golog.LevelError)
+	}
+})
 
 // New opens the ports of a host and joins nothing yet: Run does. Handlers may
 // be set before Run. A port in use is an error that names it.

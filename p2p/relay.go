@@ -41,8 +41,8 @@ func newRelayService(h *Host) *relayService {
 	return &relayService{h: h, quota: newQuota(c.Quota, c.Total, time.Now)}
 }
 
-// SetACL replaces who may use this peer's relay. Until then it is whoever was
-// found under one of our rendezvous namespaces; nil returns to that.
+// SetACL replaces who may use this peer's relay. Until then it is whoever lists
+// itself under one of our rendezvous namespaces; nil returns to that.
 func (h *Host) SetACL(f func(wire.PeerID) bool) {
 	if f == nil {
 		h.relay.acl.Store(nil)
@@ -63,7 +63,7 @@ func (r *relayService) allows(id peer.ID) bool {
 	if f := r.acl.Load(); f != nil {
 		return (*f)(p)
 	}
-	return len(r.h.memberOf(p)) > 0
+	return len(r.h.memberOf(p)) > 0 || r.h.listed(id)
 }
 
 // AllowReserve implements relay.ACLFilter.
@@ -261,7 +261,7 @@ func (h *Host) autoRelay() libp2p.Option {
 		autorelay.WithNumRelays(2),
 		autorelay.WithBootDelay(2*time.Second),
 		autorelay.WithMinInterval(5*time.Second),
-		autorelay.WithBackoff(30*time.Second), // a relay may refuse only because it has not heard of us yet
+		autorelay.WithBackoff(15*time.Second), // a relay may refuse only because it has not heard of us yet
 	)
 }
 

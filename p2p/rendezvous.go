@@ -115,6 +115,27 @@ func (h *Host) memberOf(p wire.PeerID) []string {
 	return out
 }
 
+// listed reports whether id told this very peer that it is in one of our
+// namespaces, which may be before our next search finds it.
+func (h *Host) listed(id peer.ID) bool {
+	if !h.ready.Load() {
+		return false
+	}
+	h.mu.Lock()
+	keys := make([]cid.Cid, 0, len(h.spaces))
+	for _, s := range h.spaces {
+		keys = append(keys, s.key)
+	}
+	h.mu.Unlock()
+	for _, k := range keys {
+		found, err := h.dht.ProviderStore().GetProviders(h.ctx, k.Hash())
+		if err == nil && slices.ContainsFunc(found, func(p peer.AddrInfo) bool { return p.ID == id }) {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *space) run() {
 	var wg sync.WaitGroup
 	wg.Go(s.advertise)
@@ -171,9 +192,6 @@ func (s *space) search() {
 // are connected.
 func (s *space) searchOnce() int {
 	h := s.h
-	if h.dht.RoutingTable().Size() == 0 {
-		return 0
-	}
 	ctx, cancel := context.WithTimeout(s.ctx, searchTime)
 	defer cancel()
 	var found []peer.AddrInfo

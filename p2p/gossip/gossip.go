@@ -76,7 +76,7 @@ type Config struct {
 
 	// Colocation is how many peers of one IP address are normal; each above it
 	// costs all of them score, quadratically. 0 means 8. Negative switches the
-	// penalty off, for testnets on one machine.
+	// penalty off. Loopback addresses never cost anything.
 	Colocation int
 
 	// Workers is how many messages are judged at once; default the number of

@@ -178,7 +178,7 @@ func TestRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for reason, make := range map[string]func(a *attacker) *pb.Message{
+	for reason, craft := range map[string]func(a *attacker) *pb.Message{
 		"size": func(a *attacker) *pb.Message {
 			return a.next(strings.Repeat("x", MaxData+1))
 		},
@@ -213,7 +213,7 @@ func TestRefused(t *testing.T) {
 		t.Run(reason, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				_, victim, honest, a := hostile(t, "")
-				a.say(make(a))
+				a.say(craft(a))
 				if victim.count() != 0 || honest.count() != 0 {
 					t.Error("delivered or relayed")
 				}

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"net"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -30,6 +31,10 @@ func scoreParams(c *Config) *pubsub.PeerScoreParams {
 		AppSpecificWeight:           1,
 		IPColocationFactorWeight:    -100,
 		IPColocationFactorThreshold: max(c.Colocation, 1),
+		IPColocationFactorWhitelist: []*net.IPNet{
+			{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)},
+			{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
+		},
 		BehaviourPenaltyThreshold:   6,
 		BehaviourPenaltyWeight:      -10,
 		BehaviourPenaltyDecay:       pubsub.ScoreParameterDecay(time.Hour),

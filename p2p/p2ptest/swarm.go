@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,10 @@ type Options struct {
 	// change its mind at any time: a partition.
 	Drop func(from, to int) bool
 
+	// Firewalled says which hosts sit behind a stateful firewall: they receive
+	// packets only from whom they have sent some to.
+	Firewalled func(i int) bool
+
 	// Config, if set, changes host i's configuration before it is made.
 	Config func(i int, c *p2p.Config)
 }
@@ -48,6 +53,9 @@ type Net struct {
 	sim   *simnet.Simnet
 	hosts map[int]*running
 	index map[string]int // of hosts by IP; complete before the first packet
+
+	mu   sync.Mutex      // guards following
+	sent map[[2]int]bool // from, to: a packet went that way
 }
 
 type running struct {
@@ -66,7 +74,7 @@ func New(t *testing.T, o Options) *Net {
 	if o.Mbps == 0 {
 		o.Mbps = 100
 	}
-	n := &Net{t: t, opts: o, hosts: make(map[int]*running), index: make(map[string]int)}
+	n := &Net{t: t, opts: o, hosts: make(map[int]*running), index: make(map[string]int), sent: make(map[[2]int]bool)}
 	for i := range maxHosts {
 		n.index[simnet.IntToPublicIPv4(i+1).String()] = i
 	}
@@ -83,10 +91,20 @@ const maxHosts = 1024
 const lost = 10000 * time.Hour
 
 func (n *Net) latency(p *simnet.Packet) time.Duration {
-	if n.opts.Drop != nil {
-		from, ok1 := p.From.(*net.UDPAddr)
-		to, ok2 := p.To.(*net.UDPAddr)
-		if ok1 && ok2 && n.opts.Drop(n.index[from.IP.String()], n.index[to.IP.String()]) {
+	src, ok1 := p.From.(*net.UDPAddr)
+	dst, ok2 := p.To.(*net.UDPAddr)
+	if !ok1 || !ok2 {
+		return lost
+	}
+	from, to := n.index[src.IP.String()], n.index[dst.IP.String()]
+	if n.opts.Drop != nil && n.opts.Drop(from, to) {
+		return lost
+	}
+	if n.opts.Firewalled != nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.sent[[2]int{from, to}] = true
+		if n.opts.Firewalled(to) && !n.sent[[2]int{to, from}] {
 			return lost
 		}
 	}
