@@ -83,9 +83,9 @@ func (a *assembly) count(c *Commit) error {
 			for _, id := range v.Deltas {
 				a.support[id] += w
 			}
-			for _, id := range v.Joins {
-				a.support[id] += w
-			}
+		}
+		for _, id := range v.Joins {
+			a.support[id] += w
 		}
 		for _, p := range v.Evict {
 			a.against[p] += w

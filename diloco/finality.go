@@ -70,8 +70,8 @@ func (m *Machine) hearAttest(msg *Message) {
 		}
 	}
 	p.said = slices.Insert(p.said, i, msg)
-	if len(p.said) > maxSaid {
-		p.said = slices.Delete(p.said, 0, 1)
+	if len(p.said) > maxSaid { // the oldest may be what others lack, the latest is what counts
+		p.said = slices.Delete(p.said, maxSaid/2, maxSaid/2+1)
 	}
 	if msg.From == m.cfg.Self && a.Round >= m.attested {
 		m.attested, m.attestedSource = a.Round, max(m.attestedSource, a.SourceRound)
@@ -130,6 +130,11 @@ func (m *Machine) justify(n *node) {
 		m.just = n
 		m.dirty = true
 	}
+	m.countWaiting()
+}
+
+// countWaiting counts attestations again whose sources may have become justified.
+func (m *Machine) countWaiting() {
 	m.root.walk(func(x *node) {
 		waiting := x.waiting
 		x.waiting = nil
@@ -162,10 +167,12 @@ func (m *Machine) applyFinal() {
 	before := m.final
 	m.final = f
 	for x := f; x != before && x != nil; x = x.parent {
-		if !x.just {
-			m.justify(x)
-		}
+		x.just = true
 	}
+	if m.just.round < f.round || !m.just.descends(f) {
+		m.just = f
+	}
+	m.countWaiting()
 	m.store(f)
 	m.do(Finalized{CID: f.id, Commit: f.c})
 	m.settleOwn(before)

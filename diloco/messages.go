@@ -161,7 +161,8 @@ func (m *Machine) fetchDelta(x *delta) {
 		return
 	}
 	soon := x.d.Round+m.cfg.LateRounds >= m.head.round && x.d.Round <= m.head.round+1 &&
-		m.convicted[x.msg.From] == nil && activeIn(m.head.c.Roster, x.msg.From) != nil
+		m.convicted[x.msg.From] == nil && activeIn(m.head.c.Roster, x.msg.From) != nil &&
+		!m.head.has(x.msg.From, x.d.Round)
 	if !soon && !x.needed {
 		return
 	}

@@ -15,9 +15,12 @@ const (
 	MaxRoster = 200     // active members
 	MaxNames  = 224     // deltas and joins that one vote names
 	MaxEvict  = 32      // peers that one vote wants evicted
-	maxTokens = 1 << 48 // tokens of one delta
-	maxBytes  = 1 << 40 // bytes of one delta's payload
-	maxRound  = 1 << 48
+	// KeepStates is how many rounds behind the head a shell must keep the states
+	// that it made or fetched.
+	KeepStates = 8
+	maxTokens  = 1 << 48 // tokens of one delta
+	maxBytes   = 1 << 40 // bytes of one delta's payload
+	maxRound   = 1 << 48
 )
 
 // A Message is an envelope with its body decoded.

@@ -115,6 +115,28 @@ func (m *Machine) repeat() {
 	}
 }
 
+// remind says again, where finality lags, what this peer attested to since the
+// commit that the chain calls final. An attestation that some have heard and
+// others have not makes the one see sources that the other does not, from then
+// on; a word about the head alone would not mend that.
+func (m *Machine) remind() {
+	h := m.head
+	if m.silent() || h.round <= h.c.FinalRound+3 {
+		return
+	}
+	a := m.attester(m.cfg.Self, false)
+	if a == nil {
+		return
+	}
+	n := 0
+	for _, s := range a.said {
+		if s.Body.(*Attest).Round > h.c.FinalRound && n < 4 {
+			n++
+			m.do(Publish{Msg: s.Signed})
+		}
+	}
+}
+
 // retryDeltas asks again for blocks that could not be had.
 func (m *Machine) retryDeltas() {
 	if len(m.retries) == 0 {
@@ -132,8 +154,9 @@ func (m *Machine) retryDeltas() {
 }
 
 // Messages returns what a newcomer needs to hear, at most 4,096 envelopes: what
-// was attested since the last justified commit, evidence, pending Joins, and
-// the deltas and votes of the present round, own ones among them.
+// was attested since the commit that the head calls final (from which it
+// follows what is final now), evidence, pending Joins, and the deltas and votes of the
+// present round, own ones among them.
 func (m *Machine) Messages() []wire.Signed {
 	var out []wire.Signed
 	add := func(msg *Message) {
@@ -146,7 +169,7 @@ func (m *Machine) Messages() []wire.Signed {
 			continue
 		}
 		for i, s := range a.said {
-			if s.Body.(*Attest).Round >= m.just.round || i == len(a.said)-1 {
+			if s.Body.(*Attest).Round > m.head.c.FinalRound || i == len(a.said)-1 {
 				add(s)
 			}
 		}

@@ -75,7 +75,7 @@ func slotOf(roster []Member, p wire.PeerID) (slot, slots int) {
 // joinable reports whether a Join or a leave of p may change the roster of
 // parent's child.
 func joinable(cfg *Config, parent *Commit, p wire.PeerID, j *Join) bool {
-	if j.Round > parent.Round || j.Round+joinFresh < parent.Round || stopped(cfg, parent.Round) {
+	if j.Round > parent.Round || j.Round+joinFresh < parent.Round {
 		return false
 	}
 	m := memberIn(parent.Roster, p)

@@ -89,6 +89,10 @@ func (m *Machine) adopt(n *node) {
 		}
 	}
 	m.begin()
+	m.root.walk(func(x *node) { // the shell keeps no older states
+		x.held = x.held && (x.round+KeepStates >= n.round || x == n)
+	})
+	m.remind()
 	for _, e := range n.c.Roster { // what was too early to fetch
 		for _, x := range m.work[e.Peer] {
 			m.fetchDelta(x)
@@ -168,11 +172,19 @@ func (m *Machine) tryVote() {
 	if m.done && !m.wanted() {
 		return
 	}
-	due := r.adopted.Add(m.cfg.Deadline)
-	if !r.mostAt.IsZero() {
-		due = minTime(due, r.mostAt.Add(m.grace()))
+	due := r.adopted
+	switch late := m.head.round - m.cfg.StopRound; {
+	case !stopped(&m.cfg, m.head.round):
+		if r.deltas < r.expect {
+			due = due.Add(m.cfg.Deadline)
+		}
+		if !r.mostAt.IsZero() {
+			due = minTime(due, r.mostAt.Add(m.grace()))
+		}
+	case late > 0: // what the end still lacks is attestations, not commits
+		due = due.Add(clamp(m.voteGrace()<<min(late, 10), 0, m.cfg.Deadline/4))
 	}
-	if r.deltas < r.expect && m.now.Before(due) {
+	if m.now.Before(due) {
 		m.at(due)
 		return
 	}

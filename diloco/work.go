@@ -132,7 +132,7 @@ func (m *Machine) leave() {
 // tryJoin asks to enter the roster, anew when the last Join has become stale.
 func (m *Machine) tryJoin() {
 	h := m.head
-	if m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || stopped(&m.cfg, h.round) || m.behind() {
+	if m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || m.done || m.behind() {
 		return
 	}
 	if m.joinAsked > h.round || m.joinAsked > 0 && m.joinAsked+joinFresh/2 > h.round+1 {

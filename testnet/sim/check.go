@@ -14,6 +14,7 @@ import (
 // checker holds what honest peers did against the invariants.
 type checker struct {
 	commits map[wire.CID]*diloco.Commit // all that an honest peer has stored
+	rounds  map[wire.CID]uint64         // by state
 	made    map[string]wire.CID         // by parent and votes: the commit
 	final   map[uint64]wire.CID         // by round
 	upTo    map[wire.CID]bool           // final commits whose ancestors have been checked
@@ -38,7 +39,7 @@ func (c *checker) init(w *world) {
 	*c = checker{
 		commits: map[wire.CID]*diloco.Commit{}, made: map[string]wire.CID{}, final: map[uint64]wire.CID{},
 		upTo: map[wire.CID]bool{}, words: map[wordKey]wire.CID{}, attests: map[wire.PeerID][]*diloco.Attest{},
-		fates: map[wire.CID]bool{},
+		fates: map[wire.CID]bool{}, rounds: map[wire.CID]uint64{},
 	}
 	id, err := w.genesis.CID()
 	if err != nil {
@@ -66,6 +67,7 @@ func (c *checker) stored(w *world, p *peer, e diloco.Store) {
 	}
 	commit := e.Commit
 	c.commits[e.CID] = commit
+	c.rounds[commit.State] = commit.Round
 	parent := c.commits[commit.Parent]
 	if parent == nil {
 		w.violate("peer %d stores commit %s of round %d before its parent", p.n, e.CID.Short(), commit.Round)
@@ -112,7 +114,7 @@ func (c *checker) adopted(w *world, p *peer, e diloco.Adopt) {
 	if !p.commits[e.Head] {
 		w.violate("peer %d adopts commit %s without storing it", p.n, e.Head.Short())
 	}
-	if !slices.Contains(p.states, e.Commit.State) {
+	if !p.holds(e.Commit.State) {
 		w.violate("peer %d adopts a head whose state it does not hold", p.n)
 	}
 	c.top = max(c.top, e.Commit.Round)
@@ -120,6 +122,8 @@ func (c *checker) adopted(w *world, p *peer, e diloco.Adopt) {
 		c.converged(w)
 	}
 }
+
+func (c *checker) round(state wire.CID) uint64 { return c.rounds[state] }
 
 // healed notes that a partition ended.
 func (c *checker) healed(*world) { c.healAt = c.top + 1 }

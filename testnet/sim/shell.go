@@ -25,8 +25,10 @@ type peer struct {
 	wakeAt  time.Duration   // of the pending wake-up, -1 is none
 	inbox   []diloco.Event  // own messages on the way back from the journal
 	busy    bool
-	done    bool // its machine said Done
-	gone    bool // it left or died for good
+	known   map[*byte]bool // messages heard since the head changed, by signature
+	headAt  time.Duration  // when the head changed
+	done    bool           // its machine said Done
+	gone    bool           // it left or died for good
 	leaving bool
 	slow    float64 // factor of a straggler, 0 is none
 
@@ -35,7 +37,7 @@ type peer struct {
 	head    wire.CID
 	keep    uint64
 	commits map[wire.CID]bool
-	states  []wire.CID // the newest last
+	states  map[wire.CID]uint64 // and their rounds
 	blocks  map[wire.CID]bool
 	phase   phase
 
@@ -81,7 +83,7 @@ func (w *world) newPeer(n int) *peer {
 			w.groups = append(w.groups, 0)
 		}
 	}
-	p.states = []wire.CID{w.genesis.State}
+	p.states = map[wire.CID]uint64{w.genesis.State: 0}
 	return p
 }
 
@@ -99,6 +101,7 @@ func (p *peer) config() diloco.Config {
 func (p *peer) boot() {
 	w := p.w
 	p.m = diloco.New(p.config(), w.genesis)
+	p.known = map[*byte]bool{}
 	p.done = false
 	w.note(p, "boot", p.head)
 	if len(p.journal) == 0 && !p.head.Defined() {
@@ -117,6 +120,7 @@ func (p *peer) boot() {
 		p.perform(p.m.Restore(w.time(), chain, slices.Clone(p.journal)))
 	}
 	p.connect(3)
+	w.after(w.between(0, w.cfg.Pull), p, p.keepUp)
 }
 
 // connect does as a node does with those to whom it connects: each hears what
@@ -139,18 +143,35 @@ func (p *peer) connect(n int) {
 	}
 }
 
-// pull brings p what q would tell a newcomer.
+// pull brings p what q would tell a newcomer, as far as p has not heard it
+// since its head last changed.
 func (p *peer) pull(q *peer) {
 	w := p.w
 	if q.mute {
 		return
 	}
+	d := 2 * w.delay(p, q)
 	for _, s := range q.m.Messages() {
-		if q.withhold && s.Kind == wire.KindVote && s.From == q.id {
+		if q.withhold && s.Kind == wire.KindVote && s.From == q.id || p.known[&s.Sig[0]] {
 			continue
 		}
-		w.deliver(2*w.delay(p, q), p, diloco.Heard{Msg: s})
+		w.deliver(d, p, diloco.Heard{Msg: s})
 	}
+}
+
+// keepUp asks somebody, now and then, when the head does not change.
+func (p *peer) keepUp() {
+	w := p.w
+	if !p.honest || !p.up() {
+		return
+	}
+	if w.now-p.headAt > w.cfg.Pull {
+		q := w.peers[w.rng.IntN(len(w.peers))]
+		if q != p && q.up() && w.reach(p, q) {
+			p.pull(q)
+		}
+	}
+	w.after(w.cfg.Pull, p, p.keepUp)
 }
 
 // crash stops the machine; its disk stays.
@@ -188,6 +209,7 @@ func (p *peer) tell(ev diloco.Event) []diloco.Effect {
 	switch ev := ev.(type) {
 	case diloco.Heard:
 		w.report.Messages++
+		p.known[&ev.Msg.Sig[0]] = true
 		w.note(p, "heard", wire.CID(ev.Msg.Sig[:16]))
 	case diloco.Merged:
 		w.note(p, "merged", ev.State)
@@ -242,6 +264,9 @@ func (p *peer) schedule() {
 
 func (p *peer) effect(e diloco.Effect) {
 	w := p.w
+	if w.debug {
+		p.describe(e)
+	}
 	switch e := e.(type) {
 	case diloco.Sign:
 		p.sign(e)
@@ -267,14 +292,14 @@ func (p *peer) effect(e diloco.Effect) {
 		}
 		w.deliver(d, p, ev)
 	case diloco.FetchState:
-		d, from := w.transfer(p, e.From, func(q *peer) bool { return slices.Contains(q.states, e.State) })
+		d, from := w.transfer(p, e.From, func(q *peer) bool { return q.holds(e.State) })
 		ev := diloco.StateFetched{State: e.State}
 		if from == nil {
 			ev.Err = errUnreachable
 		}
 		w.after(4*d, p, func() {
 			if ev.Err == nil {
-				p.keepState(e.State)
+				p.keepState(e.State, w.check.round(e.State))
 			}
 			p.step(ev)
 		})
@@ -289,7 +314,8 @@ func (p *peer) effect(e diloco.Effect) {
 			p.crash(p.crashFor)
 			return
 		}
-		p.head = e.Head
+		p.head, p.headAt = e.Head, w.now
+		p.known = map[*byte]bool{}
 		w.check.adopted(w, p, e)
 	case diloco.Train:
 		p.train(e)
@@ -342,7 +368,7 @@ func mergeState(e diloco.Merge) wire.CID {
 func (p *peer) merge(e diloco.Merge) {
 	w := p.w
 	ev := diloco.Merged{Key: e.Key}
-	if !slices.Contains(p.states, e.State) {
+	if !p.holds(e.State) {
 		ev.Err = errors.New("the parent's state is not here")
 	}
 	for _, d := range e.Deltas {
@@ -358,21 +384,27 @@ func (p *peer) merge(e diloco.Merge) {
 	}
 	w.after(w.between(100*time.Millisecond, 600*time.Millisecond), p, func() {
 		if ev.Err == nil {
-			p.keepState(ev.State)
+			p.keepState(ev.State, e.Round)
 		}
 		p.step(ev)
 	})
 }
 
-// keepState puts a state on the disk, where only a few have room.
-func (p *peer) keepState(c wire.CID) {
-	if slices.Contains(p.states, c) {
-		return
+// keepState puts a state on the disk, where older ones make room.
+func (p *peer) keepState(c wire.CID, round uint64) {
+	p.states[c] = round
+	if k := p.w.check.commits[p.head]; k != nil {
+		for c, r := range p.states {
+			if r+diloco.KeepStates < k.Round {
+				delete(p.states, c)
+			}
+		}
 	}
-	p.states = append(p.states, c)
-	if len(p.states) > 8 {
-		p.states = slices.Delete(p.states, 0, 1)
-	}
+}
+
+func (p *peer) holds(state wire.CID) bool {
+	_, ok := p.states[state]
+	return ok
 }
 
 // train begins an inner phase, goes on with one, or resumes one from the disk.
@@ -429,4 +461,41 @@ func (p *peer) trained() {
 	p.step(diloco.Trained{Delta: diloco.Delta{
 		Parent: t.Head, Round: t.Round, State: t.State, Block: block, Bytes: 1000, Steps: steps, Tokens: steps * 640, Loss: 3,
 	}})
+}
+
+func (p *peer) describe(e diloco.Effect) {
+	w := p.w
+	switch e := e.(type) {
+	case diloco.Sign:
+		m, _ := diloco.Open(&wire.Signed{Kind: e.Kind, Body: e.Body, From: p.id, Run: w.run})
+		switch b := m.Body.(type) {
+		case *diloco.Vote:
+			w.logf(p, "sign vote r%d %s deltas %d joins %d evict %d final %d", b.Round, b.Parent.Short(), len(b.Deltas), len(b.Joins), len(b.Evict), b.FinalRound)
+		case *diloco.Attest:
+			w.logf(p, "sign attest r%d %s source %d %s", b.Round, b.Head.Short(), b.SourceRound, b.Source.Short())
+		case *diloco.Delta:
+			w.logf(p, "sign delta r%d %s", b.Round, b.Parent.Short())
+		default:
+			w.logf(p, "sign %s %+v", e.Kind, m.Body)
+		}
+	case diloco.Publish:
+		w.logf(p, "publish %s", e.Msg.Kind)
+	case diloco.FetchCommit:
+		w.logf(p, "fetch commit %s from %d", e.CID.Short(), len(e.From))
+	case diloco.FetchState:
+		w.logf(p, "fetch state %s", e.State.Short())
+	case diloco.FetchDelta:
+		w.logf(p, "fetch delta r%d of %d", e.Delta.Round, w.index[e.Peer].n)
+	case diloco.Merge:
+		w.logf(p, "merge r%d on %s: %d", e.Round, e.Parent.Short(), len(e.Deltas))
+	case diloco.Adopt:
+		w.logf(p, "adopt r%d %s on %s state %s votes %d deltas %d weak %v roster %d final %d", e.Commit.Round, e.Head.Short(), e.Commit.Parent.Short(), e.Commit.State.Short(), len(e.Commit.Votes), len(e.Commit.Deltas), e.Commit.Weak, len(e.Commit.Roster), e.Commit.FinalRound)
+	case diloco.Finalized:
+		w.logf(p, "final r%d %s", e.Commit.Round, e.CID.Short())
+	case diloco.Train:
+		w.logf(p, "train r%d %s", e.Round, e.Head.Short())
+	case diloco.Store:
+	default:
+		w.logf(p, "%T %+v", e, e)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strconv"
 	"testing"
-	"time"
 )
 
 func TestCalm(t *testing.T) {
@@ -14,7 +13,7 @@ func TestCalm(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%+v", *r)
-	_ = time.Second
+
 }
 
 func TestSeeds(t *testing.T) {

@@ -39,6 +39,7 @@ type Config struct {
 	Loss     float64       // of messages, each receiver on its own
 	Twice    float64       // of messages that arrive twice
 	Fetch    float64       // of fetches that fail
+	Pull     time.Duration // how often a peer whose head stands still asks another what it knows; default 10 s
 	Faults   []Fault
 	Limit    time.Duration // of virtual time, after which what is missing is a violation; default by Stop and Faults
 
@@ -55,6 +56,9 @@ func (c Config) withDefaults() Config {
 	if c.Latency == 0 {
 		c.Latency = 150 * time.Millisecond
 	}
+	if c.Pull == 0 {
+		c.Pull = 10 * time.Second
+	}
 	if c.MinPeers == 0 {
 		c.MinPeers = c.Peers/2 + 1
 	}
@@ -66,7 +70,7 @@ func (c Config) withDefaults() Config {
 		for _, f := range c.Faults {
 			last = max(last, f.At, f.Until)
 		}
-		c.Limit = last + time.Duration(c.Stop+30)*2*c.Deadline
+		c.Limit = last + time.Duration(c.Stop+20)*c.Deadline
 	}
 	return c
 }
@@ -118,6 +122,7 @@ type world struct {
 	check   checker
 	report  Report
 	failed  *Violation
+	debug   bool
 }
 
 // item is something that happens: to is nil for what happens to the world.
@@ -155,6 +160,17 @@ func (q *queue) Pop() any {
 // Run runs one universe to its end. The error is a *Violation.
 func Run(cfg Config) (*Report, error) {
 	w := newWorld(cfg.withDefaults())
+	w.loop()
+	w.report.Virtual = w.now
+	w.report.Trace = fmt.Sprintf("%x", w.trace.Sum(nil)[:8])
+	w.collect()
+	if w.failed != nil {
+		return &w.report, w.failed
+	}
+	return &w.report, nil
+}
+
+func (w *world) loop() {
 	for w.failed == nil && len(w.queue) > 0 && !w.allDone() {
 		it := heap.Pop(&w.queue).(*item)
 		if it.at > w.cfg.Limit {
@@ -171,13 +187,6 @@ func Run(cfg Config) (*Report, error) {
 	if w.failed == nil {
 		w.check.end(w)
 	}
-	w.report.Virtual = w.now
-	w.report.Trace = fmt.Sprintf("%x", w.trace.Sum(nil)[:8])
-	w.collect()
-	if w.failed != nil {
-		return &w.report, w.failed
-	}
-	return &w.report, nil
 }
 
 func newWorld(cfg Config) *world {
@@ -245,6 +254,12 @@ func (w *world) note(p *peer, what string, id wire.CID) {
 	b = append(b, id...)
 	w.buf = b
 	w.trace.Write(b)
+}
+
+func (w *world) logf(p *peer, format string, args ...any) {
+	if w.debug {
+		fmt.Printf("%10.3f %2d  %s\n", w.now.Seconds(), p.n, fmt.Sprintf(format, args...))
+	}
 }
 
 func (w *world) time() time.Time { return w.start.Add(w.now) }
