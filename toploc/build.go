@@ -50,28 +50,29 @@ func (p Params) Chunks(prompt, generated int) []Chunk {
 	return cs
 }
 
-// rows splits the activations of a sequence into its chunks.
-func (p Params) rows(a []uint16, prompt int) ([]Chunk, error) {
+// rows checks the shape of a sequence's activations and returns its tokens.
+func (p Params) rows(a []uint16, prompt int) (int, error) {
 	if err := p.validate(); err != nil {
-		return nil, err
+		return 0, err
 	}
 	if len(a)%p.Hidden != 0 {
-		return nil, fmt.Errorf("%d activations are no whole rows of %d", len(a), p.Hidden)
+		return 0, fmt.Errorf("%d activations are no whole rows of %d", len(a), p.Hidden)
 	}
 	tokens := len(a) / p.Hidden
 	if prompt < 0 || prompt > tokens {
-		return nil, fmt.Errorf("prompt of %d tokens in a sequence of %d", prompt, tokens)
+		return 0, fmt.Errorf("prompt of %d tokens in a sequence of %d", prompt, tokens)
 	}
-	return p.Chunks(prompt, tokens-prompt), nil
+	return tokens, nil
 }
 
 // Build proves a sequence: a holds a row for each of its tokens, the first
 // prompt of them being the prompt's. One proof a chunk.
 func Build(p Params, a []uint16, prompt int) ([]*Proof, error) {
-	cs, err := p.rows(a, prompt)
+	tokens, err := p.rows(a, prompt)
 	if err != nil {
 		return nil, err
 	}
+	cs := p.Chunks(prompt, tokens-prompt)
 	out := make([]*Proof, len(cs))
 	for i, c := range cs {
 		if out[i], err = BuildChunk(p, a[c.Start*p.Hidden:(c.Start+c.Tokens)*p.Hidden]); err != nil {
@@ -83,17 +84,12 @@ func Build(p Params, a []uint16, prompt int) ([]*Proof, error) {
 
 // BuildChunk proves the activations of one chunk.
 func BuildChunk(p Params, a []uint16) (*Proof, error) {
-	pos, err := topK(a, p.TopK, p.Ties)
-	if err != nil {
+	if err := p.validate(); err != nil {
 		return nil, err
 	}
-	return fromPositions(pos, a)
-}
-
-func fromPositions(pos []uint32, a []uint16) (*Proof, error) {
-	bits := make([]uint16, len(pos))
-	for i, p := range pos {
-		bits[i] = a[p]
+	pos, bits, err := topK(a, p.TopK, p.Ties)
+	if err != nil {
+		return nil, err
 	}
 	return fromPoints(pos, bits)
 }
@@ -140,54 +136,4 @@ func injectiveModulus(pos []uint32) (uint32, error) {
 		}
 	}
 	return 0, errRepeatedPosition
-}
-
-// A Prover proves a sequence while it is generated. It holds k activations,
-// not the rows. The zero value is not usable: use NewProver.
-type Prover struct {
-	p      Params
-	sel    selector
-	tokens int
-	pos    uint32
-}
-
-// NewProver makes a prover of generated tokens. Ties must be TiesLowest: the
-// other rule needs the whole chunk at once.
-func NewProver(p Params) (*Prover, error) {
-	if err := p.validate(); err != nil {
-		return nil, err
-	}
-	if p.Ties != TiesLowest {
-		return nil, errors.New("a streaming prover takes ties by the lowest position")
-	}
-	if int64(p.Hidden)*int64(p.Batch) > 1<<31-1 {
-		return nil, fmt.Errorf("chunks of %d activations are over the limit of 2^31-1", int64(p.Hidden)*int64(p.Batch))
-	}
-	return &Prover{p: p, sel: selector{k: p.TopK}}, nil
-}
-
-// Push takes the row of the next token and returns the proof of the chunk that
-// it completes, else nil.
-func (pr *Prover) Push(row []uint16) (*Proof, error) {
-	if len(row) != pr.p.Hidden {
-		return nil, fmt.Errorf("row has %d activations, want %d", len(row), pr.p.Hidden)
-	}
-	pr.sel.scan(row, pr.pos)
-	pr.pos += uint32(len(row))
-	if pr.tokens++; pr.tokens < pr.p.Batch {
-		return nil, nil
-	}
-	return pr.Flush()
-}
-
-// Flush ends the chunk under way and returns its proof, nil if it has no token.
-func (pr *Prover) Flush() (*Proof, error) {
-	if pr.tokens == 0 {
-		return nil, nil
-	}
-	defer func() { pr.tokens, pr.pos = 0, 0; pr.sel.reset() }()
-	if len(pr.sel.heap) < pr.p.TopK {
-		return nil, fmt.Errorf("a chunk of %d activations has no top %d: choose k at most the hidden size", pr.pos, pr.p.TopK)
-	}
-	return fromPoints(pr.sel.points())
 }

@@ -24,12 +24,13 @@ func submod(a, b uint32) uint32 {
 	return a - b
 }
 
-// interpolate returns the coefficients, lowest degree first, of the polynomial
-// of degree below n with P(x[i]) = y[i]. The x must be distinct and below p.
+// newton is interpolate in portable Go: it sets c to the coefficients, lowest
+// degree first, of the polynomial of degree below n with P(x[i]) = y[i]. The x
+// must be distinct and below p, the y below p.
 //
 // Newton's divided differences, level by level so that the steps of one level
 // do not wait for each other; inverses come from a table.
-func interpolate(c []uint16, x, y []uint32) {
+func newton(c []uint16, x, y []uint32) {
 	n := len(x)
 	inv := inverses()
 	var stack [128]uint32
@@ -72,12 +73,12 @@ func interpolate(c []uint16, x, y []uint32) {
 	}
 }
 
-// evaluate sets out[i] = P(at[i]) for the polynomial with coefficients c,
-// lowest degree first; at below p.
+// evaluateGeneric is evaluate in portable Go: it sets out[i] = P(at[i]) for the
+// polynomial with coefficients c, lowest degree first; c and at are below p.
 //
 // Blocks of 8 coefficients are summed without reduction (each product is below
 // 2^32), so that a point costs one reduction in eight terms.
-func evaluate(out []uint32, c []uint16, at []uint32) {
+func evaluateGeneric(out []uint32, c []uint16, at []uint32) {
 	n := len(c)
 	for i, x := range at {
 		var pw [9]uint64 // powers of x

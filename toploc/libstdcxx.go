@@ -6,29 +6,58 @@ import "math/bits"
 // library: partial_sort where 64k <= n, else nth_element. Only which of the
 // tied elements end up in front matters; the order there does not.
 
-// An entry is a magnitude and its position.
+// An entry is an activation with the order's key.
 type entry struct {
-	key uint16
-	pos uint32
+	key, bits uint16
+	pos       uint32
 }
 
 func before(a, b entry) bool { return a.key > b.key }
 
-func topKLibstdcxx(a []uint16, k int) []uint32 {
-	q := make([]entry, len(a))
-	for i, b := range a {
-		q[i] = entry{key(b), uint32(i)}
+// A libstdcxx takes a stream's k largest. partial_sort is streaming by itself;
+// nth_element needs all elements, but is used for fewer than 64k only.
+type libstdcxx struct {
+	k    int
+	seen uint64
+	heap bool    // q is partial_sort's heap of k
+	q    []entry // else all elements
+	pos  []uint32
+	bits []uint16
+}
+
+func (s *libstdcxx) scan(a []uint16) {
+	at := uint32(s.seen)
+	s.seen += uint64(len(a))
+	i := 0
+	for ; i < len(a) && !s.heap; i++ {
+		s.q = append(s.q, entry{key(a[i]), a[i], at + uint32(i)})
+		if len(s.q) == 64*s.k {
+			heapSelect(s.q, s.k)
+			s.q, s.heap = s.q[:s.k], true
+		}
 	}
-	if 64*k <= len(q) {
-		heapSelect(q, k)
-	} else {
-		introselect(q, k-1)
+	for ; i < len(a); i++ {
+		if i += above(a[i:], s.q[0].key); i == len(a) {
+			return
+		}
+		adjustHeap(s.q, 0, entry{key(a[i]), a[i], at + uint32(i)})
 	}
-	p := make([]uint32, k)
-	for i := range p {
-		p[i] = q[i].pos
+}
+
+func (s *libstdcxx) take() ([]uint32, []uint16, error) {
+	q, err := s.q, checkChunk(s.seen, s.k)
+	if err == nil && !s.heap {
+		introselect(q, s.k-1)
 	}
-	return p
+	s.q, s.heap, s.seen = s.q[:0], false, 0
+	if err != nil {
+		return nil, nil, err
+	}
+	s.pos, s.bits = s.pos[:0], s.bits[:0]
+	for _, e := range q[:s.k] {
+		s.pos, s.bits = append(s.pos, e.pos), append(s.bits, e.bits)
+	}
+	return s.pos, s.bits, nil
 }
 
 // heapSelect leaves in q[:m] the m first by before.

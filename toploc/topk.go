@@ -16,117 +16,174 @@ const (
 	TiesLibstdcxx
 )
 
+func (t Ties) String() string {
+	if t == TiesLibstdcxx {
+		return "libstdcxx"
+	}
+	return "lowest"
+}
+
+// keyNaN is the key of every NaN: above infinity's 0x7f80, and tied.
+const keyNaN = 0x7f81
+
 // key orders magnitudes: NaNs tie above infinity, +0 and -0 tie.
-func key(b uint16) uint16 {
-	if k := b & 0x7fff; k <= 0x7f80 {
-		return k
-	}
-	return 0x7f81
+func key(b uint16) uint16 { return min(b&0x7fff, keyNaN) }
+
+// maxChunk is the most activations in a chunk: the reference's positions are int32.
+const maxChunk = 1<<31 - 1
+
+// A selection takes the k largest magnitudes of a stream.
+type selection interface {
+	// scan takes the next elements of the stream.
+	scan(a []uint16)
+	// take ends the stream and returns the positions and bits of its k largest,
+	// in no useful order. They are valid until the next scan.
+	take() (pos []uint32, bits []uint16, err error)
 }
 
-// topK returns the positions of the k largest magnitudes of a, in no useful order.
-func topK(a []uint16, k int, ties Ties) ([]uint32, error) {
-	if k < 1 || k > Prime {
-		return nil, fmt.Errorf("top-k of %d is outside 1..%d", k, Prime)
-	}
-	if len(a) < k {
-		return nil, fmt.Errorf("a chunk of %d activations has no top %d: choose k at most the hidden size", len(a), k)
-	}
-	if int64(len(a)) > 1<<31-1 {
-		return nil, fmt.Errorf("a chunk of %d activations is over the limit of 2^31-1", len(a))
-	}
+func newSelection(k int, ties Ties) selection {
 	if ties == TiesLibstdcxx {
-		return topKLibstdcxx(a, k), nil
+		return &libstdcxx{k: k}
 	}
-	h := selector{k: k}
-	h.scan(a, 0)
-	return h.positions(), nil
+	return &selector{k: k}
 }
 
-// A selector keeps the k largest magnitudes of a stream, ties to the earliest.
-// Its heap holds key<<48 | ^position<<16 | bits: the smallest, at the root, is the
-// next to go, and the rows themselves need not be kept.
+// topK returns positions and bits of the k largest magnitudes of a, in no
+// useful order.
+func topK(a []uint16, k int, ties Ties) ([]uint32, []uint16, error) {
+	if ties == TiesLibstdcxx {
+		s := libstdcxx{k: k}
+		s.scan(a)
+		return s.take()
+	}
+	s := selector{k: k}
+	s.scan(a)
+	return s.take()
+}
+
+// checkChunk refuses chunks of n activations that cannot have a top k.
+func checkChunk(n uint64, k int) error {
+	switch {
+	case n > maxChunk:
+		return fmt.Errorf("a chunk of %d activations is over the limit of %d", n, maxChunk)
+	case n < uint64(k):
+		return fmt.Errorf("a chunk of %d activations has no top %d: choose k at most the hidden size", n, k)
+	}
+	return nil
+}
+
+// A selector keeps the k largest magnitudes of a stream, ties to the earliest,
+// in memory of the order of k.
+//
+// It collects what is above the k-th magnitude so far, the floor, and when its
+// buffer is full raises the floor and drops what is below it. A tie with the
+// floor comes later than k others, so only larger keys enter; and candidates stay
+// in the stream's order, so that of those tied at the end the first are kept.
 type selector struct {
-	k    int
-	heap []uint64
+	k     int
+	seen  uint64
+	n     int      // candidates
+	bits  []uint16 // of the candidates, then room
+	pos   []uint32 // theirs
+	floor int      // -1 until k candidates were chosen from
 }
 
-func (s *selector) reset() { s.heap = s.heap[:0] }
+// block divides a selector's room; kernels may read and write it in blocks.
+const block = 128
 
-// scan takes a, whose first element has the given position in the stream.
-// Positions must rise from call to call.
-func (s *selector) scan(a []uint16, pos uint32) {
-	if s.heap == nil {
-		s.heap = make([]uint64, 0, s.k)
+func (s *selector) scan(a []uint16) {
+	if s.bits == nil {
+		room := (max(4*s.k, 1024) + 2*block - 1) &^ (block - 1)
+		s.bits, s.pos, s.floor = make([]uint16, room), make([]uint32, room), -1
 	}
-	i := 0
-	for ; i < len(a) && len(s.heap) < s.k; i++ {
-		s.heap = append(s.heap, word(a[i], pos+uint32(i)))
-		if len(s.heap) == s.k {
-			for j := s.k/2 - 1; j >= 0; j-- {
-				s.sift(j)
-			}
+	at := uint32(s.seen)
+	s.seen += uint64(len(a))
+	if s.floor < 0 {
+		n := copy(s.bits[s.n:], a)
+		for i := range uint32(n) {
+			s.pos[s.n+int(i)] = at + i
 		}
-	}
-	for i < len(a) {
-		// A tie with the root comes later than it, so only a larger key enters.
-		floor := uint16(s.heap[0] >> 48)
-		n := above(a[i:], floor)
-		i += n
-		if i == len(a) {
+		s.n += n
+		if s.n < len(s.bits) {
 			return
 		}
-		s.heap[0] = word(a[i], pos+uint32(i))
-		s.sift(0)
-		i++
+		s.refine()
+		a, at = a[n:], at+uint32(n)
+	}
+	for len(a) > 0 {
+		read, wrote := gather(a, uint16(s.floor), at, s.bits[s.n:], s.pos[s.n:])
+		a, at = a[read:], at+uint32(read)
+		if s.n += wrote; len(a) > 0 {
+			s.refine()
+		}
 	}
 }
 
-func (s *selector) sift(i int) {
-	h := s.heap
-	v := h[i]
-	for {
-		c := 2*i + 1
-		if c >= len(h) {
+func (s *selector) take() ([]uint32, []uint16, error) {
+	seen := s.seen
+	if seen >= uint64(s.k) && s.n > s.k {
+		s.refine()
+	}
+	s.n, s.seen, s.floor = 0, 0, -1
+	if err := checkChunk(seen, s.k); err != nil {
+		return nil, nil, err
+	}
+	return s.pos[:s.k], s.bits[:s.k], nil
+}
+
+// refine keeps the k best of the candidates, of which there are k or more, and
+// makes the k-th key the floor.
+func (s *selector) refine() {
+	const lanes = 64 // count's block; it divides the room
+	padded := (s.n + lanes - 1) &^ (lanes - 1)
+	clear(s.bits[s.n:padded]) // zeros are above no floor
+	all := s.bits[:padded]
+	// The k-th key is the largest t with k candidates at or above it. It is at
+	// or a little above the floor: gallop, then halve.
+	lo, hi := max(s.floor, 0), keyNaN
+	for step := 8; lo < hi; step *= 4 {
+		t := min(lo+step, hi)
+		if count(all, uint16(t-1)) < s.k {
+			hi = t - 1
 			break
 		}
-		if c+1 < len(h) && h[c+1] < h[c] {
-			c++
+		lo = t
+	}
+	for lo < hi {
+		t := (lo + hi + 1) / 2
+		if count(all, uint16(t-1)) >= s.k {
+			lo = t
+		} else {
+			hi = t - 1
 		}
-		if h[c] >= v {
-			break
+	}
+	if lo > 0 {
+		s.n = compact(s.bits, s.pos, s.n, uint16(lo-1))
+	}
+	// Of those tied at the k-th key the last go.
+	if extra := s.n - s.k; extra > 0 {
+		i := s.n
+		for extra > 0 {
+			if i--; key(s.bits[i]) == uint16(lo) {
+				extra--
+			}
 		}
-		h[i] = h[c]
-		i = c
+		w := i
+		for ; i < s.n; i++ {
+			if key(s.bits[i]) != uint16(lo) {
+				s.bits[w], s.pos[w] = s.bits[i], s.pos[i]
+				w++
+			}
+		}
+		s.n = w
 	}
-	h[i] = v
+	s.floor = lo
 }
 
-func word(b uint16, pos uint32) uint64 {
-	return uint64(key(b))<<48 | uint64(^pos)<<16 | uint64(b)
-}
-
-// points returns the positions and the bits there.
-func (s *selector) points() (pos []uint32, bits []uint16) {
-	pos, bits = s.positions(), make([]uint16, len(s.heap))
-	for i, v := range s.heap {
-		bits[i] = uint16(v)
-	}
-	return pos, bits
-}
-
-func (s *selector) positions() []uint32 {
-	p := make([]uint32, len(s.heap))
-	for i, v := range s.heap {
-		p[i] = ^uint32(v >> 16)
-	}
-	return p
-}
-
-// aboveGeneric returns the index of the first element of a whose key is above
-// floor, len(a) if there is none.
-func aboveGeneric(a []uint16, floor uint16) int {
-	if floor >= 0x7f81 { // nothing is above a NaN
+// above returns the index of the first element of a whose key is above floor,
+// len(a) if there is none.
+func above(a []uint16, floor uint16) int {
+	if floor >= keyNaN { // nothing is above a NaN
 		return len(a)
 	}
 	i := 0
@@ -134,12 +191,9 @@ func aboveGeneric(a []uint16, floor uint16) int {
 	// lane's top bit just where the magnitude is above floor. Under a floor
 	// below NaN the order of NaNs among themselves does not matter.
 	add := uint64(0x7fff-floor) * 0x0001000100010001
-	const mag, top = 0x7fff7fff7fff7fff, 0x8000800080008000
 	for ; i+8 <= len(a); i += 8 {
 		b := a[i : i+8 : i+8]
-		x := uint64(b[0]) | uint64(b[1])<<16 | uint64(b[2])<<32 | uint64(b[3])<<48
-		y := uint64(b[4]) | uint64(b[5])<<16 | uint64(b[6])<<32 | uint64(b[7])<<48
-		mx, my := (x&mag+add)&top, (y&mag+add)&top
+		mx, my := lanes(b[0], b[1], b[2], b[3], add), lanes(b[4], b[5], b[6], b[7], add)
 		if mx|my != 0 {
 			if mx != 0 {
 				return i + bits.TrailingZeros64(mx)/16
@@ -153,4 +207,61 @@ func aboveGeneric(a []uint16, floor uint16) int {
 		}
 	}
 	return i
+}
+
+// lanes has the top bit of each lane of 16 set where the magnitude plus add
+// carries into it.
+func lanes(b0, b1, b2, b3 uint16, add uint64) uint64 {
+	x := uint64(b0) | uint64(b1)<<16 | uint64(b2)<<32 | uint64(b3)<<48
+	return (x&0x7fff7fff7fff7fff + add) & 0x8000800080008000
+}
+
+// gatherGeneric, countGeneric and compactGeneric are what the kernels in
+// assembly must agree with.
+
+// gatherGeneric appends to bits and pos the elements of a whose key is above
+// floor and their positions, a[0] being at position at, until there is no room.
+func gatherGeneric(a []uint16, floor uint16, at uint32, bits []uint16, pos []uint32) (read, wrote int) {
+	for read < len(a) {
+		read += above(a[read:], floor)
+		if read == len(a) || wrote == len(bits) {
+			break
+		}
+		bits[wrote], pos[wrote] = a[read], at+uint32(read)
+		read++
+		wrote++
+	}
+	return read, wrote
+}
+
+// countGeneric counts the elements whose key is above floor. len(a) is a
+// multiple of 64, and below 2^18.
+func countGeneric(a []uint16, floor uint16) int {
+	if floor >= keyNaN {
+		return 0
+	}
+	add := uint64(0x7fff-floor) * 0x0001000100010001
+	n := 0
+	for len(a) >= 64 {
+		var sum uint64 // four counts of at most 16
+		for i := 0; i < 64; i += 8 {
+			b := a[i : i+8 : i+8]
+			sum += lanes(b[0], b[1], b[2], b[3], add)>>15 + lanes(b[4], b[5], b[6], b[7], add)>>15
+		}
+		n += int(sum * 0x0001000100010001 >> 48)
+		a = a[64:]
+	}
+	return n
+}
+
+// compactGeneric keeps, of the first n candidates, those whose key is above
+// floor, in their order, and returns how many they are.
+func compactGeneric(bits []uint16, pos []uint32, n int, floor uint16) int {
+	w := 0
+	bits, pos = bits[:n], pos[:n]
+	for i, b := range bits {
+		bits[w], pos[w] = b, pos[i]
+		w += int((uint32(floor) - uint32(key(b))) >> 31)
+	}
+	return w
 }

@@ -51,7 +51,7 @@ func TestTopKAgainstSort(t *testing.T) {
 			}
 		}
 		k := 1 + r.IntN(min(n, 200))
-		got, err := topK(a, k, TiesLowest)
+		got, _, err := topK(a, k, TiesLowest)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,30 +69,6 @@ func TestTopKAgainstSort(t *testing.T) {
 	}
 }
 
-func TestAboveIsItsGenericTwin(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 3))
-	for range 5000 {
-		a := make([]uint16, r.IntN(300))
-		floor := uint16(r.IntN(0x7f83))
-		for i := range a {
-			a[i] = uint16(r.Uint32())&0x8000 | uint16(r.IntN(int(floor)+1))
-			if r.IntN(100) == 0 {
-				a[i] = uint16(r.Uint32())
-			}
-		}
-		want := slices.IndexFunc(a, func(b uint16) bool { return key(b) > min(floor, 0x7f81) })
-		if want < 0 {
-			want = len(a)
-		}
-		if got := above(a, floor); got != want {
-			t.Fatalf("above(floor %04x) = %d, want %d of %d", floor, got, want, len(a))
-		}
-		if got := aboveGeneric(a, floor); got != want {
-			t.Fatalf("aboveGeneric(floor %04x) = %d, want %d of %d", floor, got, want, len(a))
-		}
-	}
-}
-
 func TestProverIsBuild(t *testing.T) {
 	p := Params{Hidden: 64, TopK: 16, Batch: 8}
 	a := gauss(1, 64*27)
@@ -100,7 +76,7 @@ func TestProverIsBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pr, err := NewProver(p)
+	pr, err := NewProver(p, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,62 +196,4 @@ func FuzzStrict(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
-}
-
-func BenchmarkBuild32x4096(b *testing.B) {
-	a := gauss(1, 32*4096)
-	for b.Loop() {
-		if _, err := BuildChunk(Default(4096), a); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkVerify32x4096(b *testing.B) {
-	a := gauss(1, 32*4096)
-	pf, err := BuildChunk(Default(4096), a)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if _, err := CompareChunk(Default(4096), Tensor, pf, a); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkInterpolate128(b *testing.B) {
-	x, y, c := make([]uint32, 128), make([]uint32, 128), make([]uint16, 128)
-	r := rand.New(rand.NewPCG(5, 5))
-	for i, v := range r.Perm(Prime)[:128] {
-		x[i], y[i] = uint32(v), uint32(r.IntN(Prime))
-	}
-	for b.Loop() {
-		interpolate(c, x, y)
-	}
-}
-
-func BenchmarkEvaluate128(b *testing.B) {
-	x, w, c := make([]uint32, 128), make([]uint32, 128), make([]uint16, 128)
-	for i := range x {
-		x[i], c[i] = uint32(i*509%Prime), uint16(i*313)
-	}
-	for b.Loop() {
-		evaluate(w, c, x)
-	}
-}
-
-func BenchmarkProver32x4096(b *testing.B) {
-	a := gauss(1, 32*4096)
-	pr, err := NewProver(Default(4096))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		for i := 0; i < len(a); i += 4096 {
-			if _, err := pr.Push(a[i : i+4096]); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
 }

@@ -176,7 +176,7 @@ func TestVectors(t *testing.T) {
 		for i, ch := range c.Chunks {
 			part := a[ch.Start : ch.Start+ch.N]
 			p.Ties = TiesLibstdcxx
-			pos, err := topK(part, c.TopK, p.Ties)
+			pos, _, err := topK(part, c.TopK, p.Ties)
 			if err != nil {
 				t.Fatal(err)
 			}
