@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -174,22 +175,19 @@ func (x *Exchange) Run(ctx context.Context) error {
 	close(x.started)
 	<-ctx.Done()
 
+	x.mu.Lock() // a fetch that begins now is either waited for or refused
 	close(x.ended)
+	x.mu.Unlock()
 	x.wg.Wait()
 	x.store.setOnPut(nil)
 	x.net.Stop()
 	for _, p := range x.host.Mux().Protocols() {
-		if isBitswap(string(p)) {
+		if strings.HasPrefix(string(p), "/ipfs/bitswap") {
 			x.host.RemoveStreamHandler(p)
 		}
 	}
 	srv.Close()
 	return nil
-}
-
-func isBitswap(p string) bool {
-	const name = "/ipfs/bitswap"
-	return len(p) >= len(name) && p[:len(name)] == name
 }
 
 // permits applies the policy to a request.
@@ -367,6 +365,9 @@ func (v *receiver) ReceiveMessage(_ context.Context, p peer.ID, m bsmsg.BitSwapM
 		}
 	}
 	for _, c := range lacks {
+		if _, ok := r.asked[c]; !ok {
+			continue
+		}
 		if w, err := wire.CIDFromBytes(c.Bytes()); err == nil {
 			ev.lacks = append(ev.lacks, w)
 		}
@@ -416,7 +417,10 @@ func (v *receiver) tell(p peer.ID, k eventKind) {
 func (v *receiver) PeerConnected(p peer.ID) { v.tell(p, evConnected) }
 
 // PeerDisconnected gives p's work to others.
-func (v *receiver) PeerDisconnected(p peer.ID) { v.tell(p, evGone) }
+func (v *receiver) PeerDisconnected(p peer.ID) {
+	v.in.forget(p)
+	v.tell(p, evGone)
+}
 
 // ReceiveError is called when a message cannot be parsed. Its sender is not
 // named; it is noticed because nothing useful comes from it.
