@@ -140,8 +140,8 @@ func parseCache(b []byte) (*cacheFile, error) {
 	return f, nil
 }
 
-// note remembers that p answered now and says that it listens on addrs.
-// Direct addresses are kept before relayed ones.
+// note remembers that p is connected and may be reached at addrs. Direct
+// addresses are kept before relayed ones.
 func (c *cache) note(p wire.PeerID, addrs []ma.Multiaddr, now time.Time) {
 	if p == c.self {
 		return
@@ -164,16 +164,6 @@ func (c *cache) note(p wire.PeerID, addrs []ma.Multiaddr, now time.Time) {
 		for _, old := range c.sortedLocked()[maxCached:] {
 			delete(c.peers, old.Peer)
 		}
-	}
-}
-
-// touch renews the time at which p was last seen.
-func (c *cache) touch(p wire.PeerID, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.peers[p]; ok {
-		e.Seen = now.UTC()
-		c.peers[p] = e
 	}
 }
 

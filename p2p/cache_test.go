@@ -54,9 +54,9 @@ func TestCache(t *testing.T) {
 		t.Errorf("%d peers are recent, want 1", n)
 	}
 	d.forget(q)
-	d.touch(p, now.Add(time.Minute))
-	if got := d.infos(now); len(got) != 1 || !d.seen(p).Equal(now.Add(time.Minute)) {
-		t.Errorf("after forget and touch: %v", got)
+	d.note(p, addrs(t, "/ip4/1.2.3.4/tcp/1"), now.Add(time.Minute))
+	if got := d.infos(now); len(got) != 1 || len(got[0].Addrs) != 1 || !d.seen(p).Equal(now.Add(time.Minute)) {
+		t.Errorf("after forget and note: %v", got)
 	}
 }
 

@@ -138,15 +138,14 @@ func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
-// watchEvents learns from libp2p who was met and whether we can be reached.
+// watchEvents learns from libp2p whether we can be reached.
 func (h *Host) watchEvents() {
 	sub, err := h.host.EventBus().Subscribe([]any{
-		new(event.EvtPeerIdentificationCompleted),
 		new(event.EvtLocalReachabilityChanged),
 		new(event.EvtHostReachableAddrsChanged),
-	}, eventbus.BufSize(256))
+	}, eventbus.BufSize(64))
 	if err != nil {
-		h.log.Warn("watch libp2p events: peers will not be remembered", "err", err)
+		h.log.Warn("watch libp2p events: changes of reachability go unnoticed", "err", err)
 		return
 	}
 	defer sub.Close()
@@ -161,11 +160,6 @@ func (h *Host) watchEvents() {
 				return
 			}
 			switch e := e.(type) {
-			case event.EvtPeerIdentificationCompleted:
-				if p, err := ToWire(e.Peer); err == nil && h.gate.admits(e.Peer) {
-					h.cache.note(p, e.ListenAddrs, time.Now())
-				}
-				continue
 			case event.EvtLocalReachabilityChanged:
 				public[0] = e.Reachability == network.ReachabilityPublic
 			case event.EvtHostReachableAddrsChanged:
@@ -180,22 +174,31 @@ func (h *Host) watchEvents() {
 	}
 }
 
-// housekeeping dismisses guests and saves the peer cache.
+// housekeeping dismisses guests, and remembers on disk who is connected: soon
+// after the start, then once a minute.
 func (h *Host) housekeeping() {
-	const tick, saveEvery = 5 * time.Second, 12
-	for i := 0; h.sleep(tick); i++ {
-		now := time.Now()
-		h.gate.dismiss(now)
-		for _, id := range h.host.Network().Peers() {
-			if p, err := ToWire(id); err == nil {
-				h.cache.touch(p, now)
-			}
-		}
+	const first, tick, saveEvery = time.Second, 5 * time.Second, 12
+	pause := first
+	for i := 0; h.sleep(pause); i++ {
+		pause = tick
+		h.gate.dismiss(time.Now())
+		h.remember(time.Now())
 		if i > 2 && i%saveEvery != 0 {
 			continue
 		}
 		if err := h.cache.save(h.gate.list()); err != nil {
 			h.log.Warn("remember peers", "err", err)
+		}
+	}
+}
+
+// remember notes the connected peers and their addresses. Whoever only comes
+// and goes is not among them, so a flood of new identities does not wash out
+// the peers that were there.
+func (h *Host) remember(now time.Time) {
+	for _, id := range h.host.Network().Peers() {
+		if p, err := ToWire(id); err == nil && h.gate.admits(id) {
+			h.cache.note(p, h.host.Peerstore().Addrs(id), now)
 		}
 	}
 }

@@ -357,6 +357,7 @@ func (h *Host) Close() error {
 
 	h.cancel()
 	h.relay.close()
+	h.remember(time.Now())
 	err := errors.Join(h.cache.save(h.gate.list()), h.dht.Close(), h.host.Close())
 	h.wg.Wait()
 	h.closeErr = err

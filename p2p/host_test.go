@@ -237,6 +237,18 @@ func TestBan(t *testing.T) {
 	}
 }
 
+// Bans are many but not without bound: the oldest goes first.
+func TestBansBounded(t *testing.T) {
+	g := &gater{ban: make(map[peer.ID]time.Time)}
+	id := func(i int) peer.ID { return FromWire(wire.PeerID{2, byte(i), byte(i >> 8)}) }
+	for i := range maxBans + 10 {
+		g.add(id(i), time.Unix(int64(i), 0))
+	}
+	if len(g.ban) != maxBans || g.banned(id(9)) || !g.banned(id(10)) || !g.banned(id(maxBans+9)) {
+		t.Errorf("%d bans", len(g.ban))
+	}
+}
+
 func TestAllow(t *testing.T) {
 	a, b, c := start(t, local(t, 1)), start(t, local(t, 2)), start(t, local(t, 3))
 	connect(t, b, a)
@@ -418,4 +430,33 @@ func TestNoLeak(t *testing.T) {
 	soon(t, "no goroutine is left", func() bool {
 		return runtime.NumGoroutine() <= base
 	})
+}
+
+// Two hosts that know nobody find each other on the local network.
+func TestMDNS(t *testing.T) {
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(ifaces, func(i net.Interface) bool {
+		return i.Flags&net.FlagMulticast != 0 && i.Flags&net.FlagUp != 0 && i.Flags&net.FlagLoopback == 0
+	}) {
+		t.Skip("SKIPPED: no network interface with multicast, so mDNS is not tested")
+	}
+	add := func(i byte) *Host {
+		c := local(t, i)
+		c.Listen = []string{"/ip4/0.0.0.0/udp/0/quic-v1"}
+		c.NoMDNS = false
+		return start(t, c)
+	}
+	a, b := add(1), add(2)
+	tick, late := time.NewTicker(20*time.Millisecond), time.After(5*time.Second)
+	defer tick.Stop()
+	for !a.connected(b.host.ID()) {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Skip("SKIPPED: multicast does not come back on this network, so mDNS is not tested")
+		}
+	}
 }

@@ -118,8 +118,9 @@ type Config struct {
 	Relay RelayConfig
 
 	// ConnLow and ConnHigh are the connection manager's marks: above High
-	// connections, the least useful are closed until Low are left. Protected
-	// peers stay. Defaults 96 and 160.
+	// connections, the least useful are closed until Low are left besides those
+	// to protected peers, which stay. The DHT protects up to 40 of its nearest
+	// and farthest servers. Defaults 96 and 160.
 	ConnLow, ConnHigh int
 
 	// Memory bounds what the resource manager lets libp2p take, in bytes.

@@ -104,3 +104,37 @@ func TestHolePunch(t *testing.T) {
 		}))
 	})
 }
+
+// Above the high mark the connection manager closes connections until low of
+// those that are not protected are left, and never those that are.
+func TestConnectionMarks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, low, high = 16, 8, 10
+		net := p2ptest.New(t, p2ptest.Options{Config: func(i int, c *p2p.Config) {
+			if i == 0 {
+				c.ConnLow, c.ConnHigh = low, high
+			} else {
+				c.DHT = p2p.DHTClient // servers in the routing table are protected too
+			}
+		}})
+		hub := net.Start(0)
+		for i := 1; i < n; i++ {
+			hub.Protect(p2ptest.Key(i).Peer(), "test")
+			if i > 3 {
+				hub.Unprotect(p2ptest.Key(i).Peer(), "test")
+			}
+			if err := net.Start(i).Connect(t.Context(), p2ptest.Addr(0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := len(hub.Peers()); got != n-1 {
+			t.Errorf("%d peers at first, want %d", got, n-1)
+		}
+		within(t, 2*time.Minute, "connections are trimmed", func() bool { return len(hub.Peers()) <= low+3 })
+		for i := 1; i <= 3; i++ {
+			if _, ok := peerOf(hub, p2ptest.Key(i).Peer()); !ok {
+				t.Errorf("protected peer %d was cut off", i)
+			}
+		}
+	})
+}

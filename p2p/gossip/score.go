@@ -35,12 +35,12 @@ func scoreParams(c *Config) *pubsub.PeerScoreParams {
 			{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)},
 			{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
 		},
-		BehaviourPenaltyThreshold:   6,
-		BehaviourPenaltyWeight:      -10,
-		BehaviourPenaltyDecay:       pubsub.ScoreParameterDecay(time.Hour),
-		DecayInterval:               pubsub.DefaultDecayInterval,
-		DecayToZero:                 pubsub.DefaultDecayToZero,
-		RetainScore:                 6 * time.Hour,
+		BehaviourPenaltyThreshold: 6,
+		BehaviourPenaltyWeight:    -10,
+		BehaviourPenaltyDecay:     pubsub.ScoreParameterDecay(time.Hour),
+		DecayInterval:             pubsub.DefaultDecayInterval,
+		DecayToZero:               pubsub.DefaultDecayToZero,
+		RetainScore:               6 * time.Hour,
 	}
 	if c.Colocation < 0 {
 		p.IPColocationFactorWeight = 0
