@@ -2,8 +2,12 @@ package block
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +40,7 @@ func rateOfOurs(t *testing.T, n, size int) (took time.Duration, dups uint64) {
 func rateOfBoxo(t *testing.T, n, size int) (took time.Duration, dups uint64) {
 	synctest.Test(t, func(t *testing.T) {
 		data := bytesOf(3, size)
-		me, sources, _ := star(t, n, map[string][]byte{"f": data})
+		me, _, _ := star(t, n, map[string][]byte{"f": data})
 		me.stop() // its host stays
 		var leaves []cid.Cid
 		for len(data) > 0 {
@@ -79,7 +83,6 @@ func rateOfBoxo(t *testing.T, n, size int) (took time.Duration, dups uint64) {
 			t.Fatal(err)
 		}
 		dups = st.DupBlksReceived
-		_ = sources
 	})
 	return took, dups
 }
@@ -109,6 +112,59 @@ func TestFetchRate(t *testing.T) {
 			if n > 1 && boxo < ours*11/10 {
 				t.Errorf("from %d sources the fetch takes %v, boxo's session %v: striping does not work", n, ours, boxo)
 			}
+		}
+	}
+}
+
+// BenchmarkFetchRate is TestFetchRate with its large sizes, for go test -bench:
+// bubbles need a *testing.T, so it runs this program again. The times that it
+// prints are virtual; its own time per operation means nothing.
+func BenchmarkFetchRate(b *testing.B) {
+	cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestFetchRate$", "-test.v")
+	cmd.Env = append(os.Environ(), "SHOAL_BENCH=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if _, text, ok := strings.Cut(line, "rate_test.go:"); ok {
+			b.Log(strings.TrimSpace(text))
+		}
+	}
+}
+
+func BenchmarkPut(b *testing.B) {
+	for _, sync := range []bool{true, false} {
+		b.Run(fmt.Sprintf("fsync=%v", sync), func(b *testing.B) {
+			s, err := Open(b.TempDir(), Options{NoSync: !sync, Log: quiet})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			data := bytesOf(1, chunkSize)
+			b.SetBytes(chunkSize)
+			i := uint64(0)
+			for b.Loop() {
+				binary.LittleEndian.PutUint64(data, i)
+				i++
+				if _, err := s.Put(b.Context(), wire.CodecRaw, data); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	s := open(b, b.TempDir(), Options{})
+	c, err := s.Put(b.Context(), wire.CodecRaw, bytesOf(1, chunkSize))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(chunkSize)
+	for b.Loop() {
+		if _, err := s.Get(b.Context(), c); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
