@@ -35,12 +35,17 @@ func (l Limits) Check(r Result) error {
 	return nil
 }
 
+// MinModulus is the least modulus that is taken for honest. At k = 128 each
+// candidate modulus fails with a probability of 0.12 at most, so that falling from
+// 65497 below 65000 does not happen.
+const MinModulus = 65000
+
 // Strict judges whole sequences.
 type Strict struct {
 	Params  Params
 	Prefill Limits // for the chunk of the prompt: quieter than decoding
 	Decode  Limits
-	// MinModulus refuses moduli that no honest chunk needs. 0 means 65000.
+	// MinModulus refuses moduli that no honest chunk needs. 0 means MinModulus.
 	MinModulus int
 	// Controls is how many positions outside the verifier's top-k are evaluated;
 	// 0 means 256, and 4096 is the most. Seed, which the prover must not know
@@ -129,7 +134,7 @@ func (s Strict) chunk(t *Top, record []byte) (v ChunkVerdict, err error) {
 	}
 	floor := s.MinModulus
 	if floor == 0 {
-		floor = 65000
+		floor = MinModulus
 	}
 	if int(pf.Modulus) < floor {
 		return v, fmt.Errorf("modulus %d is below %d: no honest chunk needs it", pf.Modulus, floor)

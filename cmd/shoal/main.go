@@ -134,7 +134,7 @@ anyone can recompute a model's whole history, bit for bit.`,
 		}
 	}
 	add("run", a.joinCmd(), a.publishCmd(), a.runsCmd(), a.manifestCmd(), a.dataCmd(), a.testnetCmd())
-	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd())
+	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd(), a.toplocCmd())
 	add("here", a.statusCmd(), a.keyCmd(), a.versionCmd())
 	return root
 }

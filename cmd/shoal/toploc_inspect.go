@@ -1,0 +1,147 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/toploc"
+)
+
+// maxInspected is the longest record that inspect reads, that of top-k 4096.
+var maxInspected = toploc.RecordSize(4096)
+
+// An inspection is what can be said of a record without activations.
+type inspection struct {
+	Line     int    `json:"line"`
+	Bytes    int    `json:"bytes"`
+	TopK     int    `json:"topk"`
+	Modulus  int    `json:"modulus"`
+	Degree   int    `json:"degree"` // of the polynomial, -1 where it is zero
+	SHA256   string `json:"sha256,omitempty"`
+	RepeatOf int    `json:"repeat_of,omitempty"` // line of the same record
+	OK       bool   `json:"ok"`
+	Reason   string `json:"reason"`
+}
+
+func (a *app) toplocInspectCmd() *cobra.Command {
+	var k int
+	c := &cobra.Command{
+		Use:   "inspect FILE",
+		Short: "Show what proof records hold, without activations",
+		Long: `Reads base64 records, one a line, and says of each its size, modulus and degree, whether
+an honest prover can have written it, and whether it is an earlier line again. Exit code 1
+if any is refused.`,
+		Example: `  shoal toploc inspect proofs.txt
+  shoal toploc inspect --topk 128 --json proofs.txt`,
+		Args: exactly("FILE"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if k < 0 || k > 4096 {
+				return usagef("--topk %d: want 1 to 4096, or 0 for any", k)
+			}
+			f, err := a.open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return a.toplocInspect(args[0], f, k)
+		},
+	}
+	c.Flags().IntVar(&k, "topk", 0, "refuse records of another top-k (default: any)")
+	return c
+}
+
+func (a *app) toplocInspect(name string, in io.Reader, k int) error {
+	r := &recordReader{name: name}
+	*r = *newRecordReader(name, in, maxInspected)
+	r.size = 0
+	if k > 0 {
+		r.size = toploc.RecordSize(k)
+	}
+	seen := map[[32]byte]int{}
+	bad := 0
+	if !a.json {
+		fmt.Fprintf(a.out, "%6s %6s %6s %8s %7s  %-16s %s\n", "line", "bytes", "top-k", "modulus", "degree", "sha-256", "verdict")
+	}
+	for {
+		b, err := r.next()
+		if err == io.EOF {
+			break
+		}
+		var line recordError
+		if err != nil && !errors.As(err, &line) {
+			return err
+		}
+		v := inspect(b, err)
+		v.Line = r.read
+		if err == nil {
+			id := sha256.Sum256(b)
+			v.SHA256 = hex.EncodeToString(id[:])
+			if v.RepeatOf = seen[id]; v.RepeatOf == 0 {
+				seen[id] = r.read
+			} else if v.OK {
+				v.OK, v.Reason = false, fmt.Sprintf("line %d again", v.RepeatOf)
+			}
+		}
+		if !v.OK {
+			bad++
+		}
+		if err := a.printInspection(v); err != nil {
+			return err
+		}
+	}
+	if r.read == 0 {
+		return fmt.Errorf("%s holds no record", name)
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of %d records are refused", bad, r.read)
+	}
+	return nil
+}
+
+func (a *app) printInspection(v inspection) error {
+	if a.json {
+		return json.NewEncoder(a.out).Encode(v)
+	}
+	verdict := "ok"
+	if !v.OK {
+		verdict = v.Reason
+	}
+	_, err := fmt.Fprintf(a.out, "%6d %6d %6d %8d %7d  %-16.16s %s\n", v.Line, v.Bytes, v.TopK, v.Modulus, v.Degree, v.SHA256, verdict)
+	return err
+}
+
+// inspect looks at one record, which err says is none.
+func inspect(b []byte, err error) inspection {
+	v := inspection{Bytes: len(b), TopK: max(0, len(b)/2-1), Degree: -1}
+	if err == nil && (len(b) < 4 || len(b)%2 != 0 || len(b) > maxInspected) {
+		err = fmt.Errorf("%d bytes are no record: want 2+2k for k of 1 to 4096", len(b))
+	}
+	var pf *toploc.Proof
+	if err == nil {
+		v.Modulus = int(b[0])<<8 | int(b[1])
+		pf, err = toploc.ParseProof(b, v.TopK)
+	}
+	if err != nil {
+		v.Reason = err.Error()
+		return v
+	}
+	for i, c := range pf.Coeffs {
+		if c != 0 {
+			v.Degree = i
+		}
+	}
+	v.OK = true
+	switch {
+	case pf.Modulus < toploc.MinModulus:
+		v.OK, v.Reason = false, fmt.Sprintf("modulus %d is below %d: no honest chunk needs it", pf.Modulus, toploc.MinModulus)
+	case v.TopK >= 16 && v.Degree < v.TopK/2:
+		v.OK, v.Reason = false, fmt.Sprintf("a polynomial of degree %d through %d activations: constant or made up", v.Degree, v.TopK)
+	}
+	return v
+}
