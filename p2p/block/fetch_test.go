@@ -383,3 +383,62 @@ func TestFetchConcurrently(t *testing.T) {
 		}
 	})
 }
+
+func TestExchangeLifetime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.New(t, p2ptest.Options{})
+		me, src := newSimPeer(t, net, 0, nil), newSimPeer(t, net, 1, nil)
+		me.connect(t, src)
+		if err := me.x.Run(t.Context()); err == nil {
+			t.Error("Run twice is allowed")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		early := newExchange(me.h.Libp2p(), me.s, nil, nil)
+		absent := wire.SumCID(wire.CodecRaw, []byte("absent"))
+		if _, err := early.Fetch(ctx, absent, peers(src), 10); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("fetch before Run: %v", err)
+		}
+		// A fetch under way ends with the exchange, one after it is refused,
+		// and what the store has is there all the same.
+		mute := newVillain(t, net, 2, func([]bsmsg.Entry, func(bsmsg.BitSwapMessage)) {})
+		if err := me.h.Connect(t.Context(), mute.h.Addrs()[0]); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, err := me.x.Fetch(t.Context(), absent, []wire.PeerID{mute.h.Peer()}, 10)
+			done <- err
+		}()
+		time.Sleep(time.Second)
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); me.stop() }()
+		if err := <-done; !errors.Is(err, errEnded) {
+			t.Errorf("fetch under way: %v", err)
+		}
+		<-stopped
+		if _, err := me.x.Fetch(t.Context(), absent, peers(src), 10); err == nil {
+			t.Error("fetch after the end succeeded")
+		}
+	})
+}
+
+func TestFetchQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.New(t, p2ptest.Options{Mbps: 1000})
+		me, src := newSimPeer(t, net, 0, nil), newSimPeer(t, net, 1, nil)
+		me.s.opt.Quota = 10 << 20
+		keep := put(t, me.s, bytesOf(1, 1<<20))
+		if err := me.s.Pin("keep", keep); err != nil {
+			t.Fatal(err)
+		}
+		dir, _ := src.s.PutDir(t.Context(), dir20())
+		me.connect(t, src)
+		if err := me.x.FetchDir(t.Context(), dir, peers(src), 1<<30, nil); !errors.Is(err, ErrQuota) {
+			t.Errorf("%v", err)
+		}
+		if u := me.s.Usage(); u.Bytes > 10<<20 || !me.s.Has(keep) || me.s.reserved != 0 || len(me.s.holds) != 0 {
+			t.Errorf("%+v, %d reserved, %d held", u, me.s.reserved, len(me.s.holds))
+		}
+	})
+}

@@ -19,7 +19,7 @@ import (
 
 // The database has three buckets:
 //
-//	about   "version" → uvarint 1
+//	about   "version" → 1 (1 byte)
 //	blocks  32-byte sha2-256 → size (4 bytes) ‖ last use (8 bytes), big-endian
 //	pins    name → CRC-32C (4 bytes) ‖ (length (1 byte) ‖ CID)*
 //
@@ -102,7 +102,11 @@ func tryMeta(path string, noSync bool) (d *metaDB, m *meta, err error) {
 		return nil, nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	m = &meta{entries: map[hash]entry{}, pins: map[string][]wire.CID{}}
-	if err := db.Update(func(tx *bolt.Tx) error { return m.read(tx) }); err != nil {
+	err = db.View(m.read) // writes nothing: the disk may be full
+	if err == nil && m.fresh {
+		err = db.Update(create)
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("read %s: %w", path, diskError(err))
 	}
 	return &metaDB{db}, m, nil
@@ -133,28 +137,34 @@ func checkLength(path string) error {
 	return nil
 }
 
-// read fills m from the buckets, creating them in a new file.
-func (m *meta) read(tx *bolt.Tx) error {
-	about, err := tx.CreateBucketIfNotExists(bucketAbout)
-	if err != nil {
-		return err
-	}
-	switch v := about.Get(keyVersion); {
-	case v == nil:
-		m.fresh = true
-		if err := about.Put(keyVersion, []byte{metaVersion}); err != nil {
+// create makes the buckets of a new file.
+func create(tx *bolt.Tx) error {
+	for _, name := range [][]byte{bucketBlocks, bucketPins, bucketAbout} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
-	case len(v) != 1:
+	}
+	return tx.Bucket(bucketAbout).Put(keyVersion, []byte{metaVersion})
+}
+
+// read fills m from the buckets; without them the file is fresh.
+func (m *meta) read(tx *bolt.Tx) error {
+	about, blocks, pins := tx.Bucket(bucketAbout), tx.Bucket(bucketBlocks), tx.Bucket(bucketPins)
+	if about == nil && blocks == nil && pins == nil {
+		m.fresh = true
+		return nil
+	}
+	if about == nil || blocks == nil || pins == nil {
+		return fmt.Errorf("%w: a bucket is missing", errDamaged)
+	}
+	v := about.Get(keyVersion)
+	if len(v) != 1 {
 		return fmt.Errorf("%w: its version is not one byte", errDamaged)
-	case v[0] > metaVersion:
+	}
+	if v[0] > metaVersion {
 		return fmt.Errorf("its format has version %d, this program knows %d: use a newer one", v[0], metaVersion)
 	}
-	blocks, err := tx.CreateBucketIfNotExists(bucketBlocks)
-	if err != nil {
-		return err
-	}
-	err = blocks.ForEach(func(k, v []byte) error {
+	err := blocks.ForEach(func(k, v []byte) error {
 		if len(k) != len(hash{}) || len(v) != 12 {
 			return fmt.Errorf("%w: block record of %d and %d bytes", errDamaged, len(k), len(v))
 		}
@@ -165,10 +175,6 @@ func (m *meta) read(tx *bolt.Tx) error {
 		m.entries[hash(k)] = e
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	pins, err := tx.CreateBucketIfNotExists(bucketPins)
 	if err != nil {
 		return err
 	}

@@ -205,7 +205,8 @@ func (s *Store) load(ctx context.Context, m *meta) error {
 	for name, p := range s.pins {
 		s.walkPin(ctx, name, p)
 	}
-	return s.flush()
+	s.flushOrWarn()
+	return nil
 }
 
 // Close flushes the metadata and closes the files.
@@ -219,7 +220,8 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	return errors.Join(s.flush(), s.disk.close(), s.db.close())
+	s.flushOrWarn()
+	return errors.Join(s.disk.close(), s.db.close())
 }
 
 // Stats returns the counters.
@@ -298,9 +300,7 @@ func (s *Store) putVerified(ctx context.Context, c wire.CID, data []byte) error 
 		onPut(c, data)
 	}
 	if flush {
-		if err := s.flush(); err != nil { // sizes are on disk anyway; the next flush tries again
-			s.log.Warn("block metadata not written", "dir", s.dir, "err", err)
-		}
+		s.flushOrWarn()
 	}
 	return nil
 }
@@ -443,6 +443,14 @@ func (s *Store) release(hs ...hash) {
 		if s.holds[h]--; s.holds[h] <= 0 {
 			delete(s.holds, h)
 		}
+	}
+}
+
+// flushOrWarn flushes where a failure loses nothing: sizes are found in the
+// files again, and the next flush tries again.
+func (s *Store) flushOrWarn() {
+	if err := s.flush(); err != nil {
+		s.log.Warn("block metadata not written", "dir", s.dir, "err", err)
 	}
 }
 
