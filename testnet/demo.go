@@ -8,7 +8,7 @@ import (
 // DemoConfig is the name of the demo's configuration in Demo.
 const DemoConfig = "demo.yaml"
 
-//go:embed demo/demo.yaml demo/moby-dick.txt
+//go:embed demo/demo.yaml demo/run.yaml demo/moby-dick.txt
 var demoFiles embed.FS
 
 // Demo holds what `make demo` runs: four peers that train on Moby-Dick while

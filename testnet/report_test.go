@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,7 +163,11 @@ func TestInvariantsFail(t *testing.T) {
 			k[9].Deltas[0].Parent = k[8].Deltas[0].Parent
 		}},
 		{"nothing_lost_across_kill", func(c *Chronicle) { c.Peers[2].Lives[0].LastCommit = cidOf("other") }},
-		{"nothing_lost_across_kill", func(c *Chronicle) { c.Peers[2].Lives[0].FinalRound = 30 }},
+		{"nothing_lost_across_kill", func(c *Chronicle) { c.Peers[2].Lives[0].FinalRound = 35 }},
+		{"nothing_lost_across_kill", func(c *Chronicle) {
+			i := slices.IndexFunc(c.Peers[2].Seen, func(s Seen) bool { return s.Round == 20 })
+			c.Peers[2].Seen[i].Round = 11
+		}},
 		{"no_peer_evicted", func(c *Chronicle) { c.Peers[0].Last.Evicted = []wire.PeerID{c.Peers[1].ID} }},
 		{"liveness", func(c *Chronicle) { c.Stall = 3 }},
 		{"liveness", func(c *Chronicle) { c.TimedOut = true }},

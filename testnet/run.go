@@ -446,7 +446,7 @@ func (s *swarm) baselines(ctx context.Context) error {
 		s.Line(fmt.Sprintf("baseline: one process with %s", map[string]string{"single": "the batches of all peers", "alone": "one peer's batch"}[b.name]))
 		start := time.Now()
 		out, err := s.launcher.output(ctx, s.log("baseline"), "testnet", "baseline", s.path(manifestFile),
-			"--dir", s.path(auditorDir), "--peers", strconv.Itoa(b.peers))
+			"--dir", s.peers[0].dir, "--peers", strconv.Itoa(b.peers))
 		if err != nil {
 			if ctx.Err() != nil {
 				return errors.New("interrupted")
