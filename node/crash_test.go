@@ -35,7 +35,7 @@ type cut struct {
 	dir   string
 	shelf *shelf
 	dark  chan struct{} // closed when the power is gone
-	ctx   context.Context
+	last  wire.CID      // the message at whose journaling it went
 }
 
 // armed makes a member lose power at an instant of its round r or later.
@@ -82,7 +82,9 @@ func (j cutJournal) Append(recs ...journal.Record) error {
 		switch r.Type {
 		case recSaid:
 			if m, err := wire.Decode(r.Data); err == nil && j.c.say != 0 {
-				hit = hit || m.Kind == j.c.say
+				if m.Kind == j.c.say {
+					hit, j.c.last = true, m.ID()
+				}
 			}
 		case recAdopted:
 			hit = hit || j.c.adopt
@@ -144,6 +146,10 @@ func TestPowerLostWithin(t *testing.T) {
 						s.members[n].start()
 					}
 					<-c.dark
+					time.Sleep(time.Second)
+					if i.say != 0 && s.sea.published(c.last) {
+						t.Error("the message is public and not acknowledged by the disk")
+					}
 					m.stop()
 					m.dir, m.shelf, m.opt = c.dir, c.shelf, nil
 					if !fast {

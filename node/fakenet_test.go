@@ -18,14 +18,14 @@ import (
 type sea struct {
 	delay time.Duration
 
-	mu     sync.Mutex // guards the following
-	hosts  map[wire.PeerID]*host
-	apart  func(a, b wire.PeerID) bool
-	tamper func(from wire.PeerID, topic string, data []byte) []byte
+	mu    sync.Mutex // guards the following
+	hosts map[wire.PeerID]*host
+	apart func(a, b wire.PeerID) bool
+	heard map[wire.CID]bool // IDs of all that was published
 }
 
 func newSea(delay time.Duration) *sea {
-	return &sea{delay: delay, hosts: map[wire.PeerID]*host{}}
+	return &sea{delay: delay, hosts: map[wire.PeerID]*host{}, heard: map[wire.CID]bool{}}
 }
 
 // split makes peers of different groups unreachable for each other; no groups heal.
@@ -43,6 +43,13 @@ func (s *sea) split(groups ...[]wire.PeerID) {
 		}
 	}
 	s.apart = func(a, b wire.PeerID) bool { return of[a] != of[b] }
+}
+
+// published reports whether anybody has said that to a topic.
+func (s *sea) published(id wire.CID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heard[id]
 }
 
 // reach returns the host of b if a can talk to it.
@@ -195,11 +202,10 @@ func (t *fakeTopic) Publish(ctx context.Context, data []byte) error {
 	if t.judge(ctx, h.self, data) != wire.Accept {
 		return errors.New("own message is not accepted")
 	}
-	h.sea.mu.Lock()
-	tamper := h.sea.tamper
-	h.sea.mu.Unlock()
-	if tamper != nil {
-		data = tamper(h.self, t.name, bytes.Clone(data))
+	if m, err := wire.Decode(data); err == nil {
+		h.sea.mu.Lock()
+		h.sea.heard[m.ID()] = true
+		h.sea.mu.Unlock()
 	}
 	for _, o := range h.sea.others(h.self) {
 		ot := o.topic(t.name)

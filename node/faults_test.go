@@ -168,10 +168,9 @@ func TestLeaverIsMissedByNobody(t *testing.T) {
 		m := s.members[3]
 		m.node.Leave()
 		m.node.Leave()
-		if err := <-m.ended; err != nil {
+		if err := m.end(10 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		m.ended = nil
 		s.until("a roster of three", 2*time.Minute, func(st Status) bool { return st.Roster == 3 })
 		s.until("done", 10*time.Minute, done)
 		s.agree()
@@ -432,8 +431,7 @@ func TestDamageIsToldApartAndMended(t *testing.T) {
 		}
 		other.seed()
 		other.start()
-		err := <-other.ended
-		other.ended = nil
+		err := other.end(time.Minute)
 		if err == nil || !strings.Contains(err.Error(), "another run") {
 			t.Errorf("directory of another run: %v", err)
 		}

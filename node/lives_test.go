@@ -38,10 +38,9 @@ func TestOutageOfAll(t *testing.T) {
 		m := s.members[2]
 		m.opt = func(o *Options) { o.ExitWhenDone = true }
 		m.start()
-		if err := <-m.ended; err != nil {
+		if err := m.end(10 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		m.ended = nil
 		if got := m.node.Status(); got.Result != st.Result || got.ResultState != st.ResultState {
 			t.Errorf("after a restart the result is %s, it was %s", got.Result, st.Result)
 		}
@@ -128,10 +127,9 @@ func TestEndsBeforeItBegins(t *testing.T) {
 			t.Errorf("without a manifest: %+v", st)
 		}
 		a.node.Leave()
-		if err := <-a.ended; err != nil {
+		if err := a.end(time.Minute); err != nil {
 			t.Error(err)
 		}
-		a.ended = nil
 		b.stop()
 	})
 }

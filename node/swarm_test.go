@@ -187,6 +187,19 @@ func (m *member) stop() {
 	m.ended = nil
 }
 
+// end waits for a node that ends by itself.
+func (m *member) end(limit time.Duration) error {
+	m.s.t.Helper()
+	select {
+	case err := <-m.ended:
+		m.ended = nil
+		return err
+	case <-time.After(limit):
+		m.s.t.Fatalf("node %d has not ended after %v: %+v", m.n, limit, m.node.Status())
+		return nil
+	}
+}
+
 // kill is kill -9: what is on disk at this instant is all that is left.
 func (m *member) kill() {
 	t := m.s.t
