@@ -8,10 +8,10 @@ import (
 
 // Params fix what prover and verifier must agree on.
 type Params struct {
-	Hidden int // activations of one token; at least 1
-	TopK   int // activations in a proof; at most the size of the smallest chunk
-	Batch  int // tokens in a chunk of generated tokens
-	Ties   Ties
+	Hidden int  `json:"hidden"` // activations of one token; at least 1
+	TopK   int  `json:"topk"`   // activations in a proof; at most the size of the smallest chunk
+	Batch  int  `json:"batch"`  // tokens in a chunk of generated tokens
+	Ties   Ties `json:"ties"`
 }
 
 // Default are the parameters of the reference's production use.

@@ -179,3 +179,16 @@ func evaluate(out []uint32, c []uint16, at []uint32) {
 		out, at = out[n:], at[n:]
 	}
 }
+
+func project(lanes *[projLanes]int32, row []uint16, gain []float32) {
+	n := len(row) &^ (projLanes - 1)
+	if isa == isaGeneric {
+		n = 0
+	}
+	if n > 0 && isa == isaAVX512 {
+		project512(lanes, row[:n], gain)
+	} else if n > 0 {
+		project256(lanes, row[:n], gain)
+	}
+	projectGeneric(lanes, row[n:], gain[n:])
+}

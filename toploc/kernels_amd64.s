@@ -419,6 +419,41 @@ done:
 	VZEROUPPER
 	RET
 
+// func project512(lanes *[16]int32, row []uint16, gain []float32)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·project512(SB), NOSPLIT, $0-56
+	MOVQ         lanes+0(FP), AX
+	MOVQ         row_base+8(FP), CX
+	MOVQ         row_len+16(FP), DX
+	MOVQ         gain_base+32(FP), BX
+	MOVL         $0x4e800000, SI
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Z0
+	MOVL         $0xce800000, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Z1
+	VMOVDQU16    (AX), Z2
+
+loop:
+	TESTQ     DX, DX
+	JE        done
+	VPMOVZXWD (CX), Z3
+	VPSLLD    $0x10, Z3, Z3
+	VMULPS    (BX), Z3, Z3
+	VMINPS    Z0, Z3, Z3
+	VMAXPS    Z1, Z3, Z3
+	VCVTPS2DQ Z3, Z3
+	VPADDD    Z3, Z2, Z2
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, BX
+	SUBQ      $0x10, DX
+	JMP       loop
+
+done:
+	VMOVDQU16 Z2, (AX)
+	VZEROUPPER
+	RET
+
 // func gather256(a []uint16, floor uint16, at uint32, bits []uint16, pos []uint32) (read int, wrote int)
 // Requires: AVX, AVX2, BMI
 TEXT ·gather256(SB), NOSPLIT, $8-96
@@ -855,6 +890,50 @@ step:
 	JMP          group
 
 done:
+	VZEROUPPER
+	RET
+
+// func project256(lanes *[16]int32, row []uint16, gain []float32)
+// Requires: AVX, AVX2
+TEXT ·project256(SB), NOSPLIT, $0-56
+	MOVQ         lanes+0(FP), AX
+	MOVQ         row_base+8(FP), CX
+	MOVQ         row_len+16(FP), DX
+	MOVQ         gain_base+32(FP), BX
+	MOVL         $0x4e800000, SI
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Y0
+	MOVL         $0xce800000, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VMOVDQU      (AX), Y2
+	VMOVDQU      32(AX), Y3
+
+loop:
+	TESTQ     DX, DX
+	JE        done
+	VPMOVZXWD (CX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VMULPS    (BX), Y4, Y4
+	VMINPS    Y0, Y4, Y4
+	VMAXPS    Y1, Y4, Y4
+	VCVTPS2DQ Y4, Y4
+	VPADDD    Y4, Y2, Y2
+	VPMOVZXWD 16(CX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VMULPS    32(BX), Y4, Y4
+	VMINPS    Y0, Y4, Y4
+	VMAXPS    Y1, Y4, Y4
+	VCVTPS2DQ Y4, Y4
+	VPADDD    Y4, Y3, Y3
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, BX
+	SUBQ      $0x10, DX
+	JMP       loop
+
+done:
+	VMOVDQU Y2, (AX)
+	VMOVDQU Y3, 32(AX)
 	VZEROUPPER
 	RET
 

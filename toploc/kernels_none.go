@@ -15,3 +15,7 @@ func compact(bits []uint16, pos []uint32, n int, floor uint16) int {
 func interpolate(c []uint16, x, y []uint32) { newton(c, x, y) }
 
 func evaluate(out []uint32, c []uint16, at []uint32) { evaluateGeneric(out, c, at) }
+
+func project(lanes *[projLanes]int32, row []uint16, gain []float32) {
+	projectGeneric(lanes, row, gain)
+}

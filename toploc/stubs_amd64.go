@@ -25,6 +25,11 @@ func master512(m []uint16, xm []uint16, xp []uint16)
 //go:noescape
 func combine512(sum []uint32, xm []uint16, xp []uint16, am []uint16, ap []uint16, neg []uint16)
 
+// len(row) must be a multiple of 16.
+//
+//go:noescape
+func project512(lanes *[16]int32, row []uint16, gain []float32)
+
 //go:noescape
 func gather256(a []uint16, floor uint16, at uint32, bits []uint16, pos []uint32) (read int, wrote int)
 
@@ -45,6 +50,11 @@ func master256(m []uint16, xm []uint16, xp []uint16)
 //
 //go:noescape
 func combine256(sum []uint32, xm []uint16, xp []uint16, am []uint16, ap []uint16, neg []uint16)
+
+// len(row) must be a multiple of 16.
+//
+//go:noescape
+func project256(lanes *[16]int32, row []uint16, gain []float32)
 
 //go:noescape
 func compact512(bits []uint16, pos []uint32, floor uint16) int

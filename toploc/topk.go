@@ -23,6 +23,20 @@ func (t Ties) String() string {
 	return "lowest"
 }
 
+// MarshalText implements encoding.TextMarshaler.
+func (t Ties) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler: lowest or libstdcxx.
+func (t *Ties) UnmarshalText(b []byte) error {
+	for _, v := range []Ties{TiesLowest, TiesLibstdcxx} {
+		if string(b) == v.String() {
+			*t = v
+			return nil
+		}
+	}
+	return fmt.Errorf("tie rule %.20q: want lowest or libstdcxx", b)
+}
+
 // keyNaN is the key of every NaN: above infinity's 0x7f80, and tied.
 const keyNaN = 0x7f81
 

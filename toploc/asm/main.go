@@ -119,6 +119,7 @@ func main() {
 		horner(w)
 		master(w)
 		combine(w)
+		project(w)
 	}
 	compact512()
 	Generate()

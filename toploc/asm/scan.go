@@ -241,3 +241,47 @@ func compact512() {
 	Store(wrote, ReturnIndex(0))
 	end()
 }
+
+// project: see kernels.go.
+func project(w width) {
+	begin(w, "project", "func(lanes *[16]int32, row []uint16, gain []float32)")
+	Doc("len(row) must be a multiple of 16.")
+	to := Load(Param("lanes"), GP64())
+	row, n := slice("row")
+	gain := base("gain")
+	parts := 64 / w.bytes
+	var sum [2]reg.VecVirtual
+	limit := [2]reg.VecVirtual{}
+	for i, bits := range []uint32{0x4e800000, 0xce800000} { // ±2^30
+		r, x := GP32(), XMM()
+		MOVL(U32(bits), r)
+		VMOVD(r, x)
+		limit[i] = w.vec()
+		VPBROADCASTD(x, limit[i])
+	}
+	for i := range parts {
+		sum[i] = w.load(Mem{Base: to, Disp: i * w.bytes})
+	}
+	Label("loop")
+	TESTQ(n, n)
+	JE(LabelRef("done"))
+	for i := range parts {
+		v := w.vec()
+		VPMOVZXWD(Mem{Base: row, Disp: i * w.bytes / 2}, v)
+		VPSLLD(Imm(16), v, v)
+		VMULPS(Mem{Base: gain, Disp: i * w.bytes}, v, v)
+		VMINPS(limit[0], v, v)
+		VMAXPS(limit[1], v, v)
+		VCVTPS2DQ(v, v)
+		VPADDD(v, sum[i], sum[i])
+	}
+	ADDQ(Imm(32), row)
+	ADDQ(Imm(64), gain)
+	SUBQ(Imm(16), n)
+	JMP(LabelRef("loop"))
+	Label("done")
+	for i := range parts {
+		w.store(sum[i], Mem{Base: to, Disp: i * w.bytes})
+	}
+	end()
+}
