@@ -50,17 +50,14 @@ func (m *Machine) condemn(p wire.PeerID, ev Evidence) bool {
 	m.reject("equivocation")
 	m.do(Convicted{Peer: p, Evidence: ev})
 	delete(m.joins, p)
-	m.recount()
+	m.dirty = true
 	m.tally()
 	return true
 }
 
 // hearEvidence checks another peer's evidence from the beginning.
 func (m *Machine) hearEvidence(msg *Message, e *Evidence) {
-	if m.convicted[e.A.From] != nil {
-		if len(m.evidence) < maxEvidence && m.proofs[e.A.From] == nil {
-			m.keepEvidence(e.A.From, msg)
-		}
+	if m.convicted[e.A.From] != nil && m.proofs[e.A.From] != nil {
 		return
 	}
 	a, errA := m.cfg.Open(&e.A)
@@ -72,6 +69,10 @@ func (m *Machine) hearEvidence(msg *Message, e *Evidence) {
 	}
 	m.condemn(a.From, *e)
 	m.keepEvidence(a.From, msg)
+	if e.A.Kind == wire.KindAttest { // both count
+		m.hearAttest(a)
+		m.hearAttest(b)
+	}
 }
 
 func (m *Machine) keepEvidence(p wire.PeerID, msg *Message) {

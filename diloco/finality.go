@@ -11,8 +11,12 @@ import (
 // the start together.
 const firstJustifiable = 3
 
-// maxSaid bounds the attestations that are kept of one peer.
-const maxSaid = 64
+// Bounds of the attestations that are kept of one peer: of all rounds, and of
+// one round, if it contradicts itself.
+const (
+	maxSaid  = 64
+	maxTwice = 4
+)
 
 // An attester is a peer and what it attested to, ascending by round.
 type attester struct {
@@ -57,21 +61,8 @@ func (m *Machine) hearAttest(msg *Message) {
 		m.reject("too many peers")
 		return
 	}
-	i, found := slices.BinarySearchFunc(p.said, a.Round, func(x *Message, r uint64) int {
-		return int(int64(x.Body.(*Attest).Round) - int64(r))
-	})
-	if found && p.said[i].ID == msg.ID {
+	if !p.keep(m, msg) {
 		return
-	}
-	for _, x := range p.said {
-		if conflict(x, msg) {
-			m.convict(x, msg)
-			return
-		}
-	}
-	p.said = slices.Insert(p.said, i, msg)
-	if len(p.said) > maxSaid { // the oldest may be what others lack, the latest is what counts
-		p.said = slices.Delete(p.said, maxSaid/2, maxSaid/2+1)
 	}
 	if msg.From == m.cfg.Self && a.Round >= m.attested {
 		m.attested, m.attestedSource = a.Round, max(m.attestedSource, a.SourceRound)
@@ -79,15 +70,56 @@ func (m *Machine) hearAttest(msg *Message) {
 	if n := m.nodes[a.Head]; n != nil {
 		m.countAttest(n, msg)
 		m.dirty = m.dirty || n != m.head
-	} else if m.counts(msg.From) || m.head.round == 0 || a.Round > m.head.round+1 {
+	} else if m.convicted[msg.From] == nil && (m.counts(msg.From) || m.head.round == 0 || a.Round > m.head.round+1) {
 		m.wantHead(a.Head, a.Round, msg.From)
 	}
+}
+
+// keep adds msg to what the peer said and reports whether it is new. A peer
+// that contradicts itself is convicted, and what it said still counts towards
+// finality, all of it: whatever makes one honest peer see a commit justified
+// must make every other one see it.
+func (p *attester) keep(m *Machine, msg *Message) bool {
+	a := msg.Body.(*Attest)
+	i, same := 0, 0
+	for i < len(p.said) && p.said[i].Body.(*Attest).Round <= a.Round {
+		if p.said[i].Body.(*Attest).Round == a.Round {
+			if p.said[i].ID == msg.ID {
+				return false
+			}
+			same++
+		}
+		i++
+	}
+	if same >= maxTwice {
+		// Of more lies than fit, those about commits that exist matter.
+		drop := slices.IndexFunc(p.said, func(x *Message) bool {
+			b := x.Body.(*Attest)
+			return b.Round == a.Round && m.nodes[b.Head] == nil
+		})
+		if drop < 0 || m.nodes[a.Head] == nil {
+			return false
+		}
+		p.said = slices.Delete(p.said, drop, drop+1)
+		i--
+	}
+	for _, x := range p.said {
+		if conflict(x, msg) {
+			m.convict(x, msg)
+			break
+		}
+	}
+	p.said = slices.Insert(p.said, i, msg)
+	if len(p.said) > maxSaid { // the oldest may be what others lack, the latest is what counts
+		p.said = slices.Delete(p.said, maxSaid/2, maxSaid/2+1)
+	}
+	return true
 }
 
 // countAttest adds an attestation to the weight of the commit that it names.
 func (m *Machine) countAttest(n *node, msg *Message) {
 	a := msg.Body.(*Attest)
-	if n.round < firstJustifiable || m.convicted[msg.From] != nil {
+	if n.round < firstJustifiable {
 		return
 	}
 	src := m.nodes[a.Source]
@@ -101,13 +133,22 @@ func (m *Machine) countAttest(n *node, msg *Message) {
 		m.reject("bad source")
 		return
 	}
-	v := voterIn(n.voters(), msg.From)
-	if v == nil {
+	voters := n.voters()
+	i, ok := slices.BinarySearchFunc(voters, msg.From, func(v Voter, p wire.PeerID) int { return v.Peer.Compare(p) })
+	if !ok {
 		return
 	}
-	n.weight += v.Weight
-	n.before += v.Before
-	if src != nil && src == n.parent {
+	if n.counted == nil {
+		n.counted = make([]byte, len(voters))
+	}
+	v := &voters[i]
+	if n.counted[i]&1 == 0 {
+		n.counted[i] |= 1
+		n.weight += v.Weight
+		n.before += v.Before
+	}
+	if n.counted[i]&2 == 0 && src != nil && src == n.parent {
+		n.counted[i] |= 2
 		n.link += v.Weight
 		n.linkBefore += v.Before
 	}
@@ -186,24 +227,6 @@ func (m *Machine) applyFinal() {
 		}
 		m.do(Done{CID: s.id, Commit: s.c})
 	}
-}
-
-// recount counts all attestations anew, without those of convicted peers.
-// What was justified stays so.
-func (m *Machine) recount() {
-	m.root.walk(func(n *node) {
-		n.weight, n.before, n.link, n.linkBefore, n.waiting = 0, 0, 0, 0, nil
-	})
-	m.root.walk(func(n *node) {
-		for _, p := range m.attesters {
-			for _, a := range p.said {
-				if a.Body.(*Attest).Head == n.id {
-					m.countAttest(n, a)
-				}
-			}
-		}
-	})
-	m.dirty = true
 }
 
 // tryAttest says Attest for the head, if this peer may: once a round, rounds

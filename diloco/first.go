@@ -39,16 +39,19 @@ func (m *Machine) tryFirstVote() {
 	if _, said := m.voted[m.head.id]; said || m.silent() || m.leaving || m.joins[m.cfg.Self] == nil {
 		return
 	}
-	joins := m.firstJoins()
-	if len(joins) < m.cfg.MinPeers {
+	if len(m.joins) < m.cfg.MinPeers {
 		return
 	}
-	due := minTime(m.r.lastJoin.Add(m.joinGrace()), m.r.adopted.Add(8*m.joinGrace()))
-	if m.r.adopted.Add(8 * m.joinGrace()).Before(m.r.lastJoin) {
-		due = m.r.lastJoin.Add(m.joinGrace()) // nobody came for long
+	quiet, latest := m.r.lastJoin.Add(m.joinGrace()), m.r.adopted.Add(8*m.joinGrace())
+	due := minTime(quiet, latest)
+	if latest.Before(m.r.lastJoin) {
+		due = quiet // nobody came for long
 	}
 	if m.now.Before(due) {
 		m.at(due)
+		return
+	}
+	if len(m.firstJoins()) < m.cfg.MinPeers {
 		return
 	}
 	if m.begun() {
@@ -64,6 +67,11 @@ func (m *Machine) tryFirst() {
 	if b == nil || m.job != nil || m.hasOwnChild() || m.target != m.head {
 		return
 	}
+	quiet := r.lastVote.Add(m.joinGrace())
+	if len(b.votes) < len(m.joins) && m.now.Before(quiet) {
+		m.at(quiet)
+		return
+	}
 	votes, named := m.firstVotes(b)
 	if len(votes) < m.cfg.MinPeers || len(votes) == 0 {
 		return
@@ -74,7 +82,6 @@ func (m *Machine) tryFirst() {
 			due = r.votedAt.Add(2 * m.cfg.Deadline)
 		}
 		if twoThirds(uint64(len(votes)), uint64(len(named))) {
-			quiet := r.lastVote.Add(m.joinGrace())
 			if !m.aheadHeard() {
 				quiet = quiet.Add(m.turn(votes))
 			}

@@ -16,7 +16,7 @@ func (m *Machine) Judge(s *wire.Signed) wire.Judgement {
 	if err != nil {
 		return wire.Reject
 	}
-	if m.convicted[msg.From] != nil && msg.Kind != wire.KindEvidence {
+	if m.convicted[msg.From] != nil && msg.Kind != wire.KindEvidence && msg.Kind != wire.KindAttest {
 		return wire.Ignore
 	}
 	h := m.head.round

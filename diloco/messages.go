@@ -44,8 +44,8 @@ func (m *Machine) hear(s *wire.Signed) {
 		m.reject("malformed")
 		return
 	}
-	if m.convicted[msg.From] != nil && msg.Kind != wire.KindEvidence {
-		m.reject("convicted")
+	if m.convicted[msg.From] != nil && msg.Kind != wire.KindEvidence && msg.Kind != wire.KindAttest {
+		m.refuseUnnamed(msg, "convicted")
 		return
 	}
 	switch body := msg.Body.(type) {
@@ -69,20 +69,21 @@ func (m *Machine) hearJoin(msg *Message, j *Join) {
 	old := m.joins[msg.From]
 	switch {
 	case j.Round+joinFresh < m.head.round:
-		m.reject("old round")
+		m.refuseUnnamed(msg, "old round")
 		return
 	case old != nil && old.ID == msg.ID:
 		return
 	case old != nil && old.Body.(*Join).Round > j.Round:
-		m.reject("replay")
+		m.refuseUnnamed(msg, "replay")
 		return
 	case old != nil && old.Body.(*Join).Round == j.Round && (old.Body.(*Join).Leave || !j.Leave && old.ID < msg.ID):
+		m.refuseUnnamed(msg, "replay")
 		return
 	case len(m.joinsByID) >= 2*maxPeers:
-		m.reject("too many peers")
+		m.refuseUnnamed(msg, "too many peers")
 		return
 	case m.cfg.Admit != nil && !j.Leave && !m.cfg.Admit(msg.From, j.Address):
-		m.reject("not admitted")
+		m.refuseUnnamed(msg, "not admitted")
 		return
 	}
 	m.joins[msg.From] = msg
@@ -99,34 +100,61 @@ func (m *Machine) hearDelta(msg *Message, d *Delta) {
 	if m.deltas[msg.ID] != nil {
 		return
 	}
-	if n := m.nodes[d.Parent]; n != nil && (n.round != d.Round || n.c.State != d.State) {
-		m.reject("bad state")
-		return
-	}
 	list := m.work[msg.From]
 	for _, x := range list {
 		if conflict(x.msg, msg) {
 			m.convict(x.msg, msg)
+			m.refuseUnnamed(msg, "convicted")
 			return
 		}
 	}
+	n := m.nodes[d.Parent]
 	switch {
+	case n != nil && (n.round != d.Round || n.c.State != d.State):
+		m.refuseUnnamed(msg, "bad state")
 	case own:
+		m.addDelta(msg)
 	case d.Round+m.cfg.LateRounds < m.head.round:
-		m.reject("old round")
-		return
+		m.refuseUnnamed(msg, "old round")
 	case d.Round <= m.head.round && !m.counts(msg.From):
-		m.reject("not a member")
-		return
+		m.refuseUnnamed(msg, "not a member")
 	case list == nil && len(m.work) >= 2*maxPeers:
-		m.reject("too many peers")
-		return
+		m.refuseUnnamed(msg, "too many peers")
 	case len(list) >= 8+int(min(m.cfg.LateRounds, 16)):
-		m.reject("too many messages")
+		m.refuseUnnamed(msg, "too many messages")
+	default:
+		m.addDelta(msg)
+		m.fetchDelta(m.deltas[msg.ID])
+	}
+}
+
+// refuseUnnamed refuses a Delta or Join, but for one that a vote for the head
+// names: if half of the votes do, the commit needs its envelope, whatever its
+// sender is worth by now.
+func (m *Machine) refuseUnnamed(msg *Message, why string) {
+	m.reject(why)
+	b := m.ballots[m.head.id]
+	if b == nil || m.envelope(msg.ID) != nil {
 		return
 	}
-	m.addDelta(msg)
-	m.fetchDelta(m.deltas[msg.ID])
+	for _, v := range b.votes {
+		vote := v.Body.(*Vote)
+		list := vote.Deltas
+		if msg.Kind == wire.KindJoin {
+			list = vote.Joins
+		}
+		if _, ok := slices.BinarySearch(list, msg.ID); !ok {
+			continue
+		}
+		switch msg.Kind {
+		case wire.KindDelta:
+			m.addDelta(msg)
+		case wire.KindJoin:
+			m.seq++
+			m.joinsByID[msg.ID] = msg
+		}
+		return
+	}
 }
 
 // addDelta keeps a delta; one of this peer is held already.
@@ -315,8 +343,11 @@ func (m *Machine) hearVote(msg *Message, v *Vote) {
 	b.votes[msg.From] = msg
 	m.lagging(v)
 	if v.Parent == m.head.id {
-		m.tally()
 		m.r.lastVote = m.now
+		if e := activeIn(m.head.c.Roster, msg.From); e != nil {
+			m.r.votes++
+			m.r.weight += e.Weight
+		}
 	}
 }
 

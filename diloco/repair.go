@@ -165,9 +165,6 @@ func (m *Machine) Messages() []wire.Signed {
 		}
 	}
 	for _, a := range m.attesters {
-		if len(a.said) == 0 || m.convicted[a.peer] != nil {
-			continue
-		}
 		for i, s := range a.said {
 			if s.Body.(*Attest).Round > m.head.c.FinalRound || i == len(a.said)-1 {
 				add(s)

@@ -298,7 +298,7 @@ func (m *Machine) tryForm() {
 		due := m.extended()
 		if !r.quorumAt.IsZero() {
 			quiet := r.lastVote.Add(m.voteGrace())
-			if !m.aheadHeard() {
+			if !m.now.Before(quiet) && !m.aheadHeard() {
 				quiet = quiet.Add(m.turn(m.heldVotes()))
 			}
 			due = minTime(due, quiet)

@@ -26,6 +26,7 @@ type node struct {
 	total, totalBefore uint64        // what justifies it, by set of voters
 	weight, before     uint64        // attested to it from justified sources
 	link, linkBefore   uint64        // of that, with its parent as the source
+	counted            []byte        // by voter: 1 for its weight, 2 for its link
 	waiting            []*Message    // attestations whose source is not known to be justified
 	gen, ghost         uint64        // fork choice: weight below it, of generation gen
 	outcomes           []outcome     // states that outer steps on this one gave
