@@ -92,7 +92,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 		run: n.opt.Run, key: n.opt.Key, log: log, meter: n.meter,
 		model: p.model, plan: p.plan, blocks: n.opt.Blocks, states: states, keeper: p.keeper,
 		patience: patience,
-		events:   make(chan diloco.Event, 64), asks: make(chan func(), 64),
+		events:   make(chan diloco.Event, 64), asks: make(chan func(), 64), over: make(chan struct{}),
 		outbox: newOutbox(log), merge: make(chan struct{}, 1),
 		machine: machine, journal: ledger,
 	}

@@ -11,8 +11,6 @@ import (
 // meter gathers what the goroutines of a node have to show. It decides nothing.
 type meter struct {
 	mu          sync.Mutex // guards the following
-	training    bool
-	round       uint64
 	step, steps uint64
 	loss        float64 // mean of the phase so far
 	tokens      uint64  // of all rounds
@@ -86,11 +84,10 @@ func (m *meter) move() (done func()) {
 }
 
 // begin, advance and end frame an inner phase.
-func (m *meter) begin(round, step, steps uint64) {
+func (m *meter) begin(step, steps uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.training = true
-	m.round, m.step, m.steps = round, step, steps
+	m.step, m.steps = step, steps
 	m.clock.tick(time.Now())
 	m.clock.computes++
 }
@@ -112,16 +109,8 @@ func (m *meter) advance(at phaseHead, tokens uint64, took time.Duration) {
 func (m *meter) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.training = false
 	m.clock.tick(time.Now())
 	m.clock.computes--
-}
-
-// phase returns the round and step of the phase under way, or of the last one.
-func (m *meter) phase() (training bool, round, step uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.training, m.round, m.step
 }
 
 func (m *meter) resumed(step uint64) {

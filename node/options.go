@@ -46,8 +46,9 @@ type Options struct {
 	// SnapshotEvery is how often the inner phase is saved: what kill -9 may cost.
 	// Default 2 s; never more than a twentieth of the time goes into saving.
 	SnapshotEvery time.Duration
-	// ValEvery is after how many rounds the head's state is evaluated, in idle
-	// time. Default 1; the last state always is.
+	// ValEvery is after how many rounds the head's state is evaluated, between
+	// two inner phases. Default: as often as takes a twentieth of the time; the
+	// last state always is.
 	ValEvery uint64
 	// ValWindows is over how many windows of the validation split, spread
 	// evenly. Default 64; fewer where the split is shorter.
@@ -84,9 +85,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.SnapshotEvery <= 0 {
 		o.SnapshotEvery = 2 * time.Second
-	}
-	if o.ValEvery == 0 {
-		o.ValEvery = 1
 	}
 	if o.ValWindows <= 0 {
 		o.ValWindows = 64

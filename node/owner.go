@@ -34,6 +34,7 @@ type owner struct {
 
 	events chan diloco.Event // from the goroutines that carry out slow effects, and from outside
 	asks   chan func()       // questions to the machine, answered by the owner
+	over   chan struct{}     // closed when nobody answers any more
 	outbox *outbox
 	merge  chan struct{} // one merge at a time: each holds a model or two
 
@@ -61,6 +62,7 @@ func (o *owner) loop(ctx context.Context, first []diloco.Effect) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer o.work.Wait()
 	defer cancel()
+	defer close(o.over)
 	o.queue = first
 	wait := retryFirst
 	timer := time.NewTimer(time.Hour)
@@ -150,22 +152,27 @@ func (o *owner) view() diloco.Status {
 func (o *owner) tell(ctx context.Context, ev diloco.Event) {
 	select {
 	case o.events <- ev:
+	case <-o.over:
 	case <-ctx.Done():
 	}
 }
 
 // ask runs f on the owner's goroutine and returns its result. ok is false
-// where the owner has no time for it before ctx ends.
+// where the owner has no time for it before ctx ends, or has ended.
 func ask[T any](ctx context.Context, o *owner, f func() T) (v T, ok bool) {
 	done := make(chan T, 1)
 	select {
 	case o.asks <- func() { done <- f() }:
+	case <-o.over:
+		return v, false
 	case <-ctx.Done():
 		return v, false
 	}
 	select {
 	case v = <-done:
 		return v, true
+	case <-o.over:
+		return v, false
 	case <-ctx.Done():
 		return v, false
 	}

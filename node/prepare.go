@@ -49,7 +49,7 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	var tokenizer []byte
-	err = n.retry(ctx, "fetch the tokenizer", func(ctx context.Context, from []wire.PeerID) (err error) {
+	err = n.retry(ctx, "fetch the tokenizer", small, func(ctx context.Context, from []wire.PeerID) (err error) {
 		if tokenizer, err = n.opt.Blocks.FetchFile(ctx, m.Tokenizer, from, maxTokenizer); err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 		Every: n.opt.SnapshotEvery,
 		LR:    func(step uint64) float64 { return LearningRate(m, step) },
 	}
-	err = n.retry(ctx, "fetch the data's index", func(ctx context.Context, from []wire.PeerID) (err error) {
+	err = n.retry(ctx, "fetch the data's index", small, func(ctx context.Context, from []wire.PeerID) (err error) {
 		p.data, err = openDataset(ctx, n.opt.Blocks, p.keeper, n.opt.Run, m, n.opt.ValWindows, from)
 		if err != nil {
 			return err
@@ -96,7 +96,7 @@ func (n *Node) findManifest(ctx context.Context) (m *manifest.Manifest, err erro
 		}
 		return n.opt.Manifest, nil
 	}
-	err = n.retry(ctx, "fetch the manifest", func(ctx context.Context, from []wire.PeerID) error {
+	err = n.retry(ctx, "fetch the manifest", small, func(ctx context.Context, from []wire.PeerID) error {
 		block, err := n.opt.Blocks.Fetch(ctx, n.opt.Run, from, manifest.MaxSize)
 		if err != nil {
 			return err
@@ -111,21 +111,26 @@ func (n *Node) findManifest(ctx context.Context) (m *manifest.Manifest, err erro
 
 // Waits between two attempts to get what a run needs.
 const (
-	prepareFirst   = time.Second
-	prepareLast    = 15 * time.Second
-	prepareTimeout = 60 * time.Second
+	prepareFirst = time.Second
+	prepareLast  = 15 * time.Second
+	small        = time.Minute // for a block or a small file
+	large        = 0           // for a state or its making: as long as it takes
 )
 
-// retry tries again until f succeeds, finds that the content is bad, or ctx ends.
-func (n *Node) retry(ctx context.Context, what string, f func(ctx context.Context, from []wire.PeerID) error) error {
+// retry tries again until f succeeds, finds that the content is bad, or ctx
+// ends. limit bounds each try, 0 not at all.
+func (n *Node) retry(ctx context.Context, what string, limit time.Duration, f func(ctx context.Context, from []wire.PeerID) error) error {
 	for wait := prepareFirst; ; wait = min(2*wait, prepareLast) {
 		peers := n.opt.Net.Peers()
 		n.setPhase(FindingPeers)
 		if len(peers) > 0 {
 			n.setPhase(Syncing)
 		}
-		limit, cancel := context.WithTimeout(ctx, prepareTimeout)
-		err := f(limit, peers)
+		try, cancel := context.WithCancel(ctx)
+		if limit > 0 {
+			try, cancel = context.WithTimeout(ctx, limit)
+		}
+		err := f(try, peers)
 		cancel()
 		switch {
 		case err == nil:
@@ -243,7 +248,7 @@ func (n *Node) makeGenesis(ctx context.Context, p *parts) (*diloco.Commit, error
 		}
 	}
 	if first == nil {
-		err := n.retry(ctx, "make the genesis state", func(ctx context.Context, from []wire.PeerID) (err error) {
+		err := n.retry(ctx, "make the genesis state", large, func(ctx context.Context, from []wire.PeerID) (err error) {
 			first, err = MakeGenesis(ctx, n.opt.Blocks, p.model, p.manifest, p.engine, from)
 			return err
 		})

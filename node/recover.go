@@ -23,7 +23,7 @@ func (n *Node) recover(ctx context.Context, p *parts, states *states, last adopt
 	var chain []*diloco.Commit
 	for at := last.Head; ; {
 		var c *diloco.Commit
-		err := n.retry(ctx, fmt.Sprintf("read commit %s of the journal", at), func(ctx context.Context, from []wire.PeerID) (err error) {
+		err := n.retry(ctx, fmt.Sprintf("read commit %s of the journal", at), small, func(ctx context.Context, from []wire.PeerID) (err error) {
 			c, err = getCommit(ctx, n.opt.Blocks, at, from)
 			return err
 		})
@@ -52,7 +52,7 @@ func (n *Node) recover(ctx context.Context, p *parts, states *states, last adopt
 	} else {
 		n.opt.Log.Warn("the head's state cannot be made here, it is fetched", "err", err)
 	}
-	err := n.retry(ctx, "fetch the head's state", func(ctx context.Context, from []wire.PeerID) error {
+	err := n.retry(ctx, "fetch the head's state", large, func(ctx context.Context, from []wire.PeerID) error {
 		if err := n.opt.Blocks.FetchDir(ctx, head.State, from, p.model.Limit(), nil); err != nil {
 			return err
 		}

@@ -24,13 +24,18 @@ type steward struct {
 	wake     chan struct{} // for loop
 	more     chan struct{} // for backfill
 
-	lastIn, lastOut uint64 // bytes at the last head; the owner's
+	// The owner's: bytes at the last head, how many states were evaluated, seconds
+	// of compute since the last.
+	lastIn, lastOut uint64
+	evaluations     int
+	unevaluated     float64
 
 	mu     sync.Mutex // guards the following
 	heads  []headWork
 	final  wire.CID
 	finalC *diloco.Commit
 	result *diloco.Done // the run is over and its state evaluated
+	cost   float64      // seconds of the last evaluation
 }
 
 type headWork struct {
@@ -68,8 +73,7 @@ func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 	n.mu.Lock()
 	n.head, n.runTotal = c, r.Total
 	n.mu.Unlock()
-	stop := s.parts.manifest.Stop.Rounds
-	due := c.Round%n.opt.ValEvery == 0 || stop > 0 && c.Round >= stop
+	due := s.due(c, r.Compute)
 	s.book.adopted(r, due)
 	if due {
 		s.evaluate(c, false, func() {})
@@ -81,9 +85,36 @@ func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 	s.ring()
 }
 
+// evalShare is which share of the compute evaluations may take by default: one
+// part in so many.
+const evalShare = 20
+
+// due reports whether to evaluate a head's state. By default peers do so in
+// different rounds: the first pause depends on the peer.
+func (s *steward) due(c *diloco.Commit, compute float64) bool {
+	every, stop := s.node.opt.ValEvery, s.parts.manifest.Stop.Rounds
+	s.mu.Lock()
+	need := evalShare * s.cost
+	s.mu.Unlock()
+	s.unevaluated += compute
+	switch {
+	case stop > 0 && c.Round >= stop, every > 0 && c.Round%every == 0:
+	case every > 0 || s.unevaluated < need:
+		return false
+	}
+	s.unevaluated = 0
+	if s.evaluations++; s.evaluations == 2 { // now the cost is known
+		s.unevaluated = need * float64(s.node.self[len(s.node.self)-1]) / 256
+	}
+	return true
+}
+
 // evaluate asks for the validation loss of a commit's state.
 func (s *steward) evaluate(c *diloco.Commit, must bool, then func()) {
-	s.trainer.evaluate(&evalOrder{must: must, round: c.Round, state: c.State, done: func(loss float64, err error) {
+	s.trainer.evaluate(&evalOrder{must: must, round: c.Round, state: c.State, done: func(loss float64, took time.Duration, err error) {
+		s.mu.Lock()
+		s.cost = took.Seconds()
+		s.mu.Unlock()
 		if err != nil {
 			s.node.opt.Log.Info("no validation loss", "round", c.Round, "err", err)
 		} else {
@@ -175,16 +206,23 @@ func (s *steward) settle(e *diloco.Done) {
 	}
 }
 
-// provideEvery is the least time between two provider records for heads.
-const provideEvery = 30 * time.Second
+// provideEvery is the least time between two provider records for heads,
+// provideAgain when that of the manifest is renewed.
+const (
+	provideEvery = 30 * time.Second
+	provideAgain = 6 * time.Hour
+)
 
 // loop pins, prunes and provides until ctx ends.
 func (s *steward) loop(ctx context.Context) {
 	var work sync.WaitGroup
 	defer work.Wait()
-	s.provide(ctx, &work, s.node.opt.Run)
-	var provided time.Time
+	var provided, provideRun time.Time
 	for {
+		if time.Since(provideRun) > provideAgain {
+			provideRun = time.Now()
+			s.provide(ctx, &work, s.node.opt.Run)
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -152,7 +153,7 @@ func (l *listener) respond(ctx context.Context, _ wire.PeerID, req []byte) ([]by
 	}
 	messages, ok := ask(ctx, l.owner, l.owner.machine.Messages)
 	if !ok {
-		return nil, context.Cause(ctx)
+		return nil, errors.New("this peer has no time to answer")
 	}
 	var r syncReply
 	size := 16

@@ -70,7 +70,7 @@ type evalOrder struct {
 	must  bool
 	round uint64
 	state wire.CID
-	done  func(loss float64, err error)
+	done  func(loss float64, took time.Duration, err error)
 }
 
 // errReplaced ends a phase for which nobody waits any more.
@@ -134,7 +134,9 @@ func (t *trainer) loop(ctx context.Context) error {
 			}
 		}
 		if e := t.nextEval(); e != nil {
-			e.done(t.evalState(ctx, e.state))
+			began := time.Now()
+			loss, err := t.evalState(ctx, e.state)
+			e.done(loss, time.Since(began), err)
 			continue
 		}
 		select {
@@ -293,7 +295,7 @@ func (t *trainer) phase(ctx context.Context, job *diloco.Train) (diloco.Delta, e
 	if err := t.begin(start, job); err != nil {
 		return diloco.Delta{}, err
 	}
-	t.meter.begin(job.Round, t.at.Step, t.plan.Steps)
+	t.meter.begin(t.at.Step, t.plan.Steps)
 	defer t.meter.end()
 	for t.at.Step < t.plan.Steps {
 		cut, err := t.during(ctx, job)
