@@ -23,7 +23,7 @@ import (
 // A swarm is several nodes, with real machines, codecs, journals and files, on
 // an in-memory sea in virtual time.
 type swarm struct {
-	t        *testing.T
+	t        testing.TB
 	sea      *sea
 	manifest *manifest.Manifest
 	run      wire.CID
@@ -50,7 +50,7 @@ type member struct {
 
 const stepTime = 500 * time.Millisecond
 
-func newSwarm(t *testing.T, change func(*manifest.Manifest)) *swarm {
+func newSwarm(t testing.TB, change func(*manifest.Manifest)) *swarm {
 	t.Helper()
 	t.TempDir() // before the clean-up below, so that it is removed after it
 	s := &swarm{t: t, sea: newSea(20 * time.Millisecond), members: map[int]*member{}, publish: map[wire.CID][]byte{}}
@@ -168,7 +168,7 @@ func (m *member) start() {
 func testLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // testLog writes a node's log where SHOAL_TEST_LOG asks for it.
-func testLog(t *testing.T, n int) *slog.Logger {
+func testLog(t testing.TB, n int) *slog.Logger {
 	if os.Getenv("SHOAL_TEST_LOG") == "" {
 		return nil
 	}
