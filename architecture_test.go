@@ -43,6 +43,8 @@ gpu/gputest: gpu gpu/ref
 gpu/hf:
 gpu/llama: gpu gpu/hf
 
+toploc/calibrate: toploc gpu gpu/hf gpu/llama
+
 node/manifest: p2p/wire gpu/hf
 node/journal: p2p/wire
 node/control:

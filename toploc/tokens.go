@@ -47,15 +47,12 @@ type TokenVerdict struct {
 	Beyond     int     `json:"beyond"`       // of them, beyond Margin
 	BeyondMost int     `json:"beyond_limit"` // and how many may be
 	Worst      float64 `json:"worst_margin"`
-	KS         float64 `json:"ks"` // distance of the ranks' distribution from uniform
-	KSMost     float64 `json:"ks_limit"`
-	Rare       int     `json:"rare"` // tokens out of the least likely hundredth
-	RareMost   int     `json:"rare_limit"`
-	MeanProb   float64 `json:"mean_probability"`
-	Ended      string  `json:"ended"` // "eos", "length" or "cut"
-	EndProb    float64 `json:"end_probability"`
-	OK         bool    `json:"ok"`
-	Reason     string  `json:"reason,omitempty"`
+	RankVerdict
+	MeanProb float64 `json:"mean_probability"`
+	Ended    string  `json:"ended"` // "eos", "length" or "cut"
+	EndProb  float64 `json:"end_probability"`
+	OK       bool    `json:"ok"`
+	Reason   string  `json:"reason,omitempty"`
 }
 
 // A TokenJudge checks the tokens of one sequence as the verifier's logits come.
@@ -63,8 +60,8 @@ type TokenJudge struct {
 	r     TokenRule
 	v     TokenVerdict
 	ranks []float64
-	end   bool      // an EOS was seen
-	drawn bool      // and the seeded choice was it
+	end   bool // an EOS was seen
+	drawn bool // and the seeded choice was it
 }
 
 // Judge begins a sequence.
@@ -119,9 +116,7 @@ func (j *TokenJudge) Push(token int32, logits []float32) error {
 	j.v.MeanProb += p
 	state := j.r.Seed ^ mix(pos)
 	u := below + p*float64(splitmix(&state)>>11)/(1<<53)
-	if j.ranks = append(j.ranks, u); u < 0.01 {
-		j.v.Rare++
-	}
+	j.ranks = append(j.ranks, u)
 	if slices.Contains(j.r.EOS, token) {
 		j.end, j.drawn, j.v.EndProb = true, c.Token == token, p
 	}
@@ -147,18 +142,7 @@ func (j *TokenJudge) probability(token int32, logits []float32) (p, below float6
 	return math.Exp((float64(own)-top)/t) / sum, below / sum
 }
 
-// rare is the probability of a rank in the least likely hundredth.
-const rare = 0.01
-
 // Verdict ends the sequence.
-//
-// Where the token is drawn from the verifier's distribution, its rank there (the
-// probability of all that is less likely, and a random share of its own) is
-// uniform whatever the text. Tokens of a smaller model are too often unlikely ones;
-// those of a lower temperature too seldom. The ranks' distance from uniform
-// (Kolmogorov-Smirnov) is bounded by the inequality of Dvoretzky, Kiefer, Wolfowitz
-// and Massart, P(D > d) ≤ 2·exp(-2nd²), and the count of the rare ones by the
-// binomial.
 func (j *TokenJudge) Verdict() TokenVerdict {
 	v, l, n := j.v, j.r.Limits, j.v.Tokens
 	if n == 0 {
@@ -167,8 +151,7 @@ func (j *TokenJudge) Verdict() TokenVerdict {
 	}
 	v.MeanProb /= float64(n)
 	v.BeyondMost = BinomialLimit(n, l.Rate, l.Alpha)
-	v.RareMost = BinomialLimit(n, rare, l.Alpha)
-	v.KS, v.KSMost = uniformity(j.ranks), math.Sqrt(math.Log(2/l.Alpha)/float64(2*n))
+	v.RankVerdict = TestRanks(j.ranks, l.Alpha)
 	v.Ended = "cut"
 	if n == j.r.Max {
 		v.Ended = "length"
@@ -185,10 +168,8 @@ func (j *TokenJudge) Verdict() TokenVerdict {
 		v.Reason = fmt.Sprintf("a token is %.3g from the one that had to be drawn, limit %.3g", v.Worst, l.Outright)
 	case seeded && v.Beyond > v.BeyondMost:
 		v.Reason = fmt.Sprintf("%d of %d tokens are not those that had to be drawn, limit %d", v.Beyond, n, v.BeyondMost)
-	case !greedy && v.Rare > v.RareMost:
-		v.Reason = fmt.Sprintf("%d of %d tokens are out of the least likely hundredth, limit %d: another model drew them", v.Rare, n, v.RareMost)
-	case !greedy && v.KS > v.KSMost:
-		v.Reason = fmt.Sprintf("the tokens' ranks are %.3g from uniform, limit %.3g: another model or temperature drew them", v.KS, v.KSMost)
+	case !greedy && v.RankVerdict.Check() != nil:
+		v.Reason = v.RankVerdict.Check().Error()
 	case j.end && !(seeded && j.drawn) && v.EndProb < l.MinEOS:
 		v.Reason = fmt.Sprintf("the text ends where the end has a probability of %.3g, limit %.3g", v.EndProb, l.MinEOS)
 	default:
@@ -197,14 +178,52 @@ func (j *TokenJudge) Verdict() TokenVerdict {
 	return v
 }
 
-// uniformity is the Kolmogorov-Smirnov distance of u from uniform on [0, 1].
-func uniformity(u []float64) (d float64) {
-	s := slices.Sorted(slices.Values(u))
-	n := float64(len(s))
-	for i, x := range s {
-		d = max(d, x-float64(i)/n, float64(i+1)/n-x)
+// A RankVerdict says whether tokens were drawn from the verifier's distributions.
+//
+// If they were, the rank of each (the probability of all that is less likely, and a
+// random share of its own) is uniform whatever the text. Tokens of another model are
+// too often unlikely ones, those of a lower temperature too seldom.
+type RankVerdict struct {
+	KS       float64 `json:"ks"` // distance of the ranks' distribution from uniform
+	KSMost   float64 `json:"ks_limit"`
+	Rare     int     `json:"rare"` // tokens out of the least likely hundredth
+	RareMost int     `json:"rare_limit"`
+}
+
+// Ranks returns those of the tokens so far, in order, to be tested together with
+// those of other sequences: the more there are, the smaller a difference shows.
+func (j *TokenJudge) Ranks() []float64 { return j.ranks }
+
+// TestRanks tests ranks for being uniform. An honest prover fails either test with
+// a probability of at most alpha: the distance from uniform (Kolmogorov-Smirnov) by
+// the inequality of Dvoretzky, Kiefer, Wolfowitz and Massart, P(D > d) ≤
+// 2·exp(-2nd²), the count of rare ones by the binomial.
+func TestRanks(ranks []float64, alpha float64) RankVerdict {
+	const rare = 0.01
+	n := len(ranks)
+	v := RankVerdict{RareMost: BinomialLimit(n, rare, alpha), KSMost: 1}
+	if n == 0 {
+		return v
 	}
-	return d
+	v.KSMost = math.Sqrt(math.Log(2/alpha) / float64(2*n))
+	for i, u := range slices.Sorted(slices.Values(ranks)) {
+		v.KS = max(v.KS, u-float64(i)/float64(n), float64(i+1)/float64(n)-u)
+		if u < rare {
+			v.Rare++
+		}
+	}
+	return v
+}
+
+// Check returns what is over a limit, nil if nothing is.
+func (v RankVerdict) Check() error {
+	switch {
+	case v.Rare > v.RareMost:
+		return fmt.Errorf("%d tokens are out of the least likely hundredth, limit %d: another model drew them", v.Rare, v.RareMost)
+	case v.KS > v.KSMost:
+		return fmt.Errorf("the tokens' ranks are %.3g from uniform, limit %.3g: another model or temperature drew them", v.KS, v.KSMost)
+	}
+	return nil
 }
 
 // BinomialTail returns P(X > m) for X of n trials of probability p.

@@ -1,0 +1,78 @@
+package calibrate
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Markdown writes the report as the tables of a README.
+func (r *Report) Markdown() string {
+	var b strings.Builder
+	f := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	f("| honest machine | chunks | exponents | mean | median | signs | v2 mean | v2 worst token | margin | rejected of held out |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, m := range r.Machines {
+		f("| %s | %d | %d | %.2f | %.0f | %d | %.2f | %.2f | %.2g | %d of %d |\n", m.Name, m.Chunks, m.Largest.ExpMismatches, m.Largest.MantErrMean,
+			m.Largest.MantErrMedian, m.Largest.SignMismatches, m.Projection.Mean, m.Projection.WorstToken, m.Margin, m.Rejected.K, m.Rejected.N)
+	}
+	l := func(name string, prefill bool) {
+		v1, v2 := r.limits(prefill)
+		f("| **limit, %s** | | %d | %.2f | %.0f | %d | %.2f | %.2f | %.2g | |\n", name, v1.ExpMismatches, v1.MantErrMean, v1.MantErrMedian,
+			v1.SignMismatches, v2.Mean, v2.WorstToken, r.Tokens.Margin)
+	}
+	l("prompt", true)
+	l("generated", false)
+	q := r.FalseReject
+	f("\nFalse rejects of held-out chunks on the worst machine, with the upper bound of %.0f %% confidence (Clopper and Pearson): version 1 %s, version 2 %s, either %s; of sequences %s; tokens beyond the margin %s.\n",
+		100*r.Confidence, rate(q.V1), rate(q.V2), rate(q.Both), rate(q.Sequences), rate(q.Tokens))
+	f("\n| forgery: chunks that pass | chunks | reference %s | reference %s | strict, paper's | strict, calibrated | version 2 | margin v1 | margin v2 |\n|---|---|---|---|---|---|---|---|---|\n", "38/10/8", "60/40/40")
+	for _, g := range r.Forgeries {
+		v2, m2 := share(g.V2, g.Chunks), times(g.Margin2)
+		if g.NoV2 {
+			v2, m2 = "–", "–"
+		}
+		f("| %s | %d | %s | %s | %s | %s | %s | %s | %s |\n", g.Name, g.Chunks, share(g.Paper, g.Chunks), share(g.Deployed, g.Chunks), share(g.Strict, g.Chunks),
+			share(g.Calibrated, g.Chunks), v2, times(g.Margin1), m2)
+	}
+	f("\n| text drawn by: sequences that pass | sequences | tokens not drawn | seeded check | distributions only | the same, %d sequences at once |\n|---|---|---|---|---|---|\n", Pool)
+	for _, d := range r.Drafts {
+		pooled := "–"
+		if d.Pools > 0 {
+			pooled = share(d.Pooled, d.Pools)
+		}
+		f("| %s | %d | %.1f %% | %s | %s | %s |\n", d.Name, d.Sequences, 100*d.Differ, share(d.Seeded, d.Sequences), share(d.Unseeded, d.Sequences), pooled)
+	}
+	if len(r.Curve) > 0 {
+		f("\n| error of activations: chunks that pass | chunks | version 1, paper's | version 1, calibrated |")
+		for _, v := range r.Curve[0].V2 {
+			f(" version 2, %d × %d bits: %.3g B/token |", v.Values, v.Bits, v.BytesPerToken)
+		}
+		f("\n|---|---|---|---|%s\n", strings.Repeat("---|", len(r.Curve[0].V2)))
+	}
+	for _, p := range r.Curve {
+		f("| %g %% | %d | %s | %s |", 100*p.Error, p.Chunks, share(p.Strict, p.Chunks), share(p.Calibrated, p.Chunks))
+		for _, v := range p.V2 {
+			f(" %s |", share(v.Passed, p.Chunks))
+		}
+		f("\n")
+	}
+	return b.String()
+}
+
+func rate(r Rate) string { return fmt.Sprintf("%d of %d (≤ %.2g %%)", r.K, r.N, 100*r.Upper) }
+
+func share(k, n int) string {
+	switch {
+	case k == 0:
+		return "0"
+	case k == n:
+		return "all"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(k)/float64(n))
+}
+
+func times(x float64) string {
+	if x < 0 {
+		return "refused"
+	}
+	return fmt.Sprintf("×%.1f", x)
+}
