@@ -48,6 +48,9 @@ type pending struct {
 	ID    wire.CID     `cbor:"id"` // of the envelope, undefined until it was signed
 }
 
+// errStore is wrapped by errors of the block store, which may pass.
+var errStore = errors.New("cannot store the payload")
+
 func ownPin(block wire.CID) string { return "own/" + block.String() }
 
 // openDebts reads the file. One that is damaged is kept aside: what was owed is
@@ -141,10 +144,10 @@ func (d *debts) encode(ctx context.Context, msg diloco.Delta, delta []float32) (
 func (d *debts) store(ctx context.Context, out *codec.Delta) (wire.CID, error) {
 	c, err := d.blocks.PutFile(ctx, out.Block())
 	if err != nil {
-		return "", fmt.Errorf("store the payload: %w", err)
+		return "", fmt.Errorf("%w: %w", errStore, err)
 	}
 	if err := d.blocks.Pin(ownPin(c), c); err != nil {
-		return "", fmt.Errorf("pin the payload: %w", err)
+		return "", fmt.Errorf("%w: pin it: %w", errStore, err)
 	}
 	return c, nil
 }

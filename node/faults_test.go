@@ -358,6 +358,8 @@ func TestFullDiskLosesNothing(t *testing.T) {
 		}
 		m := s.members[3]
 		m.opt = func(o *Options) { o.openJournal = openerOf(m.dir, &full, &once) }
+		steps := uint64(0)
+		m.engine.before = func(uint64) error { steps++; return nil }
 		for i := range 4 {
 			s.members[i].start()
 		}
@@ -378,6 +380,9 @@ func TestFullDiskLosesNothing(t *testing.T) {
 		s.agree()
 		s.stopAll()
 		m.said()
+		if most := s.manifest.Stop.Rounds * s.manifest.Round.InnerSteps; steps > most {
+			t.Errorf("%d inner steps for a run of %d: some were done again", steps, most)
+		}
 	})
 }
 

@@ -386,18 +386,7 @@ func (t *trainer) finish(ctx context.Context, start *State, job diloco.Train) (d
 		return msg, nil
 	}
 	msg.Steps, msg.Tokens, msg.Loss = t.at.Step, t.at.Tokens, t.at.LossSum/float64(t.at.Step)
-	w := t.live.Params()
-	if len(w) != len(start.Params) {
-		return msg, fmt.Errorf("the engine has %d parameters, the state %d", len(w), len(start.Params))
-	}
-	delta := make([]float32, len(w)) // Δ = θ − w (DiLoCo, algorithm 1, line 12)
-	for i, p := range start.Params {
-		delta[i] = p - w[i]
-		if d := float64(delta[i]); math.IsNaN(d) || math.IsInf(d, 0) {
-			return msg, fmt.Errorf("%w: weight %d is %v", errDiverged, i, w[i])
-		}
-	}
-	msg, err := t.debts.encode(ctx, msg, delta)
+	msg, err := t.encode(ctx, start, job, msg)
 	if err != nil {
 		return msg, err
 	}
@@ -411,6 +400,41 @@ func (t *trainer) finish(ctx context.Context, start *State, job diloco.Train) (d
 		}
 	}
 	return msg, nil
+}
+
+// encode makes the payload of θ−w. Where the store refuses it, it is tried
+// again: what was computed is not thrown away for a full disk.
+func (t *trainer) encode(ctx context.Context, start *State, job diloco.Train, msg diloco.Delta) (diloco.Delta, error) {
+	w := t.live.Params()
+	if len(w) != len(start.Params) {
+		return msg, fmt.Errorf("the engine has %d parameters, the state %d", len(w), len(start.Params))
+	}
+	delta := make([]float32, len(w))
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		for i, p := range start.Params { // Δ = θ − w (DiLoCo, algorithm 1, line 12)
+			delta[i] = p - w[i]
+			if d := float64(delta[i]); math.IsNaN(d) || math.IsInf(d, 0) {
+				return msg, fmt.Errorf("%w: weight %d is %v", errDiverged, i, w[i])
+			}
+		}
+		out, err := t.debts.encode(ctx, msg, delta)
+		if err == nil {
+			t.meter.clear("payload")
+			return out, nil
+		}
+		if !errors.Is(err, errStore) {
+			return msg, err
+		}
+		t.meter.trouble("payload", err)
+		t.log.Error("keep the payload", "round", job.Round, "err", err, "retry", wait)
+		if again, cut := t.sleep(ctx, wait, &job); !again && !cut {
+			if ctx.Err() != nil {
+				return msg, ctx.Err()
+			}
+			return msg, errReplaced
+		}
+		msg.Parent = job.Head
+	}
 }
 
 // persist saves the debts, as often as it takes: a payload is not offered
