@@ -42,7 +42,7 @@ func measure(t *testing.T, n, size int) {
 	var dup uint64
 	for _, x := range nodes {
 		dup += x.g.Counters().Duplicates
-		for _, h := range x.heard {
+		for _, h := range x.all() {
 			lat = append(lat, h.at.Sub(time.Unix(0, int64(binary.BigEndian.Uint64([]byte(h.data))))))
 		}
 	}

@@ -74,7 +74,13 @@ func (n *node) count() int {
 	return len(n.heard)
 }
 
-// stamp is 1 KB that begins with the time.
+func (n *node) all() []heard {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.heard)
+}
+
+// stamp is size bytes that begin with the time.
 func stamp(size int) []byte {
 	b := make([]byte, size)
 	binary.BigEndian.PutUint64(b, uint64(time.Now().UnixNano()))
@@ -137,7 +143,7 @@ func TestSwarm(t *testing.T) {
 			if x.count() != n-1 {
 				t.Errorf("a host heard %d of %d messages", x.count(), n-1)
 			}
-			for _, h := range x.heard {
+			for _, h := range x.all() {
 				if !slices.Contains(want, h.data) {
 					t.Error("a host heard what nobody said")
 				}
