@@ -216,7 +216,7 @@ func (m *Machine) applyFinal() {
 	m.countWaiting()
 	m.store(f)
 	m.do(Finalized{CID: f.id, Commit: f.c})
-	m.settleOwn(before)
+	m.settleOwn()
 	m.prune()
 	m.dirty = true
 	if m.cfg.StopRound != 0 && f.round >= m.cfg.StopRound && !m.done {

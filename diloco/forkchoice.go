@@ -1,6 +1,9 @@
 package diloco
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // ghost returns the leaf that LMD-GHOST chooses: from the highest justified
 // commit always to the child with the most weight of latest attestations in
@@ -85,6 +88,13 @@ func (m *Machine) extended() time.Time { return m.r.adopted.Add(2 * m.cfg.Deadli
 // choose follows the fork choice: it adopts the chosen commit, or gets hold of
 // its state.
 func (m *Machine) choose() {
+	if !m.r.patience && slices.ContainsFunc(m.head.kids, func(k *node) bool { return k.c.Weak && !k.bad }) {
+		if m.now.Before(m.extended()) {
+			m.at(m.extended())
+		} else {
+			m.r.patience, m.dirty = true, true
+		}
+	}
 	if m.dirty {
 		m.dirty = false
 		m.target = m.ghost()

@@ -35,6 +35,8 @@ type Machine struct {
 	retries   map[wire.CID]*delta      // whose fetch failed
 	joins     map[wire.PeerID]*Message // the latest of each
 	joinsByID map[wire.CID]*Message
+	spare     map[wire.CID]*Message // refused Deltas and Joins
+	spares    []wire.CID            // in the order heard
 	ballots   map[wire.CID]*ballot
 	convicted map[wire.PeerID]*Evidence
 	evidence  []*Message
@@ -62,11 +64,14 @@ type Machine struct {
 	stateTries int
 	fetches    uint64
 
-	r       round
-	inner   inner
-	paces   []time.Duration // of the last rounds
-	leaving bool
-	done    bool
+	r         round
+	inner     inner
+	lags      []time.Duration // of the last votes behind the quorum
+	quorum    time.Time       // of the round before
+	paces     []time.Duration // of the last rounds
+	leaving   bool
+	restoring bool
+	done      bool
 
 	now      time.Time
 	wake     time.Time
@@ -86,6 +91,7 @@ func New(cfg Config, genesis *Commit) *Machine {
 		retries:   map[wire.CID]*delta{},
 		joins:     map[wire.PeerID]*Message{},
 		joinsByID: map[wire.CID]*Message{},
+		spare:     map[wire.CID]*Message{},
 		ballots:   map[wire.CID]*ballot{},
 		convicted: map[wire.PeerID]*Evidence{},
 		proofs:    map[wire.PeerID]*Message{},
@@ -130,11 +136,13 @@ func (m *Machine) Restore(now time.Time, chain []*Commit, own []wire.Signed) []E
 	m.now = now
 	m.grow(chain)
 	m.begin()
+	m.restoring = true
 	for i := range own {
 		if own[i].From == m.cfg.Self {
 			m.hear(&own[i])
 		}
 	}
+	m.restoring = false
 	// Its own word for a source is as good as having counted.
 	for _, a := range m.attesters {
 		for _, s := range a.said {
@@ -144,7 +152,7 @@ func (m *Machine) Restore(now time.Time, chain []*Commit, own []wire.Signed) []E
 		}
 	}
 	m.applyFinal()
-	m.settleOwn(m.root)
+	m.settleOwn()
 	m.tally()
 	m.repeat()
 	return m.settle()

@@ -11,6 +11,7 @@ import (
 const (
 	maxPeers   = 1024 // peers without weight of whom anything is kept
 	maxBallots = 256  // parents with votes
+	maxSpare   = 512  // refused envelopes, in case that votes name them
 	maxAhead   = 4    // parents not in the tree for which one peer's votes are kept
 )
 
@@ -45,7 +46,7 @@ func (m *Machine) hear(s *wire.Signed) {
 		return
 	}
 	if m.convicted[msg.From] != nil && msg.Kind != wire.KindEvidence && msg.Kind != wire.KindAttest {
-		m.refuseUnnamed(msg, "convicted")
+		m.refuseMessage(msg, "convicted")
 		return
 	}
 	switch body := msg.Body.(type) {
@@ -69,21 +70,21 @@ func (m *Machine) hearJoin(msg *Message, j *Join) {
 	old := m.joins[msg.From]
 	switch {
 	case j.Round+joinFresh < m.head.round:
-		m.refuseUnnamed(msg, "old round")
+		m.refuseMessage(msg, "old round")
 		return
 	case old != nil && old.ID == msg.ID:
 		return
 	case old != nil && old.Body.(*Join).Round > j.Round:
-		m.refuseUnnamed(msg, "replay")
+		m.refuseMessage(msg, "replay")
 		return
 	case old != nil && old.Body.(*Join).Round == j.Round && (old.Body.(*Join).Leave || !j.Leave && old.ID < msg.ID):
-		m.refuseUnnamed(msg, "replay")
+		m.refuseMessage(msg, "replay")
 		return
 	case len(m.joinsByID) >= 2*maxPeers:
-		m.refuseUnnamed(msg, "too many peers")
+		m.refuseMessage(msg, "too many peers")
 		return
 	case m.cfg.Admit != nil && !j.Leave && !m.cfg.Admit(msg.From, j.Address):
-		m.refuseUnnamed(msg, "not admitted")
+		m.refuseMessage(msg, "not admitted")
 		return
 	}
 	m.joins[msg.From] = msg
@@ -104,57 +105,80 @@ func (m *Machine) hearDelta(msg *Message, d *Delta) {
 	for _, x := range list {
 		if conflict(x.msg, msg) {
 			m.convict(x.msg, msg)
-			m.refuseUnnamed(msg, "convicted")
+			m.refuseMessage(msg, "convicted")
 			return
 		}
 	}
 	n := m.nodes[d.Parent]
 	switch {
 	case n != nil && (n.round != d.Round || n.c.State != d.State):
-		m.refuseUnnamed(msg, "bad state")
-	case own:
+		m.refuseMessage(msg, "bad state")
+	case own && m.restoring:
 		m.addDelta(msg)
 	case d.Round+m.cfg.LateRounds < m.head.round:
-		m.refuseUnnamed(msg, "old round")
+		m.refuseMessage(msg, "old round")
 	case d.Round <= m.head.round && !m.counts(msg.From):
-		m.refuseUnnamed(msg, "not a member")
+		m.refuseMessage(msg, "not a member")
 	case list == nil && len(m.work) >= 2*maxPeers:
-		m.refuseUnnamed(msg, "too many peers")
-	case len(list) >= 8+int(min(m.cfg.LateRounds, 16)):
-		m.refuseUnnamed(msg, "too many messages")
+		m.refuseMessage(msg, "too many peers")
+	case len(list) >= 8+int(min(m.cfg.LateRounds, 16)) && !m.dropDelta(list):
+		m.refuseMessage(msg, "too many messages")
 	default:
 		m.addDelta(msg)
 		m.fetchDelta(m.deltas[msg.ID])
 	}
 }
 
-// refuseUnnamed refuses a Delta or Join, but for one that a vote for the head
-// names: if half of the votes do, the commit needs its envelope, whatever its
-// sender is worth by now.
-func (m *Machine) refuseUnnamed(msg *Message, why string) {
+// dropDelta makes room among the deltas of one peer: the oldest that is too
+// old to be voted for goes.
+func (m *Machine) dropDelta(list []*delta) bool {
+	var old *delta
+	for _, x := range list {
+		if x.d.Round+m.cfg.LateRounds < m.head.round && (old == nil || x.d.Round < old.d.Round) {
+			old = x
+		}
+	}
+	if old != nil {
+		m.forgetDelta(old)
+	}
+	return old != nil
+}
+
+func (m *Machine) forgetDelta(x *delta) {
+	delete(m.deltas, x.msg.ID)
+	delete(m.retries, x.msg.ID)
+	list := slices.DeleteFunc(m.work[x.msg.From], func(y *delta) bool { return y == x })
+	m.work[x.msg.From] = list
+	if len(list) == 0 {
+		delete(m.work, x.msg.From)
+	}
+}
+
+// refuseMessage does without a Delta or Join, but keeps the envelope for a while: if
+// half of the votes name it, the commit needs it, whatever its sender is worth.
+func (m *Machine) refuseMessage(msg *Message, why string) {
 	m.reject(why)
-	b := m.ballots[m.head.id]
-	if b == nil || m.envelope(msg.ID) != nil {
+	if msg.Kind != wire.KindDelta && msg.Kind != wire.KindJoin || m.spare[msg.ID] != nil {
 		return
 	}
-	for _, v := range b.votes {
-		vote := v.Body.(*Vote)
-		list := vote.Deltas
-		if msg.Kind == wire.KindJoin {
-			list = vote.Joins
-		}
-		if _, ok := slices.BinarySearch(list, msg.ID); !ok {
-			continue
-		}
-		switch msg.Kind {
-		case wire.KindDelta:
-			m.addDelta(msg)
-		case wire.KindJoin:
-			m.seq++
-			m.joinsByID[msg.ID] = msg
-		}
-		return
+	m.seq++
+	m.spare[msg.ID] = msg
+	m.spares = append(m.spares, msg.ID)
+	if len(m.spares) > maxSpare {
+		delete(m.spare, m.spares[0])
+		m.spares = m.spares[1:]
 	}
+}
+
+// envelope finds a Delta or Join by its ID.
+func (m *Machine) envelope(id wire.CID) *Message {
+	if x := m.deltas[id]; x != nil {
+		return x.msg
+	}
+	if j := m.joinsByID[id]; j != nil {
+		return j
+	}
+	return m.spare[id]
 }
 
 // addDelta keeps a delta; one of this peer is held already.
@@ -263,6 +287,9 @@ func (m *Machine) haveAll(list []Weighted, n *node) bool {
 		if x == nil && n != nil {
 			m.learn(n)
 			x = m.deltas[w.ID]
+		} else if msg := m.spare[w.ID]; x == nil && msg != nil {
+			m.addDelta(msg)
+			x = m.deltas[w.ID]
 		}
 		if x == nil {
 			return false
@@ -349,6 +376,7 @@ func (m *Machine) hearVote(msg *Message, v *Vote) {
 			m.r.weight += e.Weight
 		}
 	}
+	m.lagged(v.Parent)
 }
 
 // mayRunAhead bounds the votes of one peer about parents that are not known.
@@ -366,15 +394,9 @@ func (m *Machine) mayRunAhead(p wire.PeerID) bool {
 func (m *Machine) pruneMessages() {
 	root := m.root.round
 	old := func(round uint64) bool { return round < root }
-	for id, x := range m.deltas {
+	for _, x := range m.deltas {
 		if old(x.d.Round) || x.d.Round+2*m.cfg.LateRounds+2 < m.final.round {
-			delete(m.deltas, id)
-			delete(m.retries, id)
-			list := slices.DeleteFunc(m.work[x.msg.From], func(y *delta) bool { return y == x })
-			m.work[x.msg.From] = list
-			if len(list) == 0 {
-				delete(m.work, x.msg.From)
-			}
+			m.forgetDelta(x)
 		}
 	}
 	for id, b := range m.ballots {

@@ -87,7 +87,7 @@ func (m *Machine) waiting() (time.Duration, bool) {
 		return m.voteGrace(), voted && m.wanted()
 	case voted:
 		return max(m.voteGrace()/2, 50*time.Millisecond), true
-	case activeIn(h.c.Roster, m.cfg.Self) == nil && m.lastJoin != nil:
+	case !m.r.member && m.lastJoin != nil:
 		return m.joinGrace(), true
 	case h.round >= firstJustifiable && !h.just && m.attested == h.round:
 		return max(m.pace()/2, time.Second), true

@@ -11,8 +11,11 @@ import (
 // A round is how far things have come on the present head.
 type round struct {
 	adopted time.Time
-	expect  int // trainers that may still send: active, not convicted
-	deltas  int // of these, whose delta is held
+	member  bool // this peer is active in the head's roster
+	slot    int  // its index among
+	slots   int  // so many trainers
+	expect  int  // trainers that may still send: active, not convicted
+	deltas  int  // of these, whose delta is held
 
 	votes     int    // of active members
 	weight    uint64 // theirs
@@ -30,7 +33,7 @@ type round struct {
 	formed    int        // votes when form was made, and seq
 	formedSeq int
 	derived   time.Time // when a commit was derived
-	weakSeen  bool      // the extended deadline has been looked at
+	patience  bool      // is over: a weak commit may be followed
 
 	repairAt   time.Time
 	repairWait time.Duration
@@ -45,7 +48,10 @@ type assembled struct {
 
 // begin starts the round of m.head.
 func (m *Machine) begin() {
+	m.quorum = m.r.quorumAt
 	m.r = round{adopted: m.now, lastJoin: m.now, lastVote: m.now}
+	m.r.slot, m.r.slots = slotOf(m.head.c.Roster, m.cfg.Self)
+	m.r.member = m.r.slot >= 0
 	m.tally()
 }
 
@@ -124,13 +130,23 @@ func clamp(d, lo, hi time.Duration) time.Duration { return min(max(d, lo), hi) }
 
 // pace is how long a round takes from its head's adoption to 2/3 of its
 // deltas: the median of those seen lately, the deadline where none was.
-func (m *Machine) pace() time.Duration {
-	if len(m.paces) == 0 {
-		return m.cfg.Deadline
+func (m *Machine) pace() time.Duration { return median(m.paces, m.cfg.Deadline) }
+
+// median returns the middle one of a few durations, none if there are none.
+func median(d []time.Duration, none time.Duration) time.Duration {
+	if len(d) == 0 {
+		return none
 	}
-	s := slices.Clone(m.paces)
+	var room [8]time.Duration
+	s := append(room[:0], d...)
 	slices.Sort(s)
 	return s[len(s)/2]
+}
+
+// last keeps the last eight.
+func last(d []time.Duration, x time.Duration) []time.Duration {
+	d = append(d, x)
+	return d[max(0, len(d)-8):]
 }
 
 // grace is how long the others are waited for once 2/3 of the deltas are held.
@@ -139,9 +155,26 @@ func (m *Machine) grace() time.Duration {
 }
 
 // voteGrace is for how long no vote must have come before a commit is made
-// without the missing ones.
+// without the missing ones: a tenth of a round, or what the slowest votes of
+// recent rounds took beyond the quorum, at most a quarter of a round.
 func (m *Machine) voteGrace() time.Duration {
-	return clamp(m.pace()/10, 100*time.Millisecond, m.cfg.Deadline/4)
+	lag := median(m.lags, 0)
+	most := min(m.cfg.Deadline/4, max(m.pace()/4, time.Second))
+	return clamp(max(m.pace()/10, lag+lag/2), 100*time.Millisecond, most)
+}
+
+// lagged notes a vote that came after the quorum, even after the commit.
+func (m *Machine) lagged(parent wire.CID) {
+	since := m.r.quorumAt
+	if parent != m.head.id {
+		since = m.quorum
+		if m.head.parent == nil || parent != m.head.parent.id {
+			return
+		}
+	}
+	if lag := m.now.Sub(since); !since.IsZero() && len(m.lags) > 0 && lag < m.cfg.Deadline/4 {
+		m.lags[len(m.lags)-1] = max(m.lags[len(m.lags)-1], lag)
+	}
 }
 
 // joinGrace is for how long no Join must have come before the run begins.
@@ -162,11 +195,9 @@ func (m *Machine) tryVote() {
 	if !r.mostAt.IsZero() {
 	} else if r.expect > 0 && 3*r.deltas >= 2*r.expect {
 		r.mostAt = m.now
-		m.paces = append(m.paces, m.now.Sub(r.adopted))
-		m.paces = m.paces[max(0, len(m.paces)-8):]
+		m.paces = last(m.paces, m.now.Sub(r.adopted))
 	}
-	if _, said := m.voted[m.head.id]; said || m.silent() || m.behind() || !m.head.descends(m.final) ||
-		activeIn(m.head.c.Roster, m.cfg.Self) == nil {
+	if _, said := m.voted[m.head.id]; said || !r.member || m.silent() || m.behind() || !m.head.descends(m.final) {
 		return
 	}
 	if m.done && !m.wanted() {
@@ -293,11 +324,15 @@ func (m *Machine) tryForm() {
 	}
 	if r.quorumAt.IsZero() && twoThirds(r.weight, r.total) {
 		r.quorumAt = m.now
+		m.lags = last(m.lags, 0)
 	}
 	if r.votes < r.electors {
 		due := m.extended()
 		if !r.quorumAt.IsZero() {
 			quiet := r.lastVote.Add(m.voteGrace())
+			if !m.now.Before(quiet) {
+				quiet = quiet.Add(m.courtesy())
+			}
 			if !m.now.Before(quiet) && !m.aheadHeard() {
 				quiet = quiet.Add(m.turn(m.heldVotes()))
 			}
@@ -309,6 +344,25 @@ func (m *Machine) tryForm() {
 		}
 	}
 	m.form(m.heldVotes())
+}
+
+// courtesy is how much longer to wait for a member whose vote came too late for
+// the last commit, but which builds on this head: that it should not be
+// dropped for a slow line. Who died has not attested to this head.
+func (m *Machine) courtesy() time.Duration {
+	b := m.ballots[m.head.id]
+	for i := range m.head.c.Roster {
+		e := &m.head.c.Roster[i]
+		if e.Banned || e.Silent == 0 || b.votes[e.Peer] != nil || m.convicted[e.Peer] != nil {
+			continue
+		}
+		a := m.attester(e.Peer, false)
+		if a != nil && len(a.said) > 0 && a.latest().Body.(*Attest).Round >= m.head.round ||
+			slices.ContainsFunc(m.work[e.Peer], m.onTime) {
+			return clamp(3*m.voteGrace(), 0, m.cfg.Deadline/2)
+		}
+	}
+	return 0
 }
 
 // hasOwnChild reports whether a child of the head was derived here already.
@@ -352,14 +406,6 @@ func (m *Machine) heldVotes() []*Message {
 		}
 	}
 	return out
-}
-
-// envelope finds a Delta or Join by its ID.
-func (m *Machine) envelope(id wire.CID) *Message {
-	if x := m.deltas[id]; x != nil {
-		return x.msg
-	}
-	return m.joinsByID[id]
 }
 
 // form makes the child of the head that votes make, as far as its deltas are here.

@@ -55,7 +55,7 @@ func (m *Machine) wantHead(id wire.CID, round uint64, p wire.PeerID) {
 func (m *Machine) want(id wire.CID, round uint64, from []wire.PeerID, next time.Time) {
 	w := m.wants[id]
 	if w == nil {
-		if len(m.wants) >= maxWants {
+		if len(m.wants) >= maxWants && !m.dropWant() {
 			m.reject("too many unknown commits")
 			return
 		}
@@ -65,6 +65,18 @@ func (m *Machine) want(id wire.CID, round uint64, from []wire.PeerID, next time.
 	for _, p := range from {
 		w.from = addPeer(w.from, p)
 	}
+}
+
+// dropWant makes room: the commit that could not be had most often goes.
+func (m *Machine) dropWant() bool {
+	worst, most := wire.CID(""), 0
+	for id, w := range m.wants {
+		if w.tries > most || w.tries == most && most > 0 && id > worst {
+			worst, most = id, w.tries
+		}
+	}
+	delete(m.wants, worst)
+	return most > 0
 }
 
 // addPeer puts p, the latest to name something, first.
@@ -119,7 +131,7 @@ func (m *Machine) commitFetched(ev CommitFetched) {
 	if ev.Err != nil || ev.Commit == nil {
 		w.tries++
 		w.next = m.now.Add(backoff(time.Second, w.tries))
-		if w.tries >= 8 && !m.attestedTo(ev.CID) {
+		if w.tries >= 8 && len(m.orphansOf[ev.CID]) == 0 && !m.attestedTo(ev.CID) {
 			delete(m.wants, ev.CID)
 		}
 		return

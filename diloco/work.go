@@ -27,12 +27,11 @@ type workID struct {
 // behind is cut and its delta offered late; the next begins when it has answered.
 func (m *Machine) tryTrain() {
 	in, h := &m.inner, m.head
-	slot, slots := slotOf(h.c.Roster, m.cfg.Self)
-	trains := slot >= 0 && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
+	trains := m.r.member && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
 	if t := in.train; t != nil {
 		if t.Round == h.round && t.State == h.c.State && trains && !in.late {
 			if t.Head != h.id {
-				m.train(slot, slots)
+				m.train()
 			}
 			return
 		}
@@ -56,12 +55,12 @@ func (m *Machine) tryTrain() {
 		return
 	}
 	m.inner = inner{skipped: in.skipped}
-	m.train(slot, slots)
+	m.train()
 }
 
 // train asks for the head's inner phase, or says that it goes on under this head.
-func (m *Machine) train(slot, slots int) {
-	t := Train{Head: m.head.id, Round: m.head.round, State: m.head.c.State, Slot: slot, Slots: slots, Base: m.head.c.Cursor}
+func (m *Machine) train() {
+	t := Train{Head: m.head.id, Round: m.head.round, State: m.head.c.State, Slot: m.r.slot, Slots: m.r.slots, Base: m.head.c.Cursor}
 	m.inner.train = &t
 	m.inner.heads = append(m.inner.heads, t.Head)
 	m.do(t)
@@ -124,7 +123,7 @@ func (m *Machine) leave() {
 		return
 	}
 	m.leaving = true
-	if activeIn(m.head.c.Roster, m.cfg.Self) != nil {
+	if m.r.member {
 		m.sign(wire.KindJoin, &Join{Since: m.head.id, Round: m.head.round, Role: "trainer", Address: m.cfg.Address, Leave: true})
 	}
 }
@@ -132,7 +131,7 @@ func (m *Machine) leave() {
 // tryJoin asks to enter the roster, anew when the last Join has become stale.
 func (m *Machine) tryJoin() {
 	h := m.head
-	if m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || m.done || m.behind() {
+	if m.r.member || m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || m.done || m.behind() {
 		return
 	}
 	if m.joinAsked > h.round || m.joinAsked > 0 && m.joinAsked+joinFresh/2 > h.round+1 {
@@ -145,32 +144,24 @@ func (m *Machine) tryJoin() {
 	m.sign(wire.KindJoin, &Join{Since: h.id, Round: h.round, Role: "trainer", Address: m.cfg.Address})
 }
 
-// settleOwn tells the fate of own deltas that became certain when m.final
-// became final; before was final until then.
-func (m *Machine) settleOwn(before *node) {
-	in := map[wire.CID]bool{}
-	for n := m.final; n != nil; n = n.parent {
-		for i := range n.merged {
-			in[n.merged[i].ID] = true
-		}
-		if n == before {
-			break
-		}
-	}
+// settleOwn tells the fate of own deltas that m.final has made certain.
+func (m *Machine) settleOwn() {
 	f := m.final.round
 	m.open = slices.DeleteFunc(m.open, func(x *delta) bool {
-		switch {
-		case in[x.msg.ID]:
-			m.do(Included{ID: x.msg.ID, Block: x.d.Block})
-		case f > x.d.Round+m.cfg.LateRounds || stopped(&m.cfg, f):
-			if x.d.Round+1 < m.root.round {
-				return true // what became of it was told before the last restart
+		for n := m.final; n != nil && n.round > x.d.Round; n = n.parent {
+			if slices.ContainsFunc(n.merged, func(w Weighted) bool { return w.ID == x.msg.ID }) {
+				m.do(Included{ID: x.msg.ID, Block: x.d.Block})
+				return true
 			}
-			m.do(Expired{ID: x.msg.ID, Block: x.d.Block})
-		default:
-			return false
 		}
-		return true
+		switch {
+		case x.d.Round+1 < m.root.round:
+			return true // its fate was told before the last restart
+		case f > x.d.Round+m.cfg.LateRounds || stopped(&m.cfg, f):
+			m.do(Expired{ID: x.msg.ID, Block: x.d.Block})
+			return true
+		}
+		return false
 	})
 }
 

@@ -288,7 +288,7 @@ func (c *checker) done(w *world, p *peer, e diloco.Done) {
 func (c *checker) stalled(w *world) {
 	var b strings.Builder
 	for _, p := range w.peers {
-		if p == nil || !p.honest || p.gone || p.done {
+		if !p.honest || !p.started || p.gone || p.done {
 			continue
 		}
 		if !p.up() {

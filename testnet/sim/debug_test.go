@@ -22,7 +22,7 @@ func TestOne(t *testing.T) {
 	w.loop()
 	for _, p := range w.peers {
 		if p != nil && p.up() {
-			fmt.Printf("%d %+v\n\n", p.n, p.m.Status())
+			fmt.Printf("%d %+v\n%s\n", p.n, p.m.Status(), p.m.Debug())
 		}
 	}
 	fmt.Println(w.failed)

@@ -3,7 +3,7 @@ package sim
 import (
 	"crypto/sha256"
 	"fmt"
-	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,14 +20,16 @@ const (
 	Partition              // Peers on one side, all others on the other, until Until
 	Straggle               // training takes Factor times as long, until Until
 	Lossy                  // everybody's messages are lost with probability Factor, until Until
+	Scatter                // everybody on his own, until Until
 	Mute                   // says nothing from At on, until Until
+	Deaf                   // hears nothing from At on, until Until
 	Withhold               // sends no votes from At on
 	Equivocate             // says two things at a time from At on
 	Leave                  // asks to leave
 	Enter                  // a newcomer starts
 )
 
-var kindNames = [...]string{"crash", "partition", "straggle", "lossy", "mute", "withhold", "equivocate", "leave", "enter"}
+var kindNames = [...]string{"crash", "partition", "straggle", "lossy", "scatter", "mute", "deaf", "withhold", "equivocate", "leave", "enter"}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -78,9 +80,7 @@ func (w *world) schedule(f Fault) {
 	each := func(do func(p *peer)) func() {
 		return func() {
 			for _, n := range f.Peers {
-				if p := w.peers[n]; p != nil {
-					do(p)
-				}
+				do(w.peers[n])
 			}
 		}
 	}
@@ -97,8 +97,24 @@ func (w *world) schedule(f Fault) {
 			}
 		}))
 	case Partition:
-		at(f.At, func() { w.split(f.Peers) })
+		at(f.At, func() {
+			w.split(func(n int) int {
+				if slices.Contains(f.Peers, n) {
+					return 1
+				}
+				return 0
+			})
+		})
 		at(f.Until, w.heal)
+	case Scatter:
+		at(f.At, func() { w.split(func(n int) int { return n }) })
+		at(f.Until, w.heal)
+	case Deaf:
+		at(f.At, each(func(p *peer) {
+			p.deaf = true
+			p.excused = max(p.excused, f.Until+4*w.cfg.Deadline)
+		}))
+		at(f.Until, each(func(p *peer) { p.deaf = false }))
 	case Straggle:
 		at(f.At, each(func(p *peer) { p.slow = f.Factor }))
 		at(f.Until, each(func(p *peer) { p.slow = 0 }))
@@ -138,24 +154,20 @@ func (w *world) schedule(f Fault) {
 	case Enter:
 		at(f.At, func() {
 			for _, n := range f.Peers {
-				w.newPeer(n).boot()
+				w.peers[n].boot()
 			}
 		})
 	}
 }
 
-// split cuts the network in two.
-func (w *world) split(side []int) {
+// split cuts the network.
+func (w *world) split(side func(n int) int) {
 	w.groups = make([]int, len(w.peers))
-	for _, n := range side {
-		if n < len(w.groups) {
-			w.groups[n] = 1
-		}
+	for n := range w.groups {
+		w.groups[n] = side(n)
 	}
 	for _, p := range w.peers {
-		if p != nil {
-			p.excused = max(p.excused, w.now+1000*time.Hour) // until heal says when
-		}
+		p.excused = max(p.excused, w.now+1000*time.Hour) // until heal says when
 	}
 }
 
@@ -168,12 +180,9 @@ func (w *world) heal() {
 	w.groups = nil
 	w.check.healed(w)
 	for _, p := range w.peers {
-		if p == nil {
-			continue
-		}
 		p.excused = w.now + 4*w.cfg.Deadline
 		q := w.peers[w.rng.IntN(len(w.peers))]
-		if p.up() && q.up() && p.n < len(groups) && q.n < len(groups) && groups[p.n] != groups[q.n] {
+		if p.up() && q.up() && groups[p.n] != groups[q.n] {
 			p.pull(q)
 			q.pull(p)
 		}
@@ -236,7 +245,7 @@ func (p *peer) publish(s wire.Signed, to func(*peer) bool) {
 		return
 	}
 	for _, q := range w.peers {
-		if q == nil || q == p || !w.reach(p, q) || to != nil && !to(q) || w.chance(w.loss) {
+		if q == p || q.deaf || !w.reach(p, q) || to != nil && !to(q) || w.chance(w.loss) {
 			continue
 		}
 		w.deliver(w.delay(p, q), q, diloco.Heard{Msg: s})
@@ -282,99 +291,4 @@ func (p *peer) lie(s wire.Signed) bool {
 	p.publish(s, func(q *peer) bool { return some>>(q.n%64)&1 == 0 })
 	p.publish(other, func(q *peer) bool { return some>>(q.n%64)&1 == 1 })
 	return true
-}
-
-// Random returns a universe of a few peers and mixed faults.
-func Random(seed uint64) Config {
-	r := rand.New(rand.NewPCG(seed, 0xfa017))
-	n := 3 + r.IntN(8)
-	c := Config{
-		Seed: seed, Peers: n, Stop: uint64(8 + r.IntN(10)), Leak: 1000,
-		Latency: time.Duration(20+r.IntN(400)) * time.Millisecond,
-	}
-	if r.IntN(2) == 0 {
-		c.Loss = r.Float64() * 0.05
-	}
-	if r.IntN(2) == 0 {
-		c.Twice = r.Float64() * 0.2
-	}
-	if r.IntN(2) == 0 {
-		c.Fetch = r.Float64() * 0.2
-	}
-	c.MinPeers = n/2 + 1
-	begin := 3 * time.Minute // the run has begun, and something is final
-	length := time.Duration(c.Stop) * 25 * time.Second
-	moment := func() time.Duration { return begin + time.Duration(r.Int64N(int64(length))) }
-	spell := func(lo, hi int) time.Duration { return time.Duration(lo+r.IntN(hi-lo)) * time.Second }
-	perm := r.Perm(n)
-	bad := r.IntN((n-1)/3 + 1) // fewer than a third of the weight
-	for _, p := range perm[:bad] {
-		at := moment()
-		switch r.IntN(4) {
-		case 0:
-			c.Faults = append(c.Faults, Fault{Kind: Mute, At: at, Peers: []int{p}})
-		case 1:
-			c.Faults = append(c.Faults, Fault{Kind: Withhold, At: at, Peers: []int{p}})
-		default:
-			c.Faults = append(c.Faults, Fault{Kind: Equivocate, At: at, Peers: []int{p}})
-		}
-	}
-	good := perm[bad:]
-	for range r.IntN(5) {
-		at := moment()
-		who := good[r.IntN(len(good))]
-		switch r.IntN(7) {
-		case 0, 1:
-			c.Faults = append(c.Faults, Fault{Kind: Crash, At: at, Until: at + spell(1, 180), Peers: []int{who}, Point: 1 + r.IntN(int(crashPoints)-1)})
-		case 2:
-			c.Faults = append(c.Faults, Fault{Kind: Partition, At: at, Until: at + spell(10, 400), Peers: append([]int(nil), r.Perm(n)[:1+r.IntN(n-1)]...)})
-		case 3:
-			c.Faults = append(c.Faults, Fault{Kind: Straggle, At: at, Until: at + spell(30, 300), Peers: []int{who}, Factor: 2 + 6*r.Float64()})
-		case 4:
-			c.Faults = append(c.Faults, Fault{Kind: Lossy, At: at, Until: at + spell(5, 60), Factor: 0.1 + 0.4*r.Float64()})
-		case 5: // many at once
-			k := 1 + r.IntN(len(good))
-			up := at + spell(5, 120)
-			for _, p := range good[:k] {
-				c.Faults = append(c.Faults, Fault{Kind: Crash, At: at, Until: up + spell(1, 20), Peers: []int{p}, Point: 1 + r.IntN(int(crashPoints)-1)})
-			}
-		case 6:
-			c.Faults = append(c.Faults, Fault{Kind: Mute, At: at, Until: at + spell(20, 200), Peers: []int{who}})
-		}
-	}
-	if r.IntN(2) == 0 {
-		c.Faults = append(c.Faults, Fault{Kind: Enter, At: moment(), Peers: []int{n}})
-	}
-	return c
-}
-
-// Shrink drops faults, one after another, for as long as the run still fails.
-func Shrink(c Config) (Config, error) {
-	_, err := Run(c)
-	if err == nil {
-		return c, nil
-	}
-	for again := true; again; {
-		again = false
-		for i := range c.Faults {
-			less := c
-			less.Faults = append(append([]Fault(nil), c.Faults[:i]...), c.Faults[i+1:]...)
-			if _, e := Run(less); e != nil {
-				c, err, again = less, e, true
-				break
-			}
-		}
-	}
-	return c, err
-}
-
-// String describes the universe so that it can be run again.
-func (c Config) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d peers (%d to begin), %d rounds, latency %v, loss %.3f, twice %.3f, failing fetches %.3f, leak after %d\n",
-		c.Seed, c.Peers, c.MinPeers, c.Stop, c.Latency, c.Loss, c.Twice, c.Fetch, c.Leak)
-	for _, f := range c.Faults {
-		fmt.Fprintf(&b, "  %v\n", f)
-	}
-	return b.String()
 }

@@ -27,8 +27,9 @@ type peer struct {
 	busy    bool
 	known   map[*byte]bool // messages heard since the head changed, by signature
 	headAt  time.Duration  // when the head changed
-	done    bool           // its machine said Done
-	gone    bool           // it left or died for good
+	started bool
+	done    bool // its machine said Done
+	gone    bool // it left or died for good
 	leaving bool
 	slow    float64 // factor of a straggler, 0 is none
 
@@ -45,6 +46,7 @@ type peer struct {
 	crashAt   crashPoint
 	crashFor  time.Duration
 	mute      bool // sends nothing at all
+	deaf      bool // hears nothing
 	withhold  bool // sends no votes
 	equivocal bool // says two things at a time
 	lied      int
@@ -73,21 +75,13 @@ func (w *world) newPeer(n int) *peer {
 	for i := 1; i < 33; i += 8 {
 		binary.BigEndian.PutUint64(p.id[i:], w.rng.Uint64())
 	}
-	for len(w.peers) <= n {
-		w.peers = append(w.peers, nil)
-	}
-	w.peers[n] = p
+	w.peers = append(w.peers, p)
 	w.index[p.id] = p
-	if w.groups != nil {
-		for len(w.groups) <= n {
-			w.groups = append(w.groups, 0)
-		}
-	}
 	p.states = map[wire.CID]uint64{w.genesis.State: 0}
 	return p
 }
 
-func (p *peer) up() bool { return p != nil && p.m != nil }
+func (p *peer) up() bool { return p.m != nil }
 
 func (p *peer) config() diloco.Config {
 	c := p.w.cfg
@@ -102,7 +96,7 @@ func (p *peer) boot() {
 	w := p.w
 	p.m = diloco.New(p.config(), w.genesis)
 	p.known = map[*byte]bool{}
-	p.done = false
+	p.started, p.done = true, false
 	w.note(p, "boot", p.head)
 	if len(p.journal) == 0 && !p.head.Defined() {
 		p.perform(p.m.Start(w.time()))
@@ -147,7 +141,7 @@ func (p *peer) connect(n int) {
 // since its head last changed.
 func (p *peer) pull(q *peer) {
 	w := p.w
-	if q.mute {
+	if q.mute || p.deaf {
 		return
 	}
 	d := 2 * w.delay(p, q)
@@ -345,7 +339,7 @@ func (w *world) transfer(p *peer, from []wire.PeerID, has func(*peer) bool) (tim
 	d := time.Duration(0)
 	for _, id := range from {
 		q := w.index[id]
-		if q == nil || !w.reach(p, q) || q.mute || !has(q) {
+		if q == nil || !w.reach(p, q) || p.mute || p.deaf || q.mute || q.deaf || !has(q) {
 			d += 200 * time.Millisecond
 			continue
 		}

@@ -71,6 +71,7 @@ func (c Config) withDefaults() Config {
 			last = max(last, f.At, f.Until)
 		}
 		c.Limit = last + time.Duration(c.Stop+20)*c.Deadline
+		c.Limit += time.Duration(c.Leak+20) * c.Deadline
 	}
 	return c
 }
@@ -197,9 +198,17 @@ func newWorld(cfg Config) *world {
 	w.run = wire.SumCID(wire.CodecDagCBOR, binary.BigEndian.AppendUint64(nil, cfg.Seed))
 	w.genesis = &diloco.Commit{Version: 1, Run: w.run, State: wire.SumCID(wire.CodecDagPB, []byte("genesis"))}
 	w.check.init(w)
-	for i := range cfg.Peers {
+	all := cfg.Peers
+	for _, f := range cfg.Faults {
+		for _, n := range f.Peers {
+			all = max(all, n+1)
+		}
+	}
+	for i := range all {
 		p := w.newPeer(i)
-		w.after(time.Duration(w.rng.Int64N(int64(2*time.Second))), p, func() { p.boot() })
+		if i < cfg.Peers {
+			w.after(time.Duration(w.rng.Int64N(int64(2*time.Second))), p, p.boot)
+		}
 	}
 	for _, f := range cfg.Faults {
 		w.schedule(f)
@@ -311,11 +320,11 @@ func (w *world) open(s *wire.Signed) (*diloco.Message, error) {
 // allDone reports whether every honest peer that is to take part to the end has.
 func (w *world) allDone() bool {
 	for _, p := range w.peers {
-		if p.honest && !p.gone && !p.done {
+		if p.honest && p.started && !p.gone && !p.done {
 			return false
 		}
 	}
-	return true
+	return w.check.doneID.Defined()
 }
 
 // collect completes the report.
