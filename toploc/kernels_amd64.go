@@ -26,6 +26,25 @@ func detect() int {
 	return isaAVX512
 }
 
+// The kernels, in both widths unless said otherwise; asm writes them.
+//
+// Scans read bfloat16 bits. gather and compact are gatherGeneric and
+// compactGeneric, but read and write whole blocks: gather wants len(a) of a block
+// (128) and more, and stops before one that has no room; compact512 wants a
+// multiple of 32. count is countGeneric; project is projectGeneric on a multiple of
+// 16 channels.
+//
+// Field elements are 16-bit lanes below p. A factor x comes as xm = x·2^16 mod p
+// and xp = xm/p mod 2^16, an addend c as Prime - c.
+//
+//	horner(out, xm, xp, neg)  out[i] = Σ_k (p - neg[k]) x_i^k
+//	master(m, xm, xp)         m[32:] = the coefficients of Π(t - x_i), lowest first,
+//	                          in a zeroed m with 32 elements of padding at both ends
+//	combine(sum, xm, xp, am, ap, neg)
+//	                          sum[k] += Σ_i a_i b_ik mod p, where b_i is
+//	                          the polynomial of coefficients p - neg divided by
+//	                          t - x_i: b_ik = x_i b_i(k+1) + p - neg[k+1]
+
 func gather(a []uint16, floor uint16, at uint32, bits []uint16, pos []uint32) (read, wrote int) {
 	if isa == isaGeneric || floor >= keyNaN || len(a) < block {
 		return gatherGeneric(a, floor, at, bits, pos)
@@ -62,8 +81,6 @@ func compact(bits []uint16, pos []uint32, n int, floor uint16) int {
 	}
 	return compactGeneric(bits, pos, n, floor)
 }
-
-// The field's kernels take x as xm = x·2^16 mod p and xp = xm/p mod 2^16.
 
 // minNative is the least number of points that is worth a kernel's set-up.
 const minNative = 12

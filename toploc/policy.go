@@ -55,7 +55,8 @@ func (p *Policy) Validate() error {
 	if err := p.Params.validate(); err != nil {
 		return err
 	}
-	for name, l := range map[string]Limits{"prefill": p.Prefill, "decode": p.Decode} {
+	for i, l := range []Limits{p.Prefill, p.Decode} {
+		name := [...]string{"prefill", "decode"}[i]
 		switch {
 		case l.ExpMismatches < 0 || l.ExpMismatches >= p.Params.TopK:
 			return fmt.Errorf("%s: exp_mismatches %d is outside 0..%d", name, l.ExpMismatches, p.Params.TopK-1)
@@ -73,7 +74,8 @@ func (p *Policy) Validate() error {
 			return fmt.Errorf("projection: %d gains for a hidden size of %d", len(q.Gain), p.Params.Hidden)
 		}
 		half := math.Exp2(float64(q.Bits - 1))
-		for name, l := range map[string]ProjectionLimits{"projection_prefill": p.ProjectionPrefill, "projection_decode": p.ProjectionDecode} {
+		for i, l := range []ProjectionLimits{p.ProjectionPrefill, p.ProjectionDecode} {
+			name := [...]string{"projection_prefill", "projection_decode"}[i]
 			if !(l.Mean > 0 && l.Mean < half/2) || !(l.WorstToken > 0 && l.WorstToken <= half) {
 				return fmt.Errorf("%s: limits %g and %g: guessing has a mean of %g", name, l.Mean, l.WorstToken, half/2)
 			}

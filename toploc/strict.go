@@ -57,7 +57,9 @@ type Strict struct {
 	// 0 means one in 16.
 	MaxControlHits int
 	// Seen, if not nil, is asked whether a record was in an earlier submission and
-	// remembers it. It is asked once for each record that passes all else.
+	// remembers it: once for each record of generated tokens that passes all else.
+	// A prompt's record is no evidence, it repeats with the prompt. So do those of a
+	// prompt answered greedily: there, version 2 binds to the job.
 	Seen func(record []byte) bool
 }
 
@@ -117,7 +119,7 @@ func (j *Judge) Chunk(t *Top, record []byte) ChunkVerdict {
 		err = errors.New("the record of an earlier chunk, again")
 	}
 	j.mine[id] = struct{}{}
-	if err == nil && j.s.Seen != nil && j.s.Seen(record) {
+	if err == nil && !t.Prefill && j.s.Seen != nil && j.s.Seen(record) {
 		err = errors.New("the record of an earlier submission, again")
 	}
 	if v.OK = err == nil; err != nil {

@@ -1,5 +1,7 @@
 package toploc
 
+import "fmt"
+
 // A Result compares a proof with the verifier's own activations of a chunk.
 type Result struct {
 	ExpMismatches  int     `json:"exp_mismatches"`  // of k, how many exponents differ
@@ -46,6 +48,11 @@ func compare(sem Semantics, pf *Proof, pos []uint32, bits []uint16) (Result, err
 			return Null(len(pos)), nil
 		}
 		return Result{}, ErrNull
+	}
+	for i, c := range pf.Coeffs {
+		if c >= Prime {
+			return Result{}, fmt.Errorf("coefficient %d is %d, outside the field of %d", i, c, Prime)
+		}
 	}
 	x, w := make([]uint32, len(pos)), make([]uint32, len(pos))
 	for i, q := range pos {

@@ -47,7 +47,7 @@ func (f field) mul(a reg.VecVirtual, xm, xp Op) reg.VecVirtual {
 	return hi
 }
 
-// horner: see kernels.go.
+// horner: see kernels_amd64.go.
 func horner(w width) {
 	begin(w, "horner", "func(out, xm, xp, neg []uint16)")
 	Doc(fmt.Sprintf("len(out) must be a multiple of %d.", 4*w.lanes()))
@@ -93,7 +93,7 @@ func horner(w width) {
 	end()
 }
 
-// master: see kernels.go.
+// master: see kernels_amd64.go.
 func master(w width) {
 	begin(w, "master", "func(m, xm, xp []uint16)")
 	Doc("m[:32] is padding, and so are the last 32 elements.")
@@ -132,7 +132,7 @@ func master(w width) {
 	end()
 }
 
-// combine: see kernels.go.
+// combine: see kernels_amd64.go.
 func combine(w width) {
 	begin(w, "combine", "func(sum []uint32, xm, xp, am, ap, neg []uint16)")
 	Doc("len(xm) must be a multiple of 64.")

@@ -3,10 +3,16 @@
 // runs it; what it writes is committed.
 //
 // Each kernel comes in two widths: AVX-512 (BW and VBMI2, 32 lanes of 16 bits)
-// and AVX2 (16 lanes). kernels.go of package toploc says what each must do.
+// and AVX2 (16 lanes). kernels_amd64.go of package toploc says what each must do.
 package main
 
 import (
+	"crypto/sha256"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -122,5 +128,26 @@ func main() {
 		project(w)
 	}
 	compact512()
+	if err := writeSum(); err != nil {
+		log.Fatal(err)
+	}
 	Generate()
+}
+
+// writeSum leaves the SHA-256 of this program's sources, in the order of their
+// names, where a test of package toploc finds it.
+func writeSum() error {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		h.Write(b)
+	}
+	return os.WriteFile("../testdata/generator.sum", fmt.Appendf(nil, "%x\n", h.Sum(nil)), 0o644)
 }

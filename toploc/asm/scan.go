@@ -36,7 +36,7 @@ func newScan(w width) scan {
 	return s
 }
 
-// gather: see kernels.go.
+// gather: see kernels_amd64.go.
 func gather(w width) {
 	begin(w, "gather", "func(a []uint16, floor uint16, at uint32, bits []uint16, pos []uint32) (read, wrote int)")
 	const unroll = 4
@@ -166,7 +166,7 @@ func each256(u int, mask reg.VecVirtual, a reg.Register, i, at reg.GPVirtual, bi
 	Label(over)
 }
 
-// count: see kernels.go.
+// count: see kernels_amd64.go.
 func count(w width) {
 	begin(w, "count", "func(a []uint16, floor uint16) int")
 	const unroll = 2
@@ -218,7 +218,7 @@ func count(w width) {
 	end()
 }
 
-// compact512: see kernels.go.
+// compact512: see kernels_amd64.go.
 func compact512() {
 	begin(zmm, "compact", "func(bits []uint16, pos []uint32, floor uint16) int")
 	bits, n := slice("bits")
@@ -242,7 +242,7 @@ func compact512() {
 	end()
 }
 
-// project: see kernels.go.
+// project: see kernels_amd64.go.
 func project(w width) {
 	begin(w, "project", "func(lanes *[16]int32, row []uint16, gain []float32)")
 	Doc("len(row) must be a multiple of 16.")
