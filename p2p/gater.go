@@ -14,20 +14,24 @@ import (
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
-// AutoNAT's servers dial back under a throw-away Ed25519 key. Such guests are
-// let in, few and briefly, while this host wants to know whether it is
-// reachable; they get no gossip, no blocks, no answers and no relay.
+// A peer whose key is not secp256k1 is a guest, if it dials us. AutoNAT's
+// servers dial back under a throw-away Ed25519 key: such guests are let in, few
+// and briefly, while this host wants to know whether it is reachable. Ordinary
+// IPFS clients are let in up to Config.Clients, for as long as a large model
+// takes. Guests get no gossip, no answers and no relay.
 const (
-	maxGuests = 8
-	guestTime = 20 * time.Second
-	maxBans   = 4096
+	maxGuests  = 8
+	guestTime  = 20 * time.Second
+	clientTime = time.Hour
+	maxBans    = 4096
 )
 
 // gater implements connmgr.ConnectionGater: who may be dialled and let in.
 type gater struct {
-	guests bool // fixed at start
-	allow  atomic.Pointer[func(wire.PeerID) bool]
-	net    atomic.Pointer[network.Network] // set once the host exists
+	guests  bool // AutoNAT's are expected; fixed at start
+	clients int  // how many IPFS clients may come; fixed at start
+	allow   atomic.Pointer[func(wire.PeerID) bool]
+	net     atomic.Pointer[network.Network] // set once the host exists
 
 	mu  sync.RWMutex // guards following
 	ban map[peer.ID]time.Time
@@ -107,7 +111,27 @@ func (g *gater) InterceptSecured(dir network.Direction, id peer.ID, a network.Co
 	if g.admits(id) {
 		return true
 	}
-	return g.guests && dir == network.DirInbound && !isSecp(id) && !isRelayed(a.RemoteMultiaddr()) && g.countGuests() < maxGuests
+	return dir == network.DirInbound && !isSecp(id) && !isRelayed(a.RemoteMultiaddr()) && g.countGuests() < g.room()
+}
+
+// room is how many guests may be here at a time. A closed run is not for clients.
+func (g *gater) room() int {
+	n := 0
+	if g.guests {
+		n = maxGuests
+	}
+	if g.allow.Load() == nil {
+		n += g.clients
+	}
+	return n
+}
+
+// stay is how long a guest may stay.
+func (g *gater) stay() time.Duration {
+	if g.clients > 0 && g.allow.Load() == nil {
+		return clientTime
+	}
+	return guestTime
 }
 
 // InterceptUpgraded allows what InterceptSecured did.
@@ -133,7 +157,7 @@ func (g *gater) dismiss(now time.Time) {
 	}
 	for _, c := range (*net).Conns() {
 		id := c.RemotePeer()
-		if !isSecp(id) && now.Sub(c.Stat().Opened) < guestTime || g.admits(id) {
+		if !isSecp(id) && now.Sub(c.Stat().Opened) < g.stay() || g.admits(id) {
 			continue
 		}
 		c.Close() // an error means that it is closed already

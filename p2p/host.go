@@ -94,7 +94,7 @@ func New(c Config) (*Host, error) {
 	}
 	h := &Host{
 		cfg: c, log: c.Log, self: c.Key.Peer(), bootstrap: bootstrap, announce: announce,
-		gate:   &gater{guests: !c.NoAutoNAT && !c.BehindNAT && !c.Public, ban: make(map[peer.ID]time.Time)},
+		gate:   &gater{guests: !c.NoAutoNAT && !c.BehindNAT && !c.Public, clients: c.Clients, ban: make(map[peer.ID]time.Time)},
 		count:  newCounter(),
 		asks:   newAskLimits(),
 		done:   make(chan struct{}),

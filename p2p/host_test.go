@@ -329,6 +329,32 @@ func TestForeignKeys(t *testing.T) {
 	})
 }
 
+// An ordinary IPFS client is let in where clients are, and stays; a closed run
+// lets none in.
+func TestClients(t *testing.T) {
+	c := local(t, 1)
+	c.Clients = 1
+	h := start(t, c)
+	client := ed25519Host(t)
+	if err := client.Connect(t.Context(), addrInfo(h)); err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "the client is in", func() bool { return h.gate.countGuests() == 1 })
+	h.gate.dismiss(time.Now().Add(guestTime + time.Second))
+	if h.gate.countGuests() != 1 {
+		t.Error("a client was sent away like AutoNAT's guests")
+	}
+	if len(h.Peers()) != 0 {
+		t.Error("a client is listed as a peer")
+	}
+	second := ed25519Host(t)
+	second.Connect(t.Context(), addrInfo(h)) // may look like success at first
+	soon(t, "one client too many is cut off", func() bool { return second.Network().Connectedness(h.host.ID()) != network.Connected })
+	h.SetAllow(func(wire.PeerID) bool { return true })
+	h.gate.dismiss(time.Now().Add(guestTime + time.Second))
+	soon(t, "the closed run's client is gone", func() bool { return h.gate.countGuests() == 0 })
+}
+
 // Peers that know only a and b find one another; the providers of a CID are
 // found; when all restart, one needs no bootstrap, because it remembers.
 func TestDiscovery(t *testing.T) {

@@ -131,6 +131,12 @@ type Config struct {
 	// and safe for concurrent use. See also Host.SetAllow.
 	Allow func(wire.PeerID) bool
 
+	// Clients is how many peers whose key is not secp256k1, ordinary IPFS
+	// clients, may be connected at a time to fetch blocks. They get no gossip,
+	// no answers and no relay; which blocks, the block exchange's policy says.
+	// A closed run (Allow) lets none in. Default 0.
+	Clients int
+
 	// Rediscover is the longest pause between two searches of a rendezvous
 	// namespace; with few members the host searches more often. Default 1 min.
 	Rediscover time.Duration

@@ -26,6 +26,9 @@ import (
 // bootstrapEnv names the variable with bootstrap addresses, comma-separated.
 const bootstrapEnv = "SHOAL_BOOTSTRAP"
 
+// ipfsClients is how many ordinary IPFS clients may fetch blocks at a time.
+const ipfsClients = 32
+
 // netFlags are those of every command that enters the swarm.
 type netFlags struct {
 	listen, announce, bootstrap []string
@@ -58,7 +61,7 @@ func (n *netFlags) config(a *app, key *wire.Key) p2p.Config {
 	}
 	c := p2p.Config{
 		Key: key, Listen: n.listen, Announce: n.announce, Bootstrap: boot, CachePath: a.path("peers.json"),
-		NoMDNS: n.noMDNS, BehindNAT: n.behindNAT, Public: n.public, Log: slog.Default(),
+		NoMDNS: n.noMDNS, BehindNAT: n.behindNAT, Public: n.public, Clients: ipfsClients, Log: slog.Default(),
 	}
 	if len(n.announceOnly) > 0 {
 		c.Announce, c.AnnounceOnly = n.announceOnly, true
