@@ -93,20 +93,25 @@ func (d *dataset) batch(ctx context.Context, job diloco.Train, step uint64) ([][
 	}, step)
 }
 
-// validate returns the mean loss over a fixed set of windows of the validation
-// split, spread evenly over it.
+// validate returns the mean loss over the validation split.
 func (d *dataset) validate(ctx context.Context, t Trainer) (float64, error) {
 	d.ctx = ctx
-	windows := d.val.Windows()
-	n := min(uint64(d.evals), windows)
-	if n == 0 {
+	return Validate(ctx, t, d.val, d.evals, d.batchSize)
+}
+
+// Validate returns the mean loss of t over a fixed set of windows, spread evenly
+// over val, in nats per token: what every peer calls its validation loss.
+func Validate(ctx context.Context, t Trainer, val *shard.Reader, windows, batchSize int) (float64, error) {
+	all := val.Windows()
+	n := min(uint64(max(windows, 0)), all)
+	if n == 0 || batchSize < 1 {
 		return 0, errors.New("the data has no validation split")
 	}
 	sum := 0.0
 	for at := uint64(0); at < n; {
 		var batch [][]int32
-		for ; at < n && len(batch) < d.batchSize; at++ {
-			w, err := d.val.Window(at * windows / n)
+		for ; at < n && len(batch) < batchSize; at++ {
+			w, err := val.Window(at * all / n)
 			if err != nil {
 				return 0, err
 			}

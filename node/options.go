@@ -12,6 +12,9 @@ import (
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
+// DefaultValWindows is over how many windows peers evaluate.
+const DefaultValWindows = 64
+
 // Options is what a node is made of. Fields without a default must be set.
 type Options struct {
 	// Dir is the node's own directory, for one run and one process: the
@@ -47,11 +50,11 @@ type Options struct {
 	// Default 2 s; never more than a twentieth of the time goes into saving.
 	SnapshotEvery time.Duration
 	// ValEvery is after how many rounds the head's state is evaluated, between
-	// two inner phases. Default: as often as takes a twentieth of the time; the
+	// two inner phases. Default: as often as takes a tenth of the compute; the
 	// last state always is.
 	ValEvery uint64
 	// ValWindows is over how many windows of the validation split, spread
-	// evenly. Default 64; fewer where the split is shorter.
+	// evenly. Default DefaultValWindows; fewer where the split is shorter.
 	ValWindows int
 	// Patience is how long one delta or commit may take to fetch. Default: the
 	// round's deadline, at least 10 s.
@@ -87,7 +90,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.SnapshotEvery = 2 * time.Second
 	}
 	if o.ValWindows <= 0 {
-		o.ValWindows = 64
+		o.ValWindows = DefaultValWindows
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
