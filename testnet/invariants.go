@@ -329,8 +329,8 @@ func returned(c *Chronicle) (bad []string, good string) {
 	return bad, strings.Join(notes, "; ")
 }
 
-// arrived: a newcomer's first delta is in the commit after the one that
-// brought it into the roster.
+// arrived: a newcomer trained from the very commit that brought it into the
+// roster, and that work is in the chain.
 func arrived(c *Chronicle) (bad []string, good string) {
 	if c.Lineage == nil {
 		return []string{"unknown without the lineage"}, ""
@@ -347,16 +347,33 @@ func arrived(c *Chronicle) (bad []string, good string) {
 			continue
 		}
 		entered := c.Lineage.Chain[at].Round
-		switch r, ok := c.firstMerged(p.ID, 0); {
+		merged, trained, ok := c.firstWork(p.ID)
+		switch {
 		case !ok:
 			bad = append(bad, fmt.Sprintf("%s entered in round %d and nothing of it was merged", p.Name, entered))
-		case r > entered+1:
-			bad = append(bad, fmt.Sprintf("%s entered in round %d, but its first work was merged in round %d", p.Name, entered, r))
+		case trained > entered:
+			bad = append(bad, fmt.Sprintf("%s entered in round %d, but its first work in the chain is of round %d", p.Name, entered, trained))
 		default:
-			notes = append(notes, fmt.Sprintf("%s entered in commit %d, its work is in commit %d", p.Name, entered, r))
+			notes = append(notes, fmt.Sprintf("%s entered in commit %d, its work from there is in commit %d", p.Name, entered, merged))
 		}
 	}
 	return bad, strings.Join(notes, "; ")
+}
+
+// firstWork is the first round whose commit holds work of the peer, and the
+// earliest round that it was trained in.
+func (c *Chronicle) firstWork(id wire.PeerID) (merged, trained uint64, ok bool) {
+	for _, l := range c.Lineage.Chain {
+		for _, d := range l.Deltas {
+			if d.Peer != id {
+				continue
+			}
+			if !ok || d.Round < trained {
+				merged, trained, ok = l.Round, d.Round, true
+			}
+		}
+	}
+	return merged, trained, ok
 }
 
 // firstMerged is the first round after the given one whose commit holds work of the peer.

@@ -91,6 +91,15 @@ func (s *lines) close() error {
 	return errors.Join(errs...)
 }
 
+// port is where a peer's proxy listens.
+func (s *lines) port(i int) int {
+	a, err := netip.ParseAddrPort(s.front[i].Addr().String())
+	if err != nil { // cannot happen: it is a TCP listener
+		return 0
+	}
+	return int(a.Port())
+}
+
 // limit sets a peer's line from now on.
 func (s *lines) limit(i int, l Link) {
 	r := rate.Inf

@@ -20,7 +20,8 @@ type peer struct {
 	index int
 	dir   string
 	addr  string // multiaddr under which the others reach it
-	args  []string
+	quic  string // where it listens, without lines
+	tcp   string
 	ask   *control.Client
 	rec   *PeerRecord
 	proc  *process
@@ -44,21 +45,15 @@ func (s *swarm) newPeer(ctx context.Context, i int) (*peer, error) {
 		return nil, fmt.Errorf("key of %s: %w", name, err)
 	}
 	if s.lines != nil {
-		front := s.lines.front[i].Addr().(*net.TCPAddr)
-		p.addr = fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", hostOf(i), front.Port, p.rec.ID)
-		p.args = []string{
-			"--listen", fmt.Sprintf("/ip4/%s/tcp/%d", hostOf(i), s.lines.addrs[i].Port()),
-			"--announce-only", fmt.Sprintf("/ip4/%s/tcp/%d", hostOf(i), front.Port),
-		}
+		p.addr = fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", hostOf(i), s.lines.port(i), p.rec.ID)
 		return p, nil
 	}
 	port, err := freeUDPPort()
 	if err != nil {
 		return nil, fmt.Errorf("port of %s: %w", name, err)
 	}
-	quic := fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", port)
-	p.addr = quic + "/p2p/" + p.rec.ID.String()
-	p.args = []string{"--listen", quic, "--listen", fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)}
+	p.quic, p.tcp = fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", port), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)
+	p.addr = p.quic + "/p2p/" + p.rec.ID.String()
 	return p, nil
 }
 
@@ -79,14 +74,18 @@ func freeUDPPort() (int, error) {
 	return 0, fmt.Errorf("no port of 127.0.0.1 is free for both UDP and TCP")
 }
 
-// networkArgs are what everybody in the testnet is told of the network; who
-// is no peer (-1) takes any port.
+// networkArgs are what peer i is told of the network; the one after the last
+// is the auditor.
 func (s *swarm) networkArgs(i int) []string {
 	args := []string{"--no-mdns", "--local"}
-	if i >= 0 {
-		args = append(args, s.peers[i].args...)
-	} else {
-		args = append(args, "--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1")
+	switch {
+	case s.lines != nil:
+		args = append(args, "--listen", fmt.Sprintf("/ip4/%s/tcp/%d", hostOf(i), s.lines.addrs[i].Port()),
+			"--announce-only", fmt.Sprintf("/ip4/%s/tcp/%d", hostOf(i), s.lines.port(i)))
+	case i < len(s.peers):
+		args = append(args, "--listen", s.peers[i].quic, "--listen", s.peers[i].tcp)
+	default:
+		args = append(args, "--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--listen", "/ip4/127.0.0.1/tcp/0")
 	}
 	for _, b := range s.Config.Bootstraps {
 		if b != i {

@@ -136,7 +136,7 @@ func (s *swarm) prepare(ctx context.Context) error {
 	}
 	total := cfg.total()
 	if cfg.shaped() {
-		if s.lines, err = newLines(total, cfg.Link); err != nil {
+		if s.lines, err = newLines(total+1, cfg.Link); err != nil { // the auditor has a line, too
 			return err
 		}
 	}
@@ -400,7 +400,7 @@ func (s *swarm) anyDone() bool {
 func (s *swarm) audit(ctx context.Context) error {
 	s.Line("fetching model and lineage from the swarm")
 	args := []string{"export", s.c.Run.String(), s.path(modelDir), "--dir", s.path(auditorDir)}
-	args = append(args, s.networkArgs(-1)...)
+	args = append(args, s.networkArgs(len(s.peers))...)
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	if _, err := s.launcher.output(ctx, s.log("auditor"), args...); err != nil {

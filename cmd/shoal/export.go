@@ -67,7 +67,7 @@ func emptyDir(dir string) error {
 
 // export collects the model and all that it came of, and writes them out.
 func (s *session) export(ctx context.Context, name, dir string, running *status, patience time.Duration) error {
-	run, err := s.find(ctx, name, min(patience, hearing))
+	run, err := s.findNear(ctx, name, running, patience)
 	if err != nil {
 		return err
 	}

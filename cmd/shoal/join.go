@@ -15,6 +15,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/control"
 	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/p2p/block"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -140,11 +141,13 @@ func (s *session) publish(ctx context.Context, m *manifest.Manifest, run wire.CI
 	return nil
 }
 
-// status is what the control socket says: the node's word and the addresses to
-// give to others.
+// status is what the control socket says: the node's word, the addresses to
+// give to others, and what the blocks cost.
 type status struct {
 	node.Status
-	Addrs []string `json:"addrs"`
+	Addrs    []string            `json:"addrs"`
+	Exchange block.ExchangeStats `json:"exchange"`
+	Store    block.Usage         `json:"store"`
 }
 
 // take runs a node of the run until it has left. The first interrupt, which
@@ -190,7 +193,7 @@ func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error
 		leave()
 	})()
 
-	st := func() status { return status{n.Status(), s.host.Addrs()} }
+	st := func() status { return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage()} }
 	h := control.Handler{
 		Status: func() any { return st() }, Runs: func() any { return s.board.List() },
 		Metrics: metrics(n.Status), Leave: leave,

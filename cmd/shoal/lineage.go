@@ -69,7 +69,7 @@ directory and the swarm.`,
 }
 
 func (s *session) verifyRun(ctx context.Context, name string, from uint64, running *status, patience time.Duration) error {
-	run, err := s.find(ctx, name, min(patience, hearing))
+	run, err := s.findNear(ctx, name, running, patience)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (r *joinReport) tell(st node.Status) {
 		r.line("waiting: " + st.Trouble)
 	}
 	r.trouble = st.Trouble
-	if st.Head != r.was.Head && st.Round > 0 {
+	if st.Head != r.was.Head && st.Round > 0 && (st.Rounds == 0 || st.Round <= st.Rounds) {
 		r.line(commitLine(st))
 	}
 	if st.Done && !r.was.Done {
@@ -127,6 +127,8 @@ func standing(st node.Status) string {
 	var p []string
 	add := func(format string, args ...any) { p = append(p, fmt.Sprintf(format, args...)) }
 	switch {
+	case st.Done:
+		add("round %d, the last: serving", st.Rounds)
 	case st.Phase == node.Syncing && st.Checkpoint.Total > 0 && st.Checkpoint.Done < st.Checkpoint.Total:
 		add("syncing %s of %s, %s/s", size(st.Checkpoint.Done), size(st.Checkpoint.Total), size(int64(st.Checkpoint.Rate)))
 	case st.Phase == node.Training && st.InnerSteps > 0:
@@ -136,7 +138,7 @@ func standing(st node.Status) string {
 	default:
 		add("%s", st.Phase)
 	}
-	if st.Loss > 0 {
+	if st.Loss > 0 && !st.Done {
 		add("loss %.3f", st.Loss)
 	}
 	if st.TokensPerS > 0 && st.Phase == node.Training {

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/testnet"
 )
 
 func TestMain(m *testing.M) {
@@ -14,16 +18,42 @@ func TestMain(m *testing.M) {
 }
 
 // The command line as people use it, without a network: testdata/script/*.txtar.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { script(t, "testdata/script") }
+
+// Swarms of real processes on loopback: testdata/swarm/*.txtar.
+func TestSwarms(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a swarm of processes; leave out -short")
+	}
+	script(t, "testdata/swarm")
+}
+
+func script(t *testing.T, dir string) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("SHOAL_DIR", e.Getenv("WORK")+"/data")
 			e.Setenv("SHOAL_PASSPHRASE", "")
-			return nil
+			if dir == "testdata/script" {
+				return nil
+			}
+			text, err := fs.ReadFile(testnet.Demo(), "moby-dick.txt")
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(e.WorkDir, "text.txt"), text[:60_000], 0o644)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "flip": flip},
 	})
+}
+
+// flip changes one bit in the middle of a file.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	name := ts.MkAbs(args[0])
+	b, err := os.ReadFile(name)
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(name, b, 0o644))
 }
 
 // exits runs a shoal command line and checks its exit code: exits 2 shoal key frobnicate.

@@ -59,6 +59,14 @@ func (a *app) visit(ctx context.Context, kf *keyFlags, nf *netFlags) (s *session
 	return s, running, nil
 }
 
+// findNear is find for a visitor: the node that runs here knows its run's name.
+func (s *session) findNear(ctx context.Context, name string, running *status, patience time.Duration) (wire.CID, error) {
+	if running != nil && running.Name == name {
+		return running.Run, nil
+	}
+	return s.find(ctx, name, min(patience, hearing))
+}
+
 // settled is how long a position must stand before it counts as the swarm's.
 const settled = 2 * time.Second
 

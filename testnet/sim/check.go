@@ -208,7 +208,7 @@ func (c *checker) dropped(w *world, k *diloco.Commit) {
 	}
 	for _, m := range parent.Roster {
 		p := w.index[m.Peer]
-		if !p.honest || p.leaving || p.gone || m.Banned || p.excused+w.cfg.Deadline*4 > w.now {
+		if !p.honest || p.leaving || p.gone || m.Banned || p.excused+w.cfg.Deadline*4 > w.now || !c.answered(p, k) {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(k.Roster, m.Peer, func(x diloco.Member, id wire.PeerID) int { return x.Peer.Compare(id) })
@@ -216,6 +216,20 @@ func (c *checker) dropped(w *world, k *diloco.Commit) {
 			w.violate("peer %d was dropped from the roster in round %d although it answered", p.n, k.Round)
 		}
 	}
+}
+
+// answered reports whether p voted on any of the last three parents of k: one
+// that was still fetching the chain did not.
+func (c *checker) answered(p *peer, k *diloco.Commit) bool {
+	for range 3 {
+		if _, ok := c.words[wordKey{p.id, wire.KindVote, k.Parent}]; ok {
+			return true
+		}
+		if k = c.commits[k.Parent]; k == nil {
+			return false
+		}
+	}
+	return false
 }
 
 // convicted: no honest peer is.
@@ -308,6 +322,12 @@ func (c *checker) end(w *world) {
 	for id := c.doneID; id.Defined(); id = c.commits[id].Parent {
 		for _, m := range c.commits[id].Merged() {
 			in[m.ID] = true
+		}
+	}
+	for key, id := range c.words {
+		p := w.index[key.peer]
+		if _, ok := c.fates[id]; !ok && key.kind == wire.KindDelta && !p.gone && p.started {
+			w.violate("peer %d never heard what became of its delta %s", p.n, id.Short())
 		}
 	}
 	for id, said := range c.fates {
