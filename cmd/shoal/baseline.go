@@ -46,7 +46,7 @@ func (a *app) baselineCmd() *cobra.Command {
 	}
 	c.Flags().IntVar(&peers, "peers", 1, "whose batches make one step")
 	c.Flags().IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
-	c.Flags().IntVar(&windows, "val-windows", 64, "windows of each validation")
+	c.Flags().IntVar(&windows, "val-windows", node.DefaultValWindows, "windows of each validation")
 	return c
 }
 
@@ -107,7 +107,7 @@ func (b *baseline) train(ctx context.Context, threads int) ([]testnet.Point, err
 			}
 		}
 		at := time.Now()
-		val, err := b.validate(t)
+		val, err := node.Validate(ctx, t, b.val, b.windows, m.Inner.Batch)
 		if err != nil {
 			return nil, err
 		}
@@ -136,28 +136,4 @@ func (b *baseline) open(ctx context.Context) error {
 	}
 	b.val, err = shard.NewReader(x, x.Val, b.m.Inner.Sequence, fetch)
 	return err
-}
-
-// validate is the mean loss over the windows that every peer validates on:
-// spread evenly over the validation part.
-func (b *baseline) validate(t node.Trainer) (float64, error) {
-	windows := b.val.Windows()
-	n := min(uint64(b.windows), windows)
-	sum := 0.0
-	for at := uint64(0); at < n; {
-		var batch [][]int32
-		for ; at < n && len(batch) < b.m.Inner.Batch; at++ {
-			w, err := b.val.Window(at * windows / n)
-			if err != nil {
-				return 0, err
-			}
-			batch = append(batch, w)
-		}
-		loss, err := t.Eval(batch)
-		if err != nil {
-			return 0, err
-		}
-		sum += loss * float64(len(batch))
-	}
-	return sum / float64(max(1, n)), nil
 }
