@@ -76,7 +76,7 @@ func (m *Machine) eligible(n, k *node) bool {
 		return true
 	case n != m.head && m.head.descends(n): // it competes with the chain of our own
 		return true
-	case n == m.head && !m.now.Before(m.extended()):
+	case n.descends(m.head) && !m.now.Before(m.extended()):
 		return true
 	}
 	return n.gen == m.gen && overHalf(k.ghost, n.ghost)

@@ -47,6 +47,7 @@ type Machine struct {
 	// is ever said twice in different words.
 	attested, attestedSource uint64
 	voted, sentDelta         map[wire.CID]uint64 // by parent: its round
+	saying                   map[wire.CID]bool   // Deltas asked for and not heard yet, by parent
 	lastJoin                 *Message
 	joinAsked                uint64   // round of the last Join asked for, plus 1
 	open                     []*delta // own, neither in a final commit nor expired
@@ -97,6 +98,7 @@ func New(cfg Config, genesis *Commit) *Machine {
 		proofs:    map[wire.PeerID]*Message{},
 		voted:     map[wire.CID]uint64{},
 		sentDelta: map[wire.CID]uint64{},
+		saying:    map[wire.CID]bool{},
 		wants:     map[wire.CID]*want{},
 		orphans:   map[wire.CID]*orphan{},
 		orphansOf: map[wire.CID][]wire.CID{},

@@ -113,7 +113,8 @@ func (m *Machine) hearDelta(msg *Message, d *Delta) {
 	switch {
 	case n != nil && (n.round != d.Round || n.c.State != d.State):
 		m.refuseMessage(msg, "bad state")
-	case own && m.restoring:
+	case own && (m.restoring || m.saying[d.Parent]):
+		delete(m.saying, d.Parent)
 		m.addDelta(msg)
 	case d.Round+m.cfg.LateRounds < m.head.round:
 		m.refuseMessage(msg, "old round")
@@ -191,6 +192,7 @@ func (m *Machine) addDelta(msg *Message) {
 		x.held = true
 		m.open = append(m.open, x)
 		m.haveDelta(x)
+		m.settleOwn() // it may have come too late already
 	}
 }
 

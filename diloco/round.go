@@ -213,7 +213,7 @@ func (m *Machine) tryVote() {
 			due = minTime(due, r.mostAt.Add(m.grace()))
 		}
 	case late > 0: // what the end still lacks is attestations, not commits
-		due = due.Add(clamp(m.voteGrace()<<min(late, 10), 0, m.cfg.Deadline/4))
+		due = due.Add(m.cfg.Deadline / 4 >> (4 - min(late, 4)))
 	}
 	if m.now.Before(due) {
 		m.at(due)

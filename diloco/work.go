@@ -105,7 +105,7 @@ func (m *Machine) trained(ev Trained) {
 		in.skipped = workID{d.Round, d.State}
 		return
 	}
-	if _, said := m.sentDelta[d.Parent]; said || m.silent() || d.Round+m.cfg.LateRounds < m.head.round {
+	if _, said := m.sentDelta[d.Parent]; said || m.silent() || m.tooLate(d.Round) {
 		in.skipped = workID{d.Round, d.State}
 		if !said {
 			m.do(Expired{Block: d.Block})
@@ -114,7 +114,14 @@ func (m *Machine) trained(ev Trained) {
 	}
 	in.skipped = workID{d.Round, d.State} // until it is heard
 	m.sentDelta[d.Parent] = d.Round
+	m.saying[d.Parent] = true
 	m.sign(wire.KindDelta, &d)
+}
+
+// tooLate reports whether no child of the head, nor of what comes after it,
+// can have a delta of that round any more.
+func (m *Machine) tooLate(round uint64) bool {
+	return round+m.cfg.LateRounds < max(m.head.round, m.final.round) || stopped(&m.cfg, m.final.round)
 }
 
 // leave asks to be taken from the roster.
