@@ -36,6 +36,12 @@ diloco: p2p/wire
 
 toploc:
 
+chain: p2p/wire
+chain/chaintest: chain p2p/wire
+chain/contracts:
+chain/evm: chain chain/contracts p2p/wire
+chain/devchain:
+
 gpu:
 gpu/ref: gpu
 gpu/cpu: gpu
@@ -71,7 +77,7 @@ var owners = []struct {
 	{"github.com/ipfs/boxo", []string{"p2p/block"}, "boxo has lost its maintainers: keep it behind one door"},
 	{"github.com/ipfs/go-ds-flatfs", []string{"p2p/block"}, "the block store is p2p/block's"},
 	{"go.etcd.io/bbolt", []string{"p2p", "p2p/block"}, "the metadata is p2p/block's"},
-	{"github.com/ethereum/go-ethereum", []string{"cmd/shoal"}, "keystores are the shell's; a round never waits for a chain"},
+	{"github.com/ethereum/go-ethereum", []string{"cmd/shoal", "chain/contracts", "chain/evm", "chain/devchain"}, "keystores are the shell's; a round never waits for a chain"},
 	{"gorgonia.org/cu", nil, "CUDA runs only in a worker process"},
 	{"github.com/spf13/cobra", []string{"cmd/shoal"}, "only the command has commands"},
 }
