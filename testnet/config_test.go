@@ -1,6 +1,8 @@
 package testnet
 
 import (
+	"io/fs"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -83,4 +85,36 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("%d peers", c.total())
 		}
 	})
+}
+
+// The configurations that are shipped are valid.
+func TestShippedConfigs(t *testing.T) {
+	dir := os.DirFS("demo")
+	names, err := fs.Glob(dir, "*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, name := range names {
+		if name == "run.yaml" {
+			continue
+		}
+		checked++
+		c, err := LoadConfig(dir, name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, f := range []string{c.Manifest, c.Data.Text} {
+			if _, err := fs.Stat(dir, f); f != "" && err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("no configuration was found")
+	}
+	if _, err := LoadConfig(Demo(), DemoConfig); err != nil {
+		t.Errorf("embedded: %v", err)
+	}
 }

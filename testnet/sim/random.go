@@ -19,6 +19,10 @@ func Random(seed uint64) Config {
 		Latency:  time.Duration(20+d.r.IntN(400)) * time.Millisecond,
 		MinPeers: d.n/2 + 1,
 	}
+	if d.r.IntN(6) == 0 {
+		d.Observers = 1
+		d.Peers++
+	}
 	if d.r.IntN(2) == 0 {
 		d.Loss = d.r.Float64() * 0.05
 	}
@@ -105,7 +109,7 @@ func (d *draw) mixed(count int) {
 		case 0, 1:
 			d.fault(Fault{Kind: Crash, At: at, Until: at + d.spell(1, 180), Peers: who, Point: d.point()})
 		case 2:
-			some := d.r.Perm(d.n)[:1+d.r.IntN(d.n-1)]
+			some := d.r.Perm(d.Peers)[:1+d.r.IntN(d.n-1)]
 			d.fault(Fault{Kind: Partition, At: at, Until: at + d.spell(10, 400), Peers: some})
 		case 3:
 			d.fault(Fault{Kind: Straggle, At: at, Until: at + d.spell(30, 300), Peers: who, Factor: 2 + 6*d.r.Float64()})
@@ -125,7 +129,7 @@ func (d *draw) mixed(count int) {
 		}
 	}
 	if d.r.IntN(2) == 0 {
-		d.fault(Fault{Kind: Enter, At: d.moment(), Peers: []int{d.n}})
+		d.fault(Fault{Kind: Enter, At: d.moment(), Peers: []int{d.Peers}})
 	}
 }
 
@@ -146,7 +150,7 @@ func (d *draw) departures() {
 		}
 	}
 	if d.r.IntN(2) == 0 {
-		d.fault(Fault{Kind: Enter, At: d.moment(), Peers: []int{d.n}})
+		d.fault(Fault{Kind: Enter, At: d.moment(), Peers: []int{d.Peers}})
 	}
 }
 
@@ -158,9 +162,9 @@ func (d *draw) crowd() {
 		if d.r.IntN(2) == 0 {
 			at = d.moment()
 		}
-		d.fault(Fault{Kind: Enter, At: at, Peers: []int{d.n + i}})
+		d.fault(Fault{Kind: Enter, At: at, Peers: []int{d.Peers + i}})
 		if d.r.IntN(4) == 0 {
-			d.fault(Fault{Kind: Leave, At: at + d.spell(1, 200), Peers: []int{d.n + i}})
+			d.fault(Fault{Kind: Leave, At: at + d.spell(1, 200), Peers: []int{d.Peers + i}})
 		}
 	}
 	if d.r.IntN(2) == 0 {

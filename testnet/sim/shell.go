@@ -19,6 +19,7 @@ type peer struct {
 	x, y   float64 // where it is, in [0, 1)
 	speed  float64 // of its training; 1 is ordinary
 	honest bool
+	role   string
 
 	m       *diloco.Machine // nil while it is down
 	life    int             // counts crashes
@@ -69,7 +70,7 @@ var errUnreachable = errors.New("nobody in reach has it")
 func (w *world) newPeer(n int) *peer {
 	p := &peer{
 		w: w, n: n, x: w.rng.Float64(), y: w.rng.Float64(), speed: 0.8 + 0.4*w.rng.Float64(), honest: true,
-		wakeAt: -1, commits: map[wire.CID]bool{}, blocks: map[wire.CID]bool{},
+		role: "trainer", wakeAt: -1, commits: map[wire.CID]bool{}, blocks: map[wire.CID]bool{},
 	}
 	p.id[0] = 2
 	for i := 1; i < 33; i += 8 {
@@ -77,6 +78,9 @@ func (w *world) newPeer(n int) *peer {
 	}
 	w.peers = append(w.peers, p)
 	w.index[p.id] = p
+	if c := w.cfg; n >= c.Peers-c.Observers && n < c.Peers {
+		p.role = "observer"
+	}
 	p.states = map[wire.CID]uint64{w.genesis.State: 0}
 	return p
 }
@@ -86,7 +90,7 @@ func (p *peer) up() bool { return p.m != nil }
 func (p *peer) config() diloco.Config {
 	c := p.w.cfg
 	return diloco.Config{
-		Run: p.w.run, Self: p.id, Role: "trainer", MinPeers: c.MinPeers, Deadline: c.Deadline, LeakAfter: c.Leak,
+		Run: p.w.run, Self: p.id, Role: p.role, MinPeers: c.MinPeers, Deadline: c.Deadline, LeakAfter: c.Leak,
 		StopRound: c.Stop, WindowsEach: 10, Verify: func(*wire.Signed) error { return nil }, Open: p.w.open,
 	}
 }
@@ -98,6 +102,7 @@ func (p *peer) boot() {
 	p.known = map[*byte]bool{}
 	p.started, p.done = true, false
 	w.note(p, "boot", p.head)
+	p.logf("boot")
 	if len(p.journal) == 0 && !p.head.Defined() {
 		p.perform(p.m.Start(w.time()))
 	} else {
@@ -111,10 +116,40 @@ func (p *peer) boot() {
 			id = c.Parent
 		}
 		slices.Reverse(chain)
-		p.perform(p.m.Restore(w.time(), chain, slices.Clone(p.journal)))
+		p.perform(p.m.Restore(w.time(), chain, p.own()))
 	}
 	p.connect(3)
 	w.after(w.between(0, w.cfg.Pull), p, p.keepUp)
+}
+
+// own returns what of the journal a node keeps: messages from round keep on,
+// the latest Attest and the latest Join.
+func (p *peer) own() []wire.Signed {
+	var out []wire.Signed
+	late := map[wire.Kind]bool{wire.KindAttest: true, wire.KindJoin: true}
+	for _, s := range slices.Backward(p.journal) {
+		m, err := p.w.open(&s)
+		if err != nil {
+			continue
+		}
+		var round uint64
+		switch b := m.Body.(type) {
+		case *diloco.Join:
+			round = b.Round
+		case *diloco.Delta:
+			round = b.Round
+		case *diloco.Vote:
+			round = b.Round
+		case *diloco.Attest:
+			round = b.Round
+		}
+		if round >= p.keep || late[s.Kind] {
+			out = append(out, s)
+		}
+		delete(late, s.Kind)
+	}
+	slices.Reverse(out)
+	return out
 }
 
 // connect does as a node does with those to whom it connects: each hears what
@@ -175,6 +210,7 @@ func (p *peer) crash(down time.Duration) {
 		return
 	}
 	w.note(p, "crash", "")
+	p.logf("crash")
 	p.m, p.inbox, p.wakeAt, p.crashAt = nil, nil, -1, crashNever
 	p.life++
 	p.busy = false
@@ -258,9 +294,7 @@ func (p *peer) schedule() {
 
 func (p *peer) effect(e diloco.Effect) {
 	w := p.w
-	if w.debug {
-		p.describe(e)
-	}
+	p.describe(e)
 	switch e := e.(type) {
 	case diloco.Sign:
 		p.sign(e)
@@ -455,41 +489,4 @@ func (p *peer) trained() {
 	p.step(diloco.Trained{Delta: diloco.Delta{
 		Parent: t.Head, Round: t.Round, State: t.State, Block: block, Bytes: 1000, Steps: steps, Tokens: steps * 640, Loss: 3,
 	}})
-}
-
-func (p *peer) describe(e diloco.Effect) {
-	w := p.w
-	switch e := e.(type) {
-	case diloco.Sign:
-		m, _ := diloco.Open(&wire.Signed{Kind: e.Kind, Body: e.Body, From: p.id, Run: w.run})
-		switch b := m.Body.(type) {
-		case *diloco.Vote:
-			w.logf(p, "sign vote r%d %s deltas %d joins %d evict %d final %d", b.Round, b.Parent.Short(), len(b.Deltas), len(b.Joins), len(b.Evict), b.FinalRound)
-		case *diloco.Attest:
-			w.logf(p, "sign attest r%d %s source %d %s", b.Round, b.Head.Short(), b.SourceRound, b.Source.Short())
-		case *diloco.Delta:
-			w.logf(p, "sign delta r%d %s", b.Round, b.Parent.Short())
-		default:
-			w.logf(p, "sign %s %+v", e.Kind, m.Body)
-		}
-	case diloco.Publish:
-		w.logf(p, "publish %s", e.Msg.Kind)
-	case diloco.FetchCommit:
-		w.logf(p, "fetch commit %s from %d", e.CID.Short(), len(e.From))
-	case diloco.FetchState:
-		w.logf(p, "fetch state %s", e.State.Short())
-	case diloco.FetchDelta:
-		w.logf(p, "fetch delta r%d of %d", e.Delta.Round, w.index[e.Peer].n)
-	case diloco.Merge:
-		w.logf(p, "merge r%d on %s: %d", e.Round, e.Parent.Short(), len(e.Deltas))
-	case diloco.Adopt:
-		w.logf(p, "adopt r%d %s on %s state %s votes %d deltas %d weak %v roster %d final %d", e.Commit.Round, e.Head.Short(), e.Commit.Parent.Short(), e.Commit.State.Short(), len(e.Commit.Votes), len(e.Commit.Deltas), e.Commit.Weak, len(e.Commit.Roster), e.Commit.FinalRound)
-	case diloco.Finalized:
-		w.logf(p, "final r%d %s", e.Commit.Round, e.CID.Short())
-	case diloco.Train:
-		w.logf(p, "train r%d %s", e.Round, e.Head.Short())
-	case diloco.Store:
-	default:
-		w.logf(p, "%T %+v", e, e)
-	}
 }

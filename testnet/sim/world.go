@@ -19,6 +19,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -28,20 +29,22 @@ import (
 
 // Config is one universe. The zero value of a field is no fault.
 type Config struct {
-	Seed     uint64
-	Peers    int           // those that start at the beginning
-	MinPeers int           // diloco.Config.MinPeers
-	Stop     uint64        // the run's StopRound
-	Deadline time.Duration // default 60 s
-	Train    time.Duration // a whole inner phase of an ordinary peer; default 20 s
-	Leak     uint64        // LeakAfter
-	Latency  time.Duration // between the farthest peers, one way; default 150 ms
-	Loss     float64       // of messages, each receiver on its own
-	Twice    float64       // of messages that arrive twice
-	Fetch    float64       // of fetches that fail
-	Pull     time.Duration // how often a peer whose head stands still asks another what it knows; default 10 s
-	Faults   []Fault
-	Limit    time.Duration // of virtual time, after which what is missing is a violation; default by Stop and Faults
+	Seed      uint64
+	Peers     int           // those that start at the beginning
+	MinPeers  int           // diloco.Config.MinPeers
+	Stop      uint64        // the run's StopRound
+	Deadline  time.Duration // default 60 s
+	Train     time.Duration // a whole inner phase of an ordinary peer; default 20 s
+	Leak      uint64        // LeakAfter
+	Latency   time.Duration // between the farthest peers, one way; default 150 ms
+	Loss      float64       // of messages, each receiver on its own
+	Twice     float64       // of messages that arrive twice
+	Fetch     float64       // of fetches that fail
+	Pull      time.Duration // how often a peer whose head stands still asks another what it knows; default 10 s
+	Observers int           // of Peers, the last ones only follow
+	Log       io.Writer     // what peers do, line by line; nil is nowhere
+	Faults    []Fault
+	Limit     time.Duration // of virtual time, after which what is missing is a violation; default by Stop and Faults
 
 	JournalLate bool // planted bug: publish first, write the journal then
 }
@@ -123,7 +126,6 @@ type world struct {
 	check   checker
 	report  Report
 	failed  *Violation
-	debug   bool
 }
 
 // item is something that happens: to is nil for what happens to the world.
@@ -263,12 +265,6 @@ func (w *world) note(p *peer, what string, id wire.CID) {
 	b = append(b, id...)
 	w.buf = b
 	w.trace.Write(b)
-}
-
-func (w *world) logf(p *peer, format string, args ...any) {
-	if w.debug {
-		fmt.Printf("%10.3f %2d  %s\n", w.now.Seconds(), p.n, fmt.Sprintf(format, args...))
-	}
 }
 
 func (w *world) time() time.Time { return w.start.Add(w.now) }

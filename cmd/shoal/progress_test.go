@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+func TestCountAndSize(t *testing.T) {
+	for x, want := range map[float64]string{0: "0", 999: "999", 1000: "1.00k", 12345: "12.3k", 2.5e6: "2.50M", 7e9: "7.00G", 123e12: "123T"} {
+		if got := count(x); got != want {
+			t.Errorf("count(%g) = %q, want %q", x, got, want)
+		}
+	}
+	if got := size(2_500_000); got != "2.50 MB" {
+		t.Errorf("size: %q", got)
+	}
+}
+
+func TestStanding(t *testing.T) {
+	for _, c := range []struct {
+		st   node.Status
+		want string
+	}{
+		{node.Status{Phase: node.FindingPeers}, "finding peers  0 peers  ↓ 0 B ↑ 0 B"},
+		{node.Status{Phase: node.Syncing, Checkpoint: node.Transfer{Done: 5e6, Total: 20e6, Rate: 1e6}, Peers: 3}, "syncing 5.00 MB of 20.0 MB, 1.00 MB/s  3 peers  ↓ 0 B ↑ 0 B"},
+		{node.Status{Phase: node.Training, Round: 3, Rounds: 30, InnerStep: 7, InnerSteps: 20, Loss: 2.5, TokensPerS: 12000, Peers: 4, BytesIn: 1e6, BytesOut: 2e6},
+			"round 3/30  training 7/20  loss 2.500  12.0k tok/s  4 peers  ↓ 1.00 MB ↑ 2.00 MB"},
+		{node.Status{Phase: node.Merging, Round: 3, Rounds: 30}, "round 3/30  merging  0 peers  ↓ 0 B ↑ 0 B"},
+		{node.Status{Phase: node.Finished, Done: true, Round: 32, Rounds: 30, Loss: 2}, "round 30, the last: serving  0 peers  ↓ 0 B ↑ 0 B"},
+	} {
+		if got := standing(c.st); got != c.want {
+			t.Errorf("got  %q\nwant %q", got, c.want)
+		}
+	}
+}
+
+// Without a terminal, join prints what happened once, and how it stands rarely.
+func TestJoinReport(t *testing.T) {
+	var out, errw bytes.Buffer
+	a := &app{out: &out, err: &errw}
+	r := &joinReport{screen: a.screen(), started: time.Now().Add(-time.Minute)}
+	commit := func(n byte) wire.CID { return wire.SumCID(wire.CodecDagCBOR, []byte{n}) }
+	st := node.Status{Phase: node.FindingPeers, Trouble: "prepare: nobody has it"}
+	r.tell(st)
+	r.tell(st)
+	st = node.Status{Name: "moby", Run: commit(0), Phase: node.Training, Rounds: 2, Round: 1, Head: commit(1), Peers: 2, Roster: 3}
+	r.tell(st)
+	r.tell(st)
+	st.Round, st.Head, st.Weak, st.FinalRound = 2, commit(2), true, 1
+	r.tell(st)
+	st.Round, st.Head, st.Done, st.Result = 3, commit(3), true, commit(2)
+	r.tell(st)
+	r.tell(st)
+	for text, n := range map[string]int{
+		"no peers yet": 1, "nobody has it": 1, "run moby": 1, "commit 1/2": 1, "commit 2/2": 1, "weak": 1, "final 1": 1, "commit 3/2": 0, "the run is over": 1, "shoal export moby": 1,
+	} {
+		if got := strings.Count(errw.String(), text); got != n {
+			t.Errorf("%q is printed %d times, want %d:\n%s", text, got, n, errw.String())
+		}
+	}
+	if out.Len() > 0 {
+		t.Errorf("standard output is for scripts, got %q", out.String())
+	}
+
+	key, err := wire.NewKey(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Peer = key.Peer()
+	a.json = true
+	r.tell(st)
+	st.Phase = node.Waiting
+	r.tell(st)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	var got node.Status
+	if len(lines) != 1 || json.Unmarshal([]byte(lines[0]), &got) != nil || got.Phase != node.Waiting {
+		t.Errorf("JSON lines: %q", out.String())
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	h := metrics(func() node.Status {
+		return node.Status{Round: 7, BytesIn: 1234, Done: true, Rejections: map[string]uint64{"old round": 3}}
+	})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		"# TYPE shoal_round gauge", "shoal_round 7\n", "# TYPE shoal_received_bytes_total counter", "shoal_received_bytes_total 1234\n",
+		"shoal_done 1\n", `shoal_rejections_total{reason="old round"} 3`, "go_goroutines",
+	} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("no %q in\n%.2000s", want, w.Body.String())
+		}
+	}
+}
