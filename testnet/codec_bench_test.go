@@ -16,6 +16,8 @@ import (
 	"github.com/shoalnet/shoal/gpu/cpu"
 	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/llama"
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -33,7 +35,7 @@ type lossBench struct {
 	dev        *cpu.Device
 	train, val []int32
 	genesis    []float32
-	schedule   llama.Schedule
+	schedule   func(step uint64) float64
 	steps      int // of each worker
 	fp32       float64
 }
@@ -72,7 +74,8 @@ func newLossBench(b *testing.B) *lossBench {
 	}
 	l.cfg = hf.Config{HiddenSize: 64, IntermediateSize: 172, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 4,
 		VocabSize: tok.VocabSize(), MaxPositionEmbeddings: lossSequence, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true}
-	l.schedule = llama.Schedule{Kind: llama.Cosine, LR: 5e-3, MinLR: 5e-4, Warmup: uint64(min(50, l.steps/4)), Steps: uint64(l.steps)}
+	m := &manifest.Manifest{Inner: manifest.Inner{Schedule: "cosine", LR: 5e-3, MinLR: 5e-4, Warmup: uint64(min(50, l.steps/4)), Steps: uint64(l.steps)}}
+	l.schedule = func(step uint64) float64 { return node.LearningRate(m, step) }
 	l.genesis = llama.Genesis(l.cfg, 1)
 	if l.dev, err = cpu.New(cpu.Options{}); err != nil {
 		b.Fatal(err)
@@ -155,7 +158,7 @@ func (l *lossBench) single(b *testing.B, size int) {
 		t := l.trainer(b)
 		r := rand.New(rand.NewPCG(1, 0))
 		for s := range l.steps {
-			if _, err := t.Step(batch(r, l.train, size), l.schedule.At(uint64(s))); err != nil {
+			if _, err := t.Step(batch(r, l.train, size), l.schedule(uint64(s))); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -197,7 +200,7 @@ func (l *lossBench) swarm(b *testing.B, spec *codec.Spec) (loss float64) {
 					b.Fatal(err)
 				}
 				for s := done; s < min(done+lossInner, l.steps); s++ {
-					if _, err := w.Step(batch(random[i], l.train, lossBatch), l.schedule.At(uint64(s))); err != nil {
+					if _, err := w.Step(batch(random[i], l.train, lossBatch), l.schedule(uint64(s))); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -10,40 +10,6 @@ import (
 	"github.com/shoalnet/shoal/gpu/ref"
 )
 
-func TestSchedule(t *testing.T) {
-	cosine := Schedule{Kind: Cosine, LR: 1, MinLR: 0.1, Warmup: 10, Steps: 110}
-	wsd := Schedule{Kind: WSD, LR: 1, MinLR: 0.2, Warmup: 4, Steps: 20, Decay: 8}
-	constant := Schedule{Kind: Constant, LR: 0.5, Warmup: 2}
-	for _, c := range []struct {
-		s    Schedule
-		step uint64
-		want float64
-	}{
-		{cosine, 0, 0.1}, {cosine, 4, 0.5}, {cosine, 9, 1}, {cosine, 10, 1}, {cosine, 60, 0.55}, {cosine, 110, 0.1}, {cosine, 1 << 60, 0.1},
-		{wsd, 0, 0.25}, {wsd, 3, 1}, {wsd, 12, 1}, {wsd, 13, 0.9}, {wsd, 16, 0.6}, {wsd, 19, 0.3}, {wsd, 20, 0.2}, {wsd, 99, 0.2},
-		{constant, 0, 0.25}, {constant, 1, 0.5}, {constant, 1e6, 0.5},
-	} {
-		if err := c.s.Validate(); err != nil {
-			t.Fatal(err)
-		}
-		if got := c.s.At(c.step); math.Abs(got-c.want) > 1e-12 {
-			t.Errorf("%s at %d: %g, want %g", c.s.Kind, c.step, got, c.want)
-		}
-	}
-	for name, s := range map[string]Schedule{
-		"kind":    {Kind: "linear", LR: 0.1},
-		"rate":    {Kind: Constant, LR: 2},
-		"NaN":     {Kind: Constant, LR: math.NaN()},
-		"floor":   {Kind: Cosine, LR: 0.1, MinLR: 0.2, Steps: 10},
-		"warm-up": {Kind: Cosine, LR: 0.1, Warmup: 10, Steps: 10},
-		"decay":   {Kind: WSD, LR: 0.1, Warmup: 5, Steps: 10, Decay: 6},
-	} {
-		if s.Validate() == nil {
-			t.Errorf("%s: taken", name)
-		}
-	}
-}
-
 func TestSampler(t *testing.T) {
 	logits := []float32{0, 3, 1, 3, -2, 2}
 	pick := func(o GenerateOptions, n int) []float64 {

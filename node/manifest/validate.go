@@ -62,7 +62,7 @@ func (m *Manifest) validate(p *Problems) {
 	link(p, "tokenizer", m.Tokenizer, true, wire.CodecRaw, wire.CodecDagPB)
 	link(p, "data", m.Data, true, wire.CodecDagCBOR)
 	m.validateInner(p)
-	p.float("outer.lr", m.Outer.LR, above(0), from(10))
+	p.float("outer.lr", m.Outer.LR, above(0), from(2)) // as outer.Config
 	p.float("outer.momentum", m.Outer.Momentum, from(0), bound{1, true})
 	if !m.Outer.Nesterov {
 		p.add("outer.nesterov", 0, "false: only Nesterov momentum is implemented")
@@ -222,7 +222,7 @@ func (m *Manifest) validateRound(p *Problems) {
 	if r.Deadline < time.Second || r.Deadline > MaxDeadline {
 		p.add("round.deadline", 0, "%v is not within 1s and %v", r.Deadline, MaxDeadline)
 	}
-	p.uint("round.late_rounds", r.LateRounds, 0, MaxLateRounds)
+	p.uint("round.late_rounds", r.LateRounds, 1, MaxLateRounds)
 	p.uint("round.drop_after", r.DropAfter, 1, MaxDropAfter)
 	p.uint("round.leak_after", r.LeakAfter, 1, MaxLeakAfter)
 
