@@ -24,8 +24,12 @@ with -, on standard input. Proofs are base64, one record a line, byte-compatible
 toploc 0.1.6. toploc/SPEC.md has every byte.`,
 		Example: `  shoal toploc prove --hidden 4096 --topk 128 --batch 32 rows.bf16 > proofs.txt
   shoal toploc verify --hidden 4096 --topk 128 --batch 32 --strict --proofs proofs.txt own.bf16
-  shoal toploc inspect proofs.txt`,
-	}, a.toplocProveCmd(), a.toplocVerifyCmd(), a.toplocInspectCmd())
+  shoal toploc inspect proofs.txt
+
+  # limits of one model, and what passes them
+  shoal toploc calibrate model/ --text corpus.txt --out policy.json
+  shoal toploc verify --policy policy.json --strict --proofs proofs.txt own.bf16`,
+	}, a.toplocProveCmd(), a.toplocVerifyCmd(), a.toplocInspectCmd(), a.toplocProjectCmd(), a.toplocCalibrateCmd())
 }
 
 // toplocFlags are the flags that prover and verifier must agree on.
@@ -88,6 +92,24 @@ type rowReader struct {
 	read int64 // rows
 }
 
+// fits refuses a file of so many rows that has a chunk of fewer than k activations.
+func (tf *toplocFlags) fits(name string, rows int64) error {
+	if rows < int64(tf.prompt) {
+		return fmt.Errorf("%s holds %d rows, fewer than the %d of --prompt-tokens", name, rows, tf.prompt)
+	}
+	small := int64(tf.prompt)
+	if generated := rows - small; generated > 0 {
+		last := (generated-1)%int64(tf.p.Batch) + 1 // the shortest chunk
+		if small == 0 || last < small {
+			small = last
+		}
+	}
+	if n := small * int64(tf.p.Hidden); rows > 0 && n < int64(tf.p.TopK) {
+		return advise(fmt.Errorf("%s has a chunk of %d activations, which has no top %d", name, n, tf.p.TopK), "choose --topk at most --hidden")
+	}
+	return nil
+}
+
 // rows opens a file of activations. A file whose size is no multiple of a row
 // is refused at once, a stream when it ends.
 func (a *app) rows(name string, tf *toplocFlags) (*rowReader, func(), error) {
@@ -101,9 +123,9 @@ func (a *app) rows(name string, tf *toplocFlags) (*rowReader, func(), error) {
 			f.Close()
 			return nil, nil, r.ragged(fi.Size()/int64(len(r.raw)), over)
 		}
-		if n := fi.Size() / int64(len(r.raw)); n < int64(tf.prompt) {
+		if err := tf.fits(name, fi.Size()/int64(len(r.raw))); err != nil {
 			f.Close()
-			return nil, nil, fmt.Errorf("%s holds %d rows, fewer than the %d of --prompt-tokens", name, n, tf.prompt)
+			return nil, nil, err
 		}
 	}
 	return r, func() { f.Close() }, nil

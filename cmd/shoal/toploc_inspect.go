@@ -57,12 +57,11 @@ if any is refused.`,
 }
 
 func (a *app) toplocInspect(name string, in io.Reader, k int) error {
-	r := &recordReader{name: name}
-	*r = *newRecordReader(name, in, maxInspected)
-	r.size = 0
+	size := 0
 	if k > 0 {
-		r.size = toploc.RecordSize(k)
+		size = toploc.RecordSize(k)
 	}
+	r := newRecordReader(name, in, size, maxInspected)
 	seen := map[[32]byte]int{}
 	bad := 0
 	if !a.json {

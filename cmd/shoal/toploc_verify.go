@@ -1,18 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +20,11 @@ type toplocVerifyFlags struct {
 	strict          bool
 	seed            uint64
 	seen            string
+	policy          string
+	projections     string
+	job             string
+
+	rules *toploc.Policy // read from policy
 }
 
 func (a *app) toplocVerifyCmd() *cobra.Command {
@@ -39,9 +38,11 @@ mant_err_median; 2^64 if none agrees), and how many of their signs (sign_mismatc
 Without --strict that judges nothing.
 
 --strict adds ok and reason, refuses every malformed or forged record, and fails unless
-all chunks pass.`,
+all chunks pass. Its limits are the published ones, which some forgeries pass, unless a
+--policy of the model has better ones. --projections checks version 2 records too.`,
 		Example: `  shoal toploc verify --hidden 4096 --topk 128 --batch 32 --proofs proofs.txt own.bf16
-  shoal toploc verify --hidden 4096 --strict --seen seen.txt --proofs proofs.txt own.bf16`,
+  shoal toploc verify --hidden 4096 --strict --seen seen.txt --proofs proofs.txt own.bf16
+  shoal toploc verify --policy policy.json --strict --job 17 --projections v2.txt --proofs proofs.txt own.bf16`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.toplocVerify(cmd, args[0], &vf) },
 	}
@@ -52,6 +53,9 @@ all chunks pass.`,
 	f.StringVar(&vf.ties, "ties", "auto", "lowest, libstdcxx, or auto: the rule under which a record agrees exactly, else libstdcxx as the reference's own verifier on a CPU")
 	f.BoolVar(&vf.strict, "strict", false, "judge each chunk, and refuse what no honest prover sends")
 	f.Uint64Var(&vf.seed, "seed", 0, "draws the control points of --strict (default: at random)")
+	f.StringVar(&vf.policy, "policy", "", "the model's parameters and limits, as `shoal toploc calibrate` writes them")
+	f.StringVar(&vf.projections, "projections", "", "with --strict, --policy and --job, a file of version 2 records, one a line")
+	f.StringVar(&vf.job, "job", "", "the job that version 2 records are bound to")
 	f.StringVar(&vf.seen, "seen", "", "with --strict, a file of hashes of accepted records: refuse those in it, add new ones")
 	return c
 }
@@ -70,13 +74,22 @@ func (vf *toplocVerifyFlags) check(cmd *cobra.Command) (sem toploc.Semantics, er
 	default:
 		return 0, usagef("--semantics %s: want tensor or list", vf.semantics)
 	}
+	if vf.rules, err = vf.readPolicy(cmd, vf.policy); err != nil {
+		return 0, err
+	}
+	if vf.rules != nil && !cmd.Flags().Changed("ties") {
+		vf.ties = vf.p.Ties.String()
+	}
 	if vf.ties != "auto" {
 		if vf.p.Ties, err = parseTies(vf.ties); err != nil {
 			return 0, err
 		}
 	}
-	if !vf.strict && (vf.seen != "" || cmd.Flags().Changed("seed")) {
-		return 0, usagef("--seen and --seed belong to --strict")
+	if !vf.strict && (vf.seen != "" || vf.projections != "" || cmd.Flags().Changed("seed")) {
+		return 0, usagef("--seen, --projections and --seed belong to --strict")
+	}
+	if vf.projections != "" && (vf.rules == nil || vf.rules.Projection == nil || !cmd.Flags().Changed("job")) {
+		return 0, usagef("--projections needs --job, and a --policy with a projection")
 	}
 	return sem, vf.toplocFlags.check()
 }
@@ -99,7 +112,16 @@ func (a *app) toplocVerify(cmd *cobra.Command, name string, vf *toplocVerifyFlag
 		return err
 	}
 	defer done()
-	v := &toplocVerifier{vf: vf, sem: sem, out: json.NewEncoder(a.out), proofs: newRecordReader(vf.proofs, pf, toploc.RecordSize(vf.p.TopK))}
+	var v2 *recordReader
+	if vf.projections != "" {
+		f, err := a.open(vf.projections)
+		if err != nil {
+			return fmt.Errorf("--projections: %w", err)
+		}
+		defer f.Close()
+		v2 = newRecordReader(vf.projections, f, 0, vf.rules.Projection.RecordSize(max(vf.prompt, vf.p.Batch)))
+	}
+	v := &toplocVerifier{vf: vf, v2: v2, sem: sem, out: json.NewEncoder(a.out), proofs: newRecordReader(vf.proofs, pf, toploc.RecordSize(vf.p.TopK), 0)}
 	if err := v.begin(cmd); err != nil {
 		return err
 	}
@@ -119,6 +141,8 @@ type toplocVerifier struct {
 	sels   []*toploc.Selector
 	judge  *toploc.Judge
 	ledger *toplocLedger
+	v2     *recordReader // nil unless version 2 records are checked
+	proj   *toploc.Projector
 	chunks int
 	failed int
 }
@@ -141,6 +165,15 @@ func (v *toplocVerifier) begin(cmd *cobra.Command) error {
 		return nil
 	}
 	s := toploc.Strict{Params: v.vf.p, Prefill: toploc.Published, Decode: toploc.Published, Seed: v.vf.seed}
+	if r := v.vf.rules; r != nil {
+		s.Prefill, s.Decode = r.Prefill, r.Decode
+	}
+	if v.v2 != nil {
+		var err error
+		if v.proj, err = toploc.NewProjector(*v.vf.rules.Projection, v.vf.p, v.vf.prompt, []byte(v.vf.job)); err != nil {
+			return err
+		}
+	}
 	if !cmd.Flags().Changed("seed") {
 		var b [8]byte
 		if _, err := rand.Read(b[:]); err != nil {
@@ -173,6 +206,11 @@ func (v *toplocVerifier) push(row []uint16) error {
 			return err
 		}
 	}
+	if v.proj != nil && row != nil {
+		if _, err := v.proj.Push(row); err != nil {
+			return err
+		}
+	}
 	if tops[0] == nil {
 		return nil
 	}
@@ -197,6 +235,7 @@ type toplocResult struct {
 	ControlHits *int    `json:"control_hits,omitempty"`
 	OK          *bool   `json:"ok,omitempty"`
 	Reason      *string `json:"reason,omitempty"`
+	*toploc.ProjectionResult
 }
 
 // chunk judges one record, which bad says is none.
@@ -232,25 +271,60 @@ func (v *toplocVerifier) chunk(tops []*toploc.Top, record []byte, bad error) err
 		d := v.judge.Chunk(top, record)
 		res, ok, reason, hits = d.Result, d.OK, d.Reason, d.ControlHits
 	}
+	var proj *toploc.ProjectionResult
+	if v.proj != nil {
+		r, err := v.projection(top.Prefill)
+		var read recordError
+		if err != nil && !errors.As(err, &read) {
+			return err
+		}
+		if proj = &r; err != nil && ok {
+			ok, reason = false, err.Error()
+		}
+	}
 	if !ok {
 		v.failed++
 	}
-	return v.out.Encode(toplocResult{res, &hits, &ok, &reason})
+	return v.out.Encode(toplocResult{res, &hits, &ok, &reason, proj})
+}
+
+// projection checks the next version 2 record. What is wrong with it is a
+// recordError.
+func (v *toplocVerifier) projection(prefill bool) (toploc.ProjectionResult, error) {
+	record, err := v.v2.next()
+	var bad recordError
+	if err != nil && err != io.EOF && !errors.As(err, &bad) {
+		return toploc.ProjectionResult{}, err
+	}
+	if err == io.EOF {
+		err = recordError{fmt.Errorf("%s holds %d records: this chunk has none", v.vf.projections, v.v2.read)}
+	}
+	r, cerr := v.proj.Check(record)
+	lim := v.vf.rules.ProjectionDecode
+	if prefill {
+		lim = v.vf.rules.ProjectionPrefill
+	}
+	if cerr == nil {
+		cerr = lim.Check(r)
+	}
+	if err == nil && cerr != nil {
+		err = recordError{cerr}
+	}
+	return r, err
 }
 
 // end says what is wrong with the sequence as a whole.
 func (v *toplocVerifier) end() error {
-	for {
-		_, err := v.proofs.next()
-		var bad recordError
-		if err == io.EOF {
-			break
-		} else if err != nil && !errors.As(err, &bad) {
+	for _, r := range []*recordReader{v.proofs, v.v2} {
+		if r == nil {
+			continue
+		}
+		if err := r.drain(); err != nil {
 			return err
 		}
-	}
-	if v.proofs.read != v.chunks {
-		return fmt.Errorf("%d proofs for %d chunks", v.proofs.read, v.chunks)
+		if r.read != v.chunks {
+			return fmt.Errorf("%d records in %s for %d chunks", r.read, r.name, v.chunks)
+		}
 	}
 	if v.failed > 0 {
 		return fmt.Errorf("%d of %d chunks fail", v.failed, v.chunks)
@@ -259,109 +333,4 @@ func (v *toplocVerifier) end() error {
 		return v.ledger.save()
 	}
 	return nil
-}
-
-// A recordReader reads base64 records, one a line.
-type recordReader struct {
-	name string
-	in   *bufio.Reader
-	size int // of a record in bytes; longer lines are cut short
-	read int
-}
-
-// recordError reports a line that is no record.
-type recordError struct{ error }
-
-func newRecordReader(name string, in io.Reader, size int) *recordReader {
-	return &recordReader{name: name, in: bufio.NewReaderSize(in, max(1<<16, 2*base64.StdEncoding.EncodedLen(size))), size: size}
-}
-
-// next returns the next record's bytes, a recordError, or io.EOF.
-func (r *recordReader) next() ([]byte, error) {
-	line, err := r.in.ReadSlice('\n')
-	if err == io.EOF && len(line) == 0 {
-		return nil, io.EOF
-	}
-	long := false
-	for errors.Is(err, bufio.ErrBufferFull) {
-		long = true
-		_, err = r.in.ReadSlice('\n')
-	}
-	if err != nil && err != io.EOF {
-		return nil, fmt.Errorf("%s: %w", r.name, err)
-	}
-	r.read++
-	fail := func(err error) ([]byte, error) {
-		return nil, recordError{fmt.Errorf("%s: line %d: %w", r.name, r.read, err)}
-	}
-	text := strings.TrimSuffix(strings.TrimSuffix(string(line), "\n"), "\r")
-	if want := base64.StdEncoding.EncodedLen(r.size); r.size > 0 && (long || len(text) != want) {
-		return fail(fmt.Errorf("%d base64 characters, want %d", len(text), want))
-	}
-	b, err := base64.StdEncoding.Strict().DecodeString(text)
-	if err != nil {
-		return fail(err)
-	}
-	return b, nil
-}
-
-// A toplocLedger remembers the records of accepted submissions by their hash, one
-// in hex a line.
-type toplocLedger struct {
-	name string
-	old  map[[32]byte]struct{}
-	new  [][32]byte
-}
-
-func openLedger(name string) (*toplocLedger, error) {
-	l := &toplocLedger{name: name, old: map[[32]byte]struct{}{}}
-	f, err := os.Open(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return l, nil
-	} else if err != nil {
-		return nil, fmt.Errorf("--seen: %w", err)
-	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	for n := 1; s.Scan(); n++ {
-		var id [32]byte
-		if b, err := hex.DecodeString(s.Text()); err != nil || len(b) != len(id) {
-			return nil, fmt.Errorf("--seen: %s: line %d is no SHA-256 in hex", name, n)
-		} else {
-			copy(id[:], b)
-		}
-		l.old[id] = struct{}{}
-	}
-	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("--seen: %s: %w", name, err)
-	}
-	return l, nil
-}
-
-func (l *toplocLedger) seen(record []byte) bool {
-	id := sha256.Sum256(record)
-	if _, ok := l.old[id]; ok {
-		return true
-	}
-	l.old[id] = struct{}{}
-	l.new = append(l.new, id)
-	return false
-}
-
-// save appends what is new.
-func (l *toplocLedger) save() (err error) {
-	if len(l.new) == 0 {
-		return nil
-	}
-	f, err := os.OpenFile(l.name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("--seen: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	var b strings.Builder
-	for _, id := range l.new {
-		b.WriteString(hex.EncodeToString(id[:]) + "\n")
-	}
-	_, err = f.WriteString(b.String())
-	return err
 }

@@ -114,10 +114,16 @@ func (m *measurement) drafts(ctx context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
-	honest := Draft{Name: "honest", Model: m.c.Model, Temperature: m.c.Temperature}
+	list := make([]Draft, 0, len(m.c.Honest)+2+len(m.c.Drafts))
+	for i, h := range m.c.Honest {
+		if h.Stretch <= 1 {
+			list = append(list, Draft{Name: "honest: " + h.Name, Model: m.c.Model, Temperature: m.c.Temperature, machine: i, honest: true})
+		}
+	}
 	own := Draft{Name: "right model, randomness of its own", Model: m.c.Model, Temperature: m.c.Temperature, unseeded: true}
 	edited := Draft{Name: "one token edited, then honest", Model: m.c.Model, Temperature: m.c.Temperature, edit: true}
-	for _, d := range append([]Draft{honest, own, edited}, m.c.Drafts...) {
+	list = append(list, own, edited)
+	for _, d := range append(list, m.c.Drafts...) {
 		res, err := m.draft(ctx, r, verifier, d)
 		if err != nil {
 			return fmt.Errorf("calibrate: draft %s: %w", d.Name, err)
@@ -129,8 +135,8 @@ func (m *measurement) drafts(ctx context.Context, r *Report) error {
 }
 
 func (m *measurement) draft(ctx context.Context, r *Report, verifier *llama.Model, d Draft) (out DraftResult, err error) {
-	out.Name = d.Name
-	model, err := llama.New(m.c.Honest[0].Device, d.Model.Config, d.Model.Weights)
+	out.Name, out.Honest = d.Name, d.honest
+	model, err := llama.New(m.c.Honest[d.machine].Device, d.Model.Config, d.Model.Weights)
 	if err != nil {
 		return out, err
 	}
@@ -140,11 +146,9 @@ func (m *measurement) draft(ctx context.Context, r *Report, verifier *llama.Mode
 		if d.unseeded {
 			key = append(key, "another"...)
 		}
-		ids := m.tokens[seq]
-		if d.Name != "honest" {
-			if ids, err = m.write(ctx, model, d, seq, prompt, key); err != nil {
-				return out, err
-			}
+		ids, err := m.write(ctx, model, d, seq, prompt, key)
+		if err != nil {
+			return out, err
 		}
 		_, logits, err := readAll(ctx, verifier, ids, len(ids))
 		if err != nil {

@@ -79,6 +79,8 @@ type Draft struct {
 
 	unseeded bool // randomness of its own
 	edit     bool // one token is another than the one drawn
+	honest   bool
+	machine  int // that generates, of the honest ones
 }
 
 // maxKept bounds the memory of a measurement, in bytes.

@@ -172,3 +172,46 @@ func (n Net) Shallow(layers int) Net {
 	}
 	return Net{cfg, w}
 }
+
+// Devices are what one machine offers to calibrate with.
+type Devices struct {
+	Best     gpu.Device // the verifier's
+	Single   gpu.Device // the same kernels on one thread
+	Portable gpu.Device // other kernels
+}
+
+// Usual fills in the verifier, honest machines, forgers and drafts that can be made
+// of one model: other numbers of threads, batch shapes and kernels, and activations
+// in bfloat16, are honest; other weights, prompts and temperatures are not.
+// Sequences have up to length tokens.
+func (c *Config) Usual(d Devices, length int) {
+	net := c.Model
+	c.Verifier = Machine{Name: "verifier", Device: d.Best, Stretch: length}
+	c.Honest = []Machine{
+		{"same kernels, 1 thread, one token at a time", d.Single, 1},
+		{"portable kernels, 7 tokens at a time", d.Portable, 7},
+		{"bfloat16 activations, one token at a time", BF16(d.Single), 1},
+		{"bfloat16 activations, portable kernels, prefill", BF16(d.Portable), length},
+	}
+	int4 := net.Quantized(4, 32)
+	c.Forgers = []Forger{
+		{"half of the prompt dropped", net, func(p []int32) []int32 { return p[len(p)/2:] }},
+		{"weights ± 5 %", net.Perturbed(0.05, 1), nil},
+		{"weights ± 1 %", net.Perturbed(0.01, 1), nil},
+		{"int4 weights", int4, nil},
+		{"fp8 weights", net.FP8(), nil},
+		{"int8 weights", net.Quantized(8, 0), nil},
+		{"bfloat16 weights", net.Rounded(), nil},
+	}
+	c.Drafts = []Draft{
+		{Name: "greedy", Model: net},
+		{Name: "temperature × 0.7", Model: net, Temperature: 0.7 * c.Temperature},
+		{Name: "temperature × 1.3", Model: net, Temperature: 1.3 * c.Temperature},
+		{Name: "int4 weights", Model: int4, Temperature: c.Temperature},
+	}
+	if layers := net.Config.NumHiddenLayers; layers > 1 {
+		shallow := net.Shallow(layers - 1)
+		c.Forgers = append(c.Forgers, Forger{"last layer skipped", shallow, nil})
+		c.Drafts = append(c.Drafts, Draft{Name: "last layer skipped", Model: shallow, Temperature: c.Temperature})
+	}
+}

@@ -20,8 +20,9 @@ type Report struct {
 		// Sequences with any chunk rejected under either. Chunks of a sequence are
 		// not independent, sequences are.
 		Sequences Rate `json:"sequences"`
-		// Tokens beyond the margin.
-		Tokens Rate `json:"tokens"`
+		// Tokens beyond the margin, and sequences with one that is rejected outright.
+		Tokens   Rate `json:"tokens"`
+		Outright Rate `json:"outright"`
 	} `json:"false_reject"`
 	Machines  []HonestMachine `json:"machines"`
 	Forgeries []Forgery       `json:"forgeries"`
@@ -68,6 +69,7 @@ const Pool = 16
 // DraftResult says how many sequences of a draft's pass the checks of tokens.
 type DraftResult struct {
 	Name      string `json:"name"`
+	Honest    bool   `json:"honest,omitempty"`
 	Sequences int    `json:"sequences"`
 	Tokens    int    `json:"tokens"`
 	// Passed where choices are seeded, and where only distributions are known.
@@ -263,7 +265,7 @@ func (m *measurement) choose(r *Report, compared []comparison) {
 		*l = widened(*l, m.c.Bits)
 	}
 	tokens.Margin = tokens.Margin*1.5 + 1e-4
-	tokens.Outright = 4 * tokens.Margin
+	tokens.Outright = 3 * tokens.Margin
 	tokens.Alpha, tokens.MinEOS = 1e-6, 0.1
 	r.Tokens = &tokens
 }
@@ -288,9 +290,9 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 	f := &r.FalseReject
 	for h, c := range compared {
 		hm := HonestMachine{Name: m.honest[h].name}
-		var n, v1, v2, both, seqs, bad, tokens, beyond int
+		var n, v1, v2, both, seqs, bad, tokens, beyond, outright int
 		for seq := range c.v1 {
-			rejected := false
+			rejected, far := false, false
 			for j, res := range c.v1[seq] {
 				hm.Chunks++
 				hm.Largest.ExpMismatches = max(hm.Largest.ExpMismatches, res.ExpMismatches)
@@ -322,11 +324,15 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 					if tokens++; d > r.Tokens.Margin {
 						beyond++
 					}
+					far = far || d > r.Tokens.Outright
 				}
 			}
 			if !calibrating(seq) {
 				if seqs++; rejected {
 					bad++
+				}
+				if far {
+					outright++
 				}
 			}
 		}
@@ -337,6 +343,7 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 		worst(&f.Both, both, n)
 		worst(&f.Sequences, bad, seqs)
 		worst(&f.Tokens, beyond, tokens)
+		worst(&f.Outright, outright, seqs)
 	}
 	r.Tokens.Rate = f.Tokens.Upper
 }

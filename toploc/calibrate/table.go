@@ -22,8 +22,8 @@ func (r *Report) Markdown() string {
 	l("prompt", true)
 	l("generated", false)
 	q := r.FalseReject
-	f("\nFalse rejects of held-out chunks on the worst machine, with the upper bound of %.0f %% confidence (Clopper and Pearson): version 1 %s, version 2 %s, either %s; of sequences %s; tokens beyond the margin %s.\n",
-		100*r.Confidence, rate(q.V1), rate(q.V2), rate(q.Both), rate(q.Sequences), rate(q.Tokens))
+	f("\nFalse rejects of held-out chunks on the worst machine, with the upper bound of %.0f %% confidence (Clopper and Pearson): version 1 %s, version 2 %s, either %s; of sequences %s; of sequences for a token beyond %.2g %s; tokens beyond the margin %s.\n",
+		100*r.Confidence, rate(q.V1), rate(q.V2), rate(q.Both), rate(q.Sequences), r.Tokens.Outright, rate(q.Outright), rate(q.Tokens))
 	f("\n| forgery: chunks that pass | chunks | reference %s | reference %s | strict, paper's | strict, calibrated | version 2 | margin v1 | margin v2 |\n|---|---|---|---|---|---|---|---|---|\n", "38/10/8", "60/40/40")
 	for _, g := range r.Forgeries {
 		v2, m2 := share(g.V2, g.Chunks), times(g.Margin2)
@@ -39,7 +39,7 @@ func (r *Report) Markdown() string {
 		if d.Pools > 0 {
 			pooled = share(d.Pooled, d.Pools)
 		}
-		f("| %s | %d | %.1f %% | %s | %s | %s |\n", d.Name, d.Sequences, 100*d.Differ, share(d.Seeded, d.Sequences), share(d.Unseeded, d.Sequences), pooled)
+		f("| %s | %d | %.2g %% | %s | %s | %s |\n", d.Name, d.Sequences, 100*d.Differ, share(d.Seeded, d.Sequences), share(d.Unseeded, d.Sequences), pooled)
 	}
 	if len(r.Curve) > 0 {
 		f("\n| error of activations: chunks that pass | chunks | version 1, paper's | version 1, calibrated |")
@@ -67,7 +67,11 @@ func share(k, n int) string {
 	case k == n:
 		return "all"
 	}
-	return fmt.Sprintf("%.1f %%", 100*float64(k)/float64(n))
+	p := 100 * float64(k) / float64(n)
+	if p < 0.1 || p > 99.9 {
+		return fmt.Sprintf("%d of %d", k, n)
+	}
+	return fmt.Sprintf("%.1f %%", p)
 }
 
 func times(x float64) string {
