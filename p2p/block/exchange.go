@@ -89,7 +89,8 @@ type record struct {
 	asked      map[cid.Cid]*asking // asked and not answered yet, or cancelled
 	unasked    int                 // blocks that it sent unasked, and their bytes
 	unaskedLen int
-	shunned    time.Time // not to be used before, unless there is nobody else
+	shunned    time.Time     // not to be used before, unless there is nobody else
+	links      chan struct{} // holds one for each link to it
 }
 
 // asking is one block that was asked of a peer. Peers keep one want per block
@@ -246,9 +247,16 @@ func (x *Exchange) recordLocked(p peer.ID) *record {
 			}
 		}
 	}
-	r = &record{asked: map[cid.Cid]*asking{}}
+	r = &record{asked: map[cid.Cid]*asking{}, links: make(chan struct{}, linksPerPeer)}
 	x.records[p] = r
 	return r
+}
+
+// slots is what a link to p takes a place in.
+func (x *Exchange) slots(p peer.ID) chan struct{} {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.recordLocked(p).links
 }
 
 // noteAsked remembers that p was asked, so that its answer is no surprise.
@@ -353,7 +361,8 @@ func (v *receiver) ReceiveMessage(_ context.Context, p peer.ID, m bsmsg.BitSwapM
 	x.mu.Lock()
 	r := x.recordLocked(p)
 	for _, b := range got {
-		if _, ok := r.asked[b.Cid()]; !ok {
+		a, ok := r.asked[b.Cid()]
+		if !ok {
 			x.stats.Unasked++
 			r.unasked++
 			r.unaskedLen += len(b.RawData())
@@ -361,7 +370,8 @@ func (v *receiver) ReceiveMessage(_ context.Context, p peer.ID, m bsmsg.BitSwapM
 		}
 		delete(r.asked, b.Cid())
 		if c, err := wire.CIDFromBytes(b.Cid().Bytes()); err == nil {
-			ev.blocks = append(ev.blocks, fetched{c, b.RawData()})
+			// With nobody waiting it crossed the cancel: too late, or the second one.
+			ev.blocks = append(ev.blocks, fetched{c, b.RawData(), len(a.who) == 0})
 		}
 	}
 	for _, c := range lacks {
@@ -380,6 +390,13 @@ func (v *receiver) ReceiveMessage(_ context.Context, p peer.ID, m bsmsg.BitSwapM
 	}
 	fs := x.fetchesLocked()
 	x.mu.Unlock()
+	for i := range ev.blocks {
+		if b := &ev.blocks[i]; b.late && x.store.Has(b.cid) {
+			x.countDuplicate(len(b.data))
+		} else {
+			b.late = false
+		}
+	}
 	if bad != "" {
 		x.log.Warn("peer is shunned as a source of blocks", "peer", id.Short(), "why", bad)
 		if f := x.onBad.Load(); f != nil {

@@ -23,7 +23,8 @@ const (
 	maxUnsaved  = 32 << 20         // bytes received and not on disk; above, nothing is asked for
 	searchAgain = 30 * time.Second // look for more providers during long fetches
 	searchTime  = 20 * time.Second
-	maxRedials  = 2 // after a lost connection
+	maxRedials  = 2           // after a lost connection
+	hedge       = time.Second // without a byte from the likeliest provider, until the next is let in
 )
 
 // emptyLeaf is the file of no bytes.
@@ -33,6 +34,7 @@ var emptyLeaf = wire.SumCID(wire.CodecRaw, nil)
 type fetched struct {
 	cid  wire.CID
 	data []byte
+	late bool // it is in the store already, and counted as a duplicate
 }
 
 // saved is a block that a writer is done with.
@@ -94,6 +96,8 @@ type fetch struct {
 	writing  int
 	done     int64 // bytes of the DAG that are stored
 	only     []byte
+	width    int       // providers in use at a time, at most
+	widened  time.Time // when width last rose, or the fetch began
 	searched time.Time // when the last search began, or the fetch
 	searches int
 	looking  bool // a search is under way
@@ -104,6 +108,11 @@ type fetch struct {
 // providers that a search finds. It is in the store then, not pinned. When no
 // peer has it, the error is ErrUnavailable; trying again is the caller's
 // decision.
+//
+// The peers in from are asked in turn, the likeliest first: the next one when
+// those before lack the block, or are silent for a second. What has just been
+// made is at one peer only, and the others, who fetch it at the same time,
+// would have to be asked in vain.
 func (x *Exchange) Fetch(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64) ([]byte, error) {
 	f, err := x.fetch(ctx, c, oneBlock, from, limit, nil)
 	if err != nil {
@@ -113,7 +122,8 @@ func (x *Exchange) Fetch(ctx context.Context, c wire.CID, from []wire.PeerID, li
 }
 
 // FetchFile returns a file of at most limit bytes, and keeps its blocks in the
-// store, not pinned.
+// store, not pinned. Its root is asked for as Fetch does; what that links to, of
+// many peers at once.
 func (x *Exchange) FetchFile(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64) ([]byte, error) {
 	for try := 0; ; try++ {
 		if _, err := x.fetch(ctx, c, aFile, from, limit, nil); err != nil {
@@ -129,8 +139,8 @@ func (x *Exchange) FetchFile(ctx context.Context, c wire.CID, from []wire.PeerID
 
 // FetchDir brings a directory with at most limit bytes of files into the store.
 // Blocks that are there already are checked and not fetched again, so that a
-// fetch that was interrupted goes on where it was. progress, if not nil, is
-// called with the bytes that are stored and an estimate of all, from the
+// fetch that was interrupted goes on where it was. All peers in from are asked
+// at once, in random order. progress, if not nil, is called with the bytes that are stored and an estimate of all, from the
 // calling goroutine. Pin the root soon after.
 func (x *Exchange) FetchDir(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64, progress func(done, total int64)) error {
 	if _, err := x.fetch(ctx, c, aDir, from, limit, progress); err != nil {
@@ -244,15 +254,19 @@ func (f *fetch) post(ev event) {
 
 // run fetches what is wanted.
 func (f *fetch) run(from []wire.PeerID) error {
-	if len(from) == 0 {
+	named := len(from) > 0
+	if !named {
 		for _, p := range f.x.host.Network().Peers() {
 			if w, err := p2p.ToWire(p); err == nil {
 				from = append(from, w)
 			}
 		}
 	}
+	f.width, f.searched, f.widened = maxSources, time.Now(), time.Now()
+	if named && f.plan.shape != aDir {
+		f.width = 1
+	}
 	f.addSpare(from)
-	f.searched = time.Now()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for len(f.sched.wants) > 0 || f.unsaved > 0 {
@@ -295,6 +309,7 @@ func (f *fetch) advance(now time.Time) error {
 		f.x.shun(p, time.Minute)
 		f.unlink(p)
 	}
+	f.widen(now)
 	f.topUp(now)
 	if err := f.outlook(now); err != nil {
 		return err
@@ -370,13 +385,14 @@ func (f *fetch) message(ev event, now time.Time) error {
 		}
 		wanted, cancels := f.sched.received(ev.peer, b.cid, int64(len(b.data)), now)
 		if !wanted {
-			if f.plan.seen[b.cid] != nil {
+			if f.plan.seen[b.cid] != nil && !b.late {
 				f.x.countDuplicate(len(b.data))
 			}
 			continue
 		}
 		f.x.countBlock(len(b.data))
 		f.send(cancels)
+		f.send(f.owing(b.cid))
 		fresh, err := f.accept(b.cid, b.data)
 		if err != nil {
 			return err
@@ -390,9 +406,19 @@ func (f *fetch) message(ev event, now time.Time) error {
 		}
 	}
 	f.write()
+	forget := order{to: ev.peer}
 	for _, c := range ev.lacks {
 		f.sched.lacks(ev.peer, c, now)
+		// Of a directory, who lacks a block now may send it when it comes by. A
+		// single one is sooner had from who has it, and would then come twice.
+		if f.plan.shape != aDir && f.owed[ev.peer][c] {
+			forget.cancel = append(forget.cancel, c)
+		}
+		if w := f.sched.wants[c]; w != nil && len(w.asks) > 0 && f.width < maxSources {
+			f.width++ // it was asked in place of a silent one: so is the next
+		}
 	}
+	f.send([]order{forget})
 	if ev.bad {
 		f.sched.drop(ev.peer, dead)
 		f.unlink(ev.peer)

