@@ -24,7 +24,7 @@ func (m *Machine) Judge(s *wire.Signed) wire.Judgement {
 	known := func(round uint64) bool { return round <= h && h > 0 }
 	switch body := msg.Body.(type) {
 	case *Join:
-		if body.Round+joinFresh < h || m.cfg.Admit != nil && !m.cfg.Admit(msg.From, body.Address) {
+		if stale(&m.cfg, body.Round, h) || m.cfg.Admit != nil && !m.cfg.Admit(msg.From, body.Address) {
 			return wire.Ignore
 		}
 	case *Delta:

@@ -69,7 +69,7 @@ func (m *Machine) hearJoin(msg *Message, j *Join) {
 	}
 	old := m.joins[msg.From]
 	switch {
-	case j.Round+joinFresh < m.head.round:
+	case stale(&m.cfg, j.Round, m.head.round):
 		m.refuseMessage(msg, "old round")
 		return
 	case old != nil && old.ID == msg.ID:
@@ -433,12 +433,12 @@ func (m *Machine) pruneMessages() {
 		}
 	}
 	for p, j := range m.joins {
-		if j.Body.(*Join).Round+joinFresh < m.head.round {
+		if stale(&m.cfg, j.Body.(*Join).Round, m.head.round) {
 			delete(m.joins, p)
 		}
 	}
 	for id, j := range m.joinsByID {
-		if j.Body.(*Join).Round+2*joinFresh < m.head.round {
+		if stale(&m.cfg, j.Body.(*Join).Round+m.cfg.DropAfter, m.head.round) {
 			delete(m.joinsByID, id)
 		}
 	}

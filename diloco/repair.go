@@ -102,7 +102,7 @@ func (m *Machine) repeat() {
 	if a := m.attester(own, false); a != nil && len(a.said) > 0 {
 		m.do(Publish{Msg: a.latest().Signed})
 	}
-	if j := m.lastJoin; j != nil && m.joins[own] != nil && j.ID == m.joins[own].ID {
+	if j := m.lastJoin; j != nil && (!m.r.member || j.Body.(*Join).Leave) && !m.joined(j) {
 		m.do(Publish{Msg: j.Signed})
 	}
 	if b := m.ballots[h.id]; b != nil && b.votes[own] != nil {

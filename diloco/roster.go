@@ -10,8 +10,10 @@ import (
 // two leaves the leak room for sixty quarterings.
 const memberWeight = 1 << 20
 
-// joinFresh is how many rounds a Join stays good for.
-const joinFresh = 8
+// stale reports whether a Join of that round has no place in a child of a
+// commit of round parent. It ages as fast as silence drops a member, so that nobody
+// who was dropped is brought back by the Join that brought it in before.
+func stale(cfg *Config, join, parent uint64) bool { return join+cfg.DropAfter < parent }
 
 // twoThirds reports whether weight is at least 2/3 of total, and that is not
 // nothing.
@@ -75,7 +77,7 @@ func slotOf(roster []Member, p wire.PeerID) (slot, slots int) {
 // joinable reports whether a Join or a leave of p may change the roster of
 // parent's child.
 func joinable(cfg *Config, parent *Commit, p wire.PeerID, j *Join) bool {
-	if j.Round > parent.Round || j.Round+joinFresh < parent.Round {
+	if j.Round > parent.Round || stale(cfg, j.Round, parent.Round) {
 		return false
 	}
 	m := memberIn(parent.Roster, p)

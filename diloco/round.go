@@ -89,11 +89,6 @@ func (m *Machine) adopt(n *node) {
 	m.head = n
 	m.dirty = true
 	m.do(Adopt{Head: n.id, Commit: n.c})
-	for i := range n.c.Joins {
-		if j := m.joins[n.c.Joins[i].From]; j != nil && slices.Equal(j.Signed.Body, n.c.Joins[i].Body) {
-			delete(m.joins, j.From)
-		}
-	}
 	m.begin()
 	m.root.walk(func(x *node) { // the shell keeps no older states
 		x.held = x.held && (x.round+KeepStates >= n.round || x == n)
@@ -213,7 +208,7 @@ func (m *Machine) tryVote() {
 			due = minTime(due, r.mostAt.Add(m.grace()))
 		}
 	case late > 0: // what the end still lacks is attestations, not commits
-		due = due.Add(m.cfg.Deadline / 4 >> (4 - min(late, 4)))
+		due = due.Add(m.cfg.Deadline / 4 >> (2 - min(late, 2)))
 	}
 	if m.now.Before(due) {
 		m.at(due)
@@ -283,7 +278,7 @@ func (m *Machine) preferred(x, y *delta) bool {
 func (m *Machine) vote(deltas []wire.CID) {
 	v := &Vote{Parent: m.head.id, Round: m.head.round, Deltas: deltas, Final: m.final.id, FinalRound: m.final.round}
 	for p, j := range m.joins {
-		if body := j.Body.(*Join); joinable(&m.cfg, m.head.c, p, body) && m.inChain(body.Since, body.Round) && m.convicted[p] == nil {
+		if body := j.Body.(*Join); joinable(&m.cfg, m.head.c, p, body) && m.inChain(body.Since, body.Round) && m.convicted[p] == nil && !m.joined(j) {
 			v.Joins = append(v.Joins, j.ID)
 		}
 	}
@@ -299,6 +294,16 @@ func (m *Machine) vote(deltas []wire.CID) {
 	m.voted[v.Parent] = v.Round
 	m.r.votedAt = m.now
 	m.sign(wire.KindVote, v)
+}
+
+// joined reports whether the Join has had its effect in the head's chain.
+func (m *Machine) joined(j *Message) bool {
+	for n := m.head; n != nil && n.round > j.Body.(*Join).Round; n = n.parent {
+		if slices.ContainsFunc(n.c.Joins, func(s wire.Signed) bool { return s.From == j.From && slices.Equal(s.Body, j.Signed.Body) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // inChain reports whether that commit is the head's ancestor of that round, as

@@ -227,6 +227,9 @@ func (m *Machine) linkOrphans() {
 		case p == nil:
 			delete(m.orphans, id)
 			continue
+		case !p.descends(m.final):
+			m.refuse(id, o.round, "commit against the final commit")
+			continue
 		case o.c == nil:
 			m.want(id, o.round, o.from, m.now)
 			continue

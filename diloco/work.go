@@ -141,10 +141,11 @@ func (m *Machine) tryJoin() {
 	if m.r.member || m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || m.done || m.behind() {
 		return
 	}
-	if m.joinAsked > h.round || m.joinAsked > 0 && m.joinAsked+joinFresh/2 > h.round+1 {
+	again := max(1, m.cfg.DropAfter/2) // rounds
+	if m.joinAsked > 0 && m.joinAsked+again > h.round+1 {
 		return
 	}
-	if l := m.lastJoin; l != nil && !l.Body.(*Join).Leave && l.Body.(*Join).Round+joinFresh/2 > h.round {
+	if l := m.lastJoin; l != nil && !l.Body.(*Join).Leave && l.Body.(*Join).Round+again > h.round {
 		return
 	}
 	m.joinAsked = h.round + 1
