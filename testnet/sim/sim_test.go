@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -257,4 +258,30 @@ func TestShrink(t *testing.T) {
 		t.Errorf("shrunk to %v", small)
 	}
 	t.Log(err)
+}
+
+// found searches seeds until the run breaks an invariant whose message has
+// these words, and shrinks that.
+func found(t *testing.T, words string, universe func(seed uint64) Config) {
+	t.Helper()
+	for seed := range uint64(400) {
+		_, err := Run(universe(seed))
+		if err == nil || !strings.Contains(err.Error(), words) {
+			continue
+		}
+		small, cause := Shrink(universe(seed))
+		t.Logf("found after %d seeds: %v\nshrunk: %v\n%v", seed+1, err, cause, small)
+		return
+	}
+	t.Errorf("400 seeds, and nothing found")
+}
+
+// The planted bug of the shell, a journal written after the message went out,
+// is found. Those of the machine need the tag plantedbugs: see planted_test.go.
+func TestPlantedJournal(t *testing.T) {
+	found(t, "for one parent", func(seed uint64) Config {
+		c := Random(seed)
+		c.JournalLate = true
+		return c
+	})
 }

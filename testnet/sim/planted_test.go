@@ -1,0 +1,33 @@
+//go:build plantedbugs
+
+package sim
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/shoalnet/shoal/diloco"
+)
+
+// Each planted bug of the machine is found, by the invariant that it breaks.
+func TestPlanted(t *testing.T) {
+	for _, bug := range []struct{ name, finds string }{
+		{"quorum", "two final commits"},
+		{"unsorted", "not what its deltas make"},
+	} {
+		t.Run(bug.name, func(t *testing.T) {
+			if err := diloco.Plant(bug.name); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := diloco.Plant(""); err != nil {
+					t.Error(err)
+				}
+			}()
+			found(t, bug.finds, func(seed uint64) Config { return Random(seed) })
+		})
+	}
+	if err := diloco.Plant("no such bug"); err == nil || !strings.Contains(err.Error(), "no such bug") {
+		t.Error(err)
+	}
+}
