@@ -9,12 +9,26 @@
 // evaluates the polynomial there and compares exponents and mantissas: the same
 // model on other hardware drifts a little, another model does not come close.
 //
-// The package is pure Go, depends on nothing of ours and may be imported by
-// itself. Records are byte-compatible with toploc 0.1.6, whose verifier accepts
-// forgeries; Strict is the one to use. SPEC.md gives every byte.
+// # What there is
+//
+//   - [Build], [Prover] and [Proof]: version 1 records, byte-compatible with toploc
+//     0.1.6, of a sequence at once or while it is generated.
+//   - [CompareChunk]: the reference's metrics. The reference's verifier, which passes
+//     what they allow, accepts forgeries; [Strict] is the judge to use.
+//   - [Projector]: version 2 records beside them, which commit to all activations and
+//     are bound to a job.
+//   - [Sampler], [TokenRule]: draws that anyone can repeat, and the check that tokens
+//     were so drawn, or at least from the right distribution.
+//   - [Policy]: a model's limits, which toploc/calibrate measures.
+//
+// SPEC.md gives every byte and rule, README.md what passes which limits.
+//
+// The package is pure Go with kernels in assembly for amd64 (build tag purego
+// leaves them out), imports nothing of Shoal and may be used by itself. Nothing in it
+// panics on what a prover sends; types are for one goroutine.
 //
 // Activations are bfloat16 bits in uint16, row-major: one row of Hidden values
-// a token. RoundBF16 makes them of float32.
+// a token. [RoundBF16] makes them of float32.
 package toploc
 
 import "math"
