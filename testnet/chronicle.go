@@ -102,6 +102,7 @@ type Happened struct {
 type Cut struct {
 	From    float64 `json:"from"`
 	To      float64 `json:"to"`
+	Healed  uint64  `json:"healed"` // the highest head when it ended
 	Groups  [][]int `json:"groups"`
 	Crossed uint64  `json:"crossed"` // bytes that passed between the sides meanwhile
 	Refused uint64  `json:"refused"` // connections between the sides that were held up

@@ -63,6 +63,8 @@ func check(c *Chronicle) []Invariant {
 			}
 		}
 		add("partitions_were_complete", bad, fmt.Sprintf("partitions: %d, no byte crossed", len(c.Cuts)))
+		bad, good := rejoined(c)
+		add("one_chain_after_partition", bad, good)
 	}
 	bad = nil
 	if c.Lineage == nil || !c.Lineage.Verified {
@@ -305,6 +307,48 @@ func alive(c *Chronicle) (bad []string, gap float64) {
 		bad = append(bad, fmt.Sprintf("not all were done after %.0f s", c.Seconds))
 	}
 	return bad, gap
+}
+
+// healRounds is how many rounds after a partition all must be on one chain.
+const healRounds = 2
+
+// rejoined: within two rounds of the end of a partition every running peer's
+// head is on the chain that became final.
+func rejoined(c *Chronicle) (bad []string, good string) {
+	if c.Lineage == nil {
+		return []string{"unknown without the lineage"}, ""
+	}
+	chain := map[wire.CID]bool{}
+	late := 0
+	for _, l := range c.Lineage.Chain {
+		chain[l.Commit] = true
+		for _, d := range l.Deltas {
+			if d.Round+1 < l.Round {
+				late++
+			}
+		}
+	}
+	most := uint64(0)
+	for _, cut := range c.Cuts {
+		if cut.To == 0 || cut.Healed+healRounds > c.Rounds {
+			continue
+		}
+		for _, p := range c.Peers {
+			if !p.upDuring(cut.From, c.Seconds) {
+				continue
+			}
+			i := slices.IndexFunc(p.Seen, func(s Seen) bool { return s.T > cut.To && chain[s.Head] })
+			if i < 0 {
+				bad = append(bad, p.Name+" never came back to the chain")
+				continue
+			}
+			after := p.Seen[i].Round - min(cut.Healed, p.Seen[i].Round)
+			if most = max(most, after); after > healRounds {
+				bad = append(bad, fmt.Sprintf("%s was back on the chain at round %d, the partition ended at round %d", p.Name, p.Seen[i].Round, cut.Healed))
+			}
+		}
+	}
+	return bad, fmt.Sprintf("all on one chain %d rounds after the partition's end at the latest; %d deltas merged late", most, late)
 }
 
 // returned: whoever was restarted, with rounds to go, has work in the chain afterwards.

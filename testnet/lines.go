@@ -298,7 +298,8 @@ func (s *lines) deliver(ctx context.Context, dst net.Conn, p packet, i, j int) e
 	if err := s.together(ctx, i, j, false); err != nil {
 		return err
 	}
-	_, err := dst.Write(p.data)
+	// Counted first: whoever sees the bytes finds them counted.
 	s.moved[i*len(s.addrs)+j].Add(uint64(len(p.data)))
+	_, err := dst.Write(p.data)
 	return err
 }

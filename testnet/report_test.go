@@ -188,6 +188,12 @@ func TestInvariantsFail(t *testing.T) {
 		}},
 		{"lineage_verified", func(c *Chronicle) { c.Lineage.Verified = false }},
 		{"partitions_were_complete", func(c *Chronicle) { c.Cuts = []Cut{{From: 1, To: 2, Crossed: 9}} }},
+		{"one_chain_after_partition", func(c *Chronicle) {
+			c.Cuts = []Cut{{From: 40, To: 60, Healed: 11}}
+			for i := range c.Peers[1].Seen[10:20] {
+				c.Peers[1].Seen[10+i].Head, c.Peers[1].Seen[10+i].State = cidOf("fork %d", i), cidOf("fork state %d", i)
+			}
+		}},
 		{"val_loss_reached", func(c *Chronicle) { c.Expect.ValLoss = 1 }},
 		{"better_than_alone", func(c *Chronicle) { c.Alone[len(c.Alone)-1].ValLoss = 1.8 }},
 		{"close_to_single", func(c *Chronicle) { c.Expect.GapToSingle = 0.001 }},

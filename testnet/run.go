@@ -355,7 +355,7 @@ func (s *swarm) endCut() {
 	if n := len(s.c.Cuts); n > 0 && s.c.Cuts[n-1].To == 0 {
 		cut := &s.c.Cuts[n-1]
 		bytes, held := s.lines.crossing()
-		cut.To, cut.Crossed, cut.Refused = s.now(), bytes-cut.Crossed, held
+		cut.To, cut.Healed, cut.Crossed, cut.Refused = s.now(), s.top, bytes-cut.Crossed, held
 	}
 }
 
