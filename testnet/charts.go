@@ -31,6 +31,7 @@ const (
 	badSlot
 	goodSlot
 	cardSlot
+	bandSlot
 	peerSlots = 16 // and what follows: one for each peer, then round again
 )
 

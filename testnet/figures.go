@@ -42,7 +42,7 @@ func figures(c *Chronicle) ([]figure, error) {
 			func() (*plot.Plot, error) { return lossOverTokens(c, rs) }},
 		{figure{Title: "Loss over time", Note: timeNote(c), Legend: lossLegend(c)},
 			func() (*plot.Plot, error) { return lossOverTime(c, rs) }},
-		{figure{Title: rosterTitle, Note: "coloured: a member of the agreed roster; minutes since the start", Legend: rosterLegend()},
+		{figure{Title: rosterTitle, Note: "coloured: a member of the agreed roster; minutes since the start", Legend: rosterLegend(c)},
 			func() (*plot.Plot, error) { return roster(c) }},
 		{figure{Title: "Bytes per round", Note: "sent by each peer, payloads and protocol, stacked", Legend: peerLegend(c)},
 			func() (*plot.Plot, error) { return bytesPerRound(c, rs) }},
@@ -95,11 +95,15 @@ func timeNote(c *Chronicle) string {
 	return "minutes; the single processes ran afterwards, with the machine to themselves; dotted: a peer was killed, stopped or started"
 }
 
-func rosterLegend() []key {
-	return []key{
+func rosterLegend(c *Chronicle) []key {
+	out := []key{
 		{"started or restarted", "", template.CSS(cssSlot(goodSlot)), "circle"},
 		{"killed or stopped", "", template.CSS(cssSlot(badSlot)), "cross"},
 	}
+	if len(c.Cuts) > 0 {
+		out = append(out, key{"partition", "", template.CSS(cssSlot(bandSlot)), "box"})
+	}
+	return out
 }
 
 func peerLegend(c *Chronicle) (out []key) {
@@ -213,6 +217,13 @@ func roster(c *Chronicle) (*plot.Plot, error) {
 	var names rowNames
 	var in bars
 	var ev marks
+	for _, cut := range c.Cuts {
+		end := cut.To
+		if end == 0 {
+			end = c.Seconds
+		}
+		in = append(in, bar{cut.From, end, -0.6, float64(len(c.Peers)) - 0.4, bandSlot})
+	}
 	for i, peer := range c.Peers {
 		names = append(names, peer.Name)
 		y := float64(len(c.Peers) - 1 - i)
@@ -246,7 +257,7 @@ func roster(c *Chronicle) (*plot.Plot, error) {
 		}
 	}
 	p.Add(in, ev)
-	p.X.Min, p.X.Max = 0, max(1, c.Seconds)
+	p.X.Min, p.X.Max = -0.012*c.Seconds, max(1, c.Seconds)
 	p.Y.Min, p.Y.Max = -0.6, float64(len(c.Peers))-0.4
 	p.X.Tick.Marker = minuteTicks(6)
 	p.X.Label.Text = "minutes"
