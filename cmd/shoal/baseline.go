@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/diloco/shard"
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -36,7 +38,8 @@ func (a *app) baselineCmd() *cobra.Command {
 			}
 			defer func() { err = errors.Join(err, s.close()) }()
 			b := baseline{m: m, run: run, peers: peers, windows: windows, blocks: s.blocks}
-			points, err := b.train(cmd.Context(), threads(thr))
+			points := []testnet.Point{}
+			_, err = b.train(cmd.Context(), threads(thr), func(p testnet.Point) { points = append(points, p) })
 			if err != nil {
 				return err
 			}
@@ -61,8 +64,10 @@ type baseline struct {
 }
 
 // train does the steps of one peer over the whole run, with the batches that
-// b.peers peers would take, and evaluates after each round's worth of them.
-func (b *baseline) train(ctx context.Context, threads int) ([]testnet.Point, error) {
+// b.peers peers would take, evaluates after each round's worth of them and
+// hands that to see. It returns the weights, when it is interrupted those that
+// it has come to.
+func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Point)) (weights []float32, err error) {
 	m := b.m
 	if b.peers < 1 || b.peers > testnet.MaxPeers {
 		return nil, usagef("--peers %d: want 1 to %d", b.peers, testnet.MaxPeers)
@@ -71,7 +76,7 @@ func (b *baseline) train(ctx context.Context, threads int) ([]testnet.Point, err
 		return nil, err
 	}
 	e := newEngine(m, threads)
-	params, err := e.Genesis()
+	params, err := b.begin(ctx, e)
 	if err != nil {
 		return nil, err
 	}
@@ -79,8 +84,12 @@ func (b *baseline) train(ctx context.Context, threads int) ([]testnet.Point, err
 	if err != nil {
 		return nil, err
 	}
-	defer t.Close()
-	var out []testnet.Point
+	defer func() {
+		if err == nil || ctx.Err() != nil {
+			weights = slices.Clone(t.Params())
+		}
+		err = errors.Join(err, t.Close())
+	}()
 	start := time.Now()
 	var spent time.Duration // on evaluation: not the swarm's way of counting either
 	each := m.WindowsPerRound()
@@ -113,11 +122,28 @@ func (b *baseline) train(ctx context.Context, threads int) ([]testnet.Point, err
 		}
 		spent += time.Since(at)
 		steps := (r + 1) * m.Round.InnerSteps
-		out = append(out, testnet.Point{
+		see(testnet.Point{
 			Step: steps, Tokens: steps * uint64(b.peers*m.Inner.Batch*m.Inner.Sequence), Seconds: (time.Since(start) - spent).Seconds(),
 			TrainLoss: sum / float64(m.Round.InnerSteps), ValLoss: val})
 	}
-	return out, nil
+	return nil, nil
+}
+
+// begin gives the weights that the run starts from: those of its base, or those
+// that its seed makes.
+func (b *baseline) begin(ctx context.Context, e engine) ([]float32, error) {
+	if !b.m.Model.Base.Defined() {
+		return e.Genesis()
+	}
+	files, err := b.blocks.GetDir(ctx, b.m.Model.Base, maxModel)
+	if err != nil {
+		return nil, fmt.Errorf("model.base: %w", err)
+	}
+	st, err := hf.ReadSafetensors(files[node.WeightsFile])
+	if err != nil {
+		return nil, fmt.Errorf("model.base: %s: %w", node.WeightsFile, err)
+	}
+	return st.Flat(e.cfg.Tensors())
 }
 
 // open finds the data of the manifest in the local store.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/shoalnet/shoal/gpu/cpu"
 	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/llama"
 	"github.com/shoalnet/shoal/node"
@@ -73,6 +72,9 @@ func (a *app) modelFiles(ctx context.Context, name string, kf *keyFlags, nf *net
 				return nil, advise(fmt.Errorf("model: %w", err), "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
 			}
 		}
+		if files[tokenizerConfigFile], err = optional(name, tokenizerConfigFile, maxTokenizer); err != nil {
+			return nil, err
+		}
 		return files, nil
 	}
 	c, err := wire.ParseCID(name)
@@ -113,42 +115,22 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 	if gf.tokens < 1 || gf.tokens > 1<<20 {
 		return usagef("-n %d: want 1 to %d tokens", gf.tokens, 1<<20)
 	}
-	cfg, err := hf.ParseConfig(files[node.ConfigFile])
-	if err != nil {
-		return fmt.Errorf("%s: %w", node.ConfigFile, err)
-	}
-	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
-	if err != nil {
-		return fmt.Errorf("%s: %w", node.TokenizerFile, err)
-	}
-	st, err := hf.ReadSafetensors(files[node.WeightsFile])
-	if err != nil {
-		return fmt.Errorf("%s: %w", node.WeightsFile, err)
-	}
-	params, err := st.Flat(cfg.Tensors())
-	if err != nil {
-		return fmt.Errorf("%s: %w", node.WeightsFile, err)
-	}
-	dev, err := cpu.New(cpu.Options{Threads: threads(gf.threads)})
+	o, err := openModel(files, gf.threads)
 	if err != nil {
 		return err
 	}
-	defer dev.Close()
-	m, err := llama.New(dev, cfg, params)
-	if err != nil {
-		return err
-	}
-	ids := tok.EncodePrompt(gf.prompt)
+	defer o.dev.Close()
+	ids := o.tok.EncodePrompt(gf.prompt)
 	if len(ids) == 0 {
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
 	}
 	var text strings.Builder
-	w := &speaker{tok: tok, ids: ids, out: &text, said: len(ids)}
+	w := &speaker{tok: o.tok, ids: ids, out: &text, said: len(ids)}
 	if !a.json {
 		w.out = io.MultiWriter(a.out, &text)
 		fmt.Fprint(a.out, gf.prompt)
 	}
-	if err := write(ctx, m, w, gf, cfg); err != nil {
+	if err := write(ctx, o.m, w, gf, o.cfg); err != nil {
 		return err
 	}
 	return a.show(map[string]string{"prompt": gf.prompt, "text": text.String()}, "\n")

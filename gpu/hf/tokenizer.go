@@ -1,6 +1,7 @@
 package hf
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -61,6 +62,10 @@ func (t *Tokenizer) EncodePrompt(text string) []int32 {
 	out := t.encode(append(make([]int32, 0, len(text)/3+2), t.before...), text)
 	return append(out, t.after...)
 }
+
+// Prefix returns the tokens that the post-processor puts before a text, such as
+// BOS; nil if none.
+func (t *Tokenizer) Prefix() []int32 { return slices.Clone(t.before) }
 
 func (t *Tokenizer) encode(out []int32, text string) []int32 {
 	if !utf8.ValidString(text) {

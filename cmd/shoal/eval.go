@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/gpu/cpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
+	"github.com/shoalnet/shoal/node"
+)
+
+// Files of a model directory that it may lack.
+const tokenizerConfigFile = "tokenizer_config.json"
+
+type evalFlags struct {
+	model, text, split string
+	skip, documents    int
+	threads            int
+}
+
+// evaluation is what eval prints.
+type evaluation struct {
+	Documents int     `json:"documents"` // of two tokens or more
+	Predicted int     `json:"predicted"` // tokens
+	MeanNLL   float64 `json:"mean_nll"`  // nats a predicted token
+	PPL       float64 `json:"ppl"`       // e to the mean_nll
+	Seconds   float64 `json:"seconds"`
+}
+
+func (a *app) evalCmd() *cobra.Command {
+	var kf keyFlags
+	var nf netFlags
+	var ef evalFlags
+	c := &cobra.Command{
+		Use:   "eval --model MODEL --text FILE",
+		Short: "Measure how well a model predicts a text",
+		Long: `Each document is the tokenizer's BOS, where it has one, and the text, cut to the model's
+maximum length. Every token but the first of a document is predicted from those before
+it; mean_nll is the mean over all of them in nats, ppl its exponential.
+
+Without --split the file is one document, as it is. With it the file is cut at the
+separator, documents lose the white space around them, and empty ones do not count.`,
+		Example: `  shoal eval --model model/ --text corpus.txt
+  shoal eval --model model/ --text stories.txt --split '<|endoftext|>' --json
+  shoal eval --model model/ --text stories.txt --split '<|endoftext|>' --skip 1 --documents 200`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ef.model == "" || ef.text == "" {
+				return usageError{errors.New("shoal eval: --model and --text are needed"), "shoal eval --model DIR --text FILE"}
+			}
+			files, err := a.modelFiles(cmd.Context(), ef.model, &kf, &nf)
+			if err != nil {
+				return err
+			}
+			return a.eval(cmd.Context(), files, ef)
+		},
+	}
+	kf.add(c)
+	nf.add(c)
+	f := c.Flags()
+	f.StringVar(&ef.model, "model", "", "directory of a model, or the CID of one")
+	f.StringVar(&ef.text, "text", "", "the text, UTF-8")
+	f.StringVar(&ef.split, "split", "", `what stands between documents, e.g. '<|endoftext|>'; \n and \t are understood`)
+	f.IntVar(&ef.skip, "skip", 0, "leave out this many documents at the beginning, e.g. a fragment")
+	f.IntVar(&ef.documents, "documents", 0, "end after this many documents; 0 is all")
+	f.IntVar(&ef.threads, "threads", 0, "threads that compute (default: one for each core)")
+	return c
+}
+
+func (a *app) eval(ctx context.Context, files map[string][]byte, ef evalFlags) error {
+	if ef.skip < 0 || ef.documents < 0 {
+		return usagef("--skip %d, --documents %d: want numbers from 0 on", ef.skip, ef.documents)
+	}
+	text, err := readBounded(ef.text, maxText)
+	if err != nil {
+		return fmt.Errorf("text: %w", err)
+	}
+	if !utf8.Valid(text) {
+		return advise(fmt.Errorf("%s is not UTF-8 text", ef.text), "convert it, e.g. with iconv -t UTF-8")
+	}
+	o, err := openModel(files, ef.threads)
+	if err != nil {
+		return err
+	}
+	defer o.dev.Close()
+	bos, err := bosTokens(o.tok, files[tokenizerConfigFile])
+	if err != nil {
+		return err
+	}
+	docs := documents(string(text), strings.NewReplacer(`\n`, "\n", `\t`, "\t").Replace(ef.split))
+	docs = docs[min(ef.skip, len(docs)):]
+	if ef.documents > 0 {
+		docs = docs[:min(ef.documents, len(docs))]
+	}
+	start := time.Now()
+	var out evaluation
+	var sum float64
+	scr := a.screen()
+	defer scr.clear()
+	for i, d := range docs {
+		ids := append(append([]int32{}, bos...), o.tok.Encode(d)...)
+		ids = ids[:min(len(ids), o.cfg.MaxPositionEmbeddings)]
+		if len(ids) < 2 {
+			continue
+		}
+		nll, err := o.m.Loss(ids)
+		if err != nil {
+			return fmt.Errorf("document %d: %w", i+1, err)
+		}
+		out.Documents++
+		out.Predicted += len(ids) - 1
+		sum += nll * float64(len(ids)-1)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		scr.now(fmt.Sprintf("document %d of %d", i+1, len(docs)), 5*time.Second)
+	}
+	if out.Predicted == 0 {
+		return advise(fmt.Errorf("%s holds no document of two tokens", ef.text), "a document needs a token to predict another from")
+	}
+	out.MeanNLL = sum / float64(out.Predicted)
+	out.PPL = math.Exp(out.MeanNLL)
+	out.Seconds = time.Since(start).Seconds()
+	return a.show(out, fmt.Sprintf("predicted  %d\nmean_nll   %.6f\nppl        %.6f\n", out.Predicted, out.MeanNLL, out.PPL))
+}
+
+// documents cuts text at each sep. Without a sep it is one document, untouched.
+func documents(text, sep string) []string {
+	if sep == "" {
+		return []string{text}
+	}
+	var out []string
+	for d := range strings.SplitSeq(text, sep) {
+		if d = strings.TrimSpace(d); d != "" {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// bosTokens are those that begin a document: what the tokenizer's
+// post-processor puts there, or else the bos_token of tokenizer_config.json,
+// which may be missing (nil).
+func bosTokens(tok *hf.Tokenizer, config []byte) ([]int32, error) {
+	if p := tok.Prefix(); len(p) > 0 || config == nil {
+		return p, nil
+	}
+	var j struct {
+		BOS json.RawMessage `json:"bos_token"`
+		Add *bool           `json:"add_bos_token"`
+	}
+	if err := json.Unmarshal(config, &j); err != nil {
+		return nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
+	}
+	name := ""
+	if json.Unmarshal(j.BOS, &name) != nil { // an object, as transformers 4 wrote it, or nothing
+		var o struct{ Content string }
+		if json.Unmarshal(j.BOS, &o) == nil {
+			name = o.Content
+		}
+	}
+	if name == "" || j.Add != nil && !*j.Add {
+		return nil, nil
+	}
+	id, ok := tok.ID(name)
+	if !ok {
+		return nil, fmt.Errorf("%s: bos_token %.40q is not in the vocabulary", tokenizerConfigFile, name)
+	}
+	return []int32{id}, nil
+}
+
+// opened is a model ready to compute. Its device wants to be closed.
+type opened struct {
+	cfg hf.Config
+	tok *hf.Tokenizer
+	dev *cpu.Device
+	m   *llama.Model
+}
+
+// openModel makes a model of a directory's files; thr as --threads.
+func openModel(files map[string][]byte, thr int) (*opened, error) {
+	cfg, err := hf.ParseConfig(files[node.ConfigFile])
+	if err != nil {
+		return nil, err
+	}
+	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
+	if err != nil {
+		return nil, err
+	}
+	st, err := hf.ReadSafetensors(files[node.WeightsFile])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
+	}
+	params, err := st.Flat(cfg.Tensors())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
+	}
+	dev, err := cpu.New(cpu.Options{Threads: threads(thr)})
+	if err != nil {
+		return nil, err
+	}
+	m, err := llama.New(dev, cfg, params)
+	if err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
+	return &opened{cfg, tok, dev, m}, nil
+}
+
+// optional reads a file of dir that need not be there.
+func optional(dir, name string, limit int64) ([]byte, error) {
+	b, err := readBounded(filepath.Join(dir, name), limit)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}

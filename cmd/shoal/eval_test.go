@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+)
+
+// reference is the path of a file that is not shipped; without it the test is
+// skipped.
+func reference(t *testing.T, name string) string {
+	t.Helper()
+	p := filepath.Join("..", "..", "..", "shared", name)
+	if _, err := os.Stat(p); err != nil {
+		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+	}
+	return p
+}
+
+// The figures were made by two programs that share nothing with this one: C in
+// float32 and JavaScript in float64, which agree to six decimals.
+func TestEvalStories(t *testing.T) {
+	model, text := reference(t, "data/models/stories260K-hf"), reference(t, "data/text/tinystories_sample_2MiB.txt")
+	for _, c := range []struct {
+		documents string
+		want      float64
+	}{{"40", 1.245884}, {"200", 1.479524}} {
+		if c.documents == "200" && testing.Short() {
+			continue
+		}
+		var out, errw bytes.Buffer
+		code := run([]string{"eval", "--json", "--model", model, "--text", text, "--split", "<|endoftext|>", "--skip", "1", "--documents", c.documents}, os.Stdin, &out, &errw)
+		if code != 0 {
+			t.Fatalf("exit code %d: %s", code, errw.String())
+		}
+		var got evaluation
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		if !(math.Abs(got.MeanNLL-c.want) < 2e-6) || math.Abs(got.PPL-math.Exp(got.MeanNLL)) > 1e-9 {
+			t.Errorf("%s stories: %+v, want %.6f nats", c.documents, got, c.want)
+		}
+	}
+}
+
+func TestBOS(t *testing.T) {
+	tok, err := hf.NewChar("ab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for config, want := range map[string]int{
+		``: 0, `{}`: 0, `{"bos_token": null}`: 0,
+		`{"bos_token": "b"}`:                          1,
+		`{"bos_token": {"content": "b"}}`:             1,
+		`{"bos_token": "b", "add_bos_token": true}`:   1,
+		`{"bos_token": "b", "add_bos_token": false}`:  0,
+		`{"bos_token": "<s>", "add_bos_token": true}`: -1,
+		`[`: -1,
+	} {
+		var b []byte
+		if config != "" {
+			b = []byte(config)
+		}
+		got, err := bosTokens(tok, b)
+		if (err != nil) != (want < 0) || want >= 0 && len(got) != want {
+			t.Errorf("%s: %v, %v", config, got, err)
+		}
+	}
+}
+
+func TestTokenizeVectors(t *testing.T) {
+	b, err := os.ReadFile(reference(t, "vectors/tokenizer.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Strings []string
+		IDs     map[string][]json.RawMessage
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(reference(t, "data/models/stories260K-hf/tokenizer.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := hf.LoadTokenizer(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in, out, want bytes.Buffer
+	e := json.NewEncoder(&in)
+	for i, s := range v.Strings {
+		if err := e.Encode(s); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Compact(&want, v.IDs["stories512"][i]); err != nil {
+			t.Fatal(err)
+		}
+		want.WriteByte('\n')
+	}
+	if err := tokenizeLines(tok, &in, &out); err != nil || out.String() != want.String() {
+		t.Errorf("%v, or other tokens", err)
+	}
+}
+
+func TestTokenizeBounds(t *testing.T) {
+	tok, err := hf.NewChar("ab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err = tokenizeLines(tok, strings.NewReader("\"ab\"\n\""+strings.Repeat("a", maxLine)), &out)
+	if err == nil || !strings.Contains(err.Error(), "limit") || out.String() != "[0,1]\n" {
+		t.Errorf("%v after %q", err, out.String())
+	}
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/testnet"
+)
+
+type trainFlags struct {
+	config, out string
+	local       bool
+	windows     int
+	threads     int
+}
+
+func (a *app) trainCmd() *cobra.Command {
+	var tf trainFlags
+	c := &cobra.Command{
+		Use:   "train --config MANIFEST --local",
+		Short: "Train a run's model alone, in one process",
+		Long: `Does the inner steps of a whole run on this machine, without a swarm and without outer
+steps: the baseline that a run of the same manifest is to be compared with. The engine,
+the data and the learning rates are those of the swarm. The data must have been prepared
+or imported here.
+
+Prints a line for each round's worth of steps, with --json an array of them. Ctrl-C ends
+it; with --out the model that it has come to is written all the same.`,
+		Example: `  shoal data prepare corpus.txt --tokenizer char --into run.yaml
+  shoal train --config run.yaml --local --out model/
+  shoal generate model/ -p "Call me "`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if tf.config == "" {
+				return usageError{errors.New("shoal train: --config is needed"), "shoal train --config run.yaml --local"}
+			}
+			if !tf.local {
+				return usageError{errors.New("shoal train: only --local trains in this process"), "to train with others: shoal publish " + tf.config + " --join, or shoal join RUN"}
+			}
+			return a.train(cmd.Context(), tf)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&tf.config, "config", "", "the manifest, run.yaml")
+	f.BoolVar(&tf.local, "local", false, "in this process, without a swarm")
+	f.StringVar(&tf.out, "out", "", "write the model into this new directory")
+	f.IntVar(&tf.threads, "threads", 0, "threads that compute (default: one for each core)")
+	f.IntVar(&tf.windows, "val-windows", node.DefaultValWindows, "windows of each validation")
+	return c
+}
+
+func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
+	m, run, err := readManifest(tf.config)
+	if err != nil {
+		return err
+	}
+	if tf.out != "" {
+		if err := emptyDir(tf.out); err != nil {
+			return err
+		}
+	}
+	s, err := a.offline()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	tok, err := s.blocks.GetFile(ctx, m.Tokenizer, maxTokenizer)
+	if err != nil {
+		return advise(fmt.Errorf("tokenizer %s: %w", m.Tokenizer, err), "prepare the data here: shoal data prepare TEXT --into %s", tf.config)
+	}
+	points := []testnet.Point{}
+	if !a.json {
+		fmt.Fprintf(a.out, "%8s %12s %9s %10s %9s\n", "step", "tokens", "seconds", "train_loss", "val_loss")
+	}
+	b := baseline{m: m, run: run, peers: 1, windows: tf.windows, blocks: s.blocks}
+	params, err := b.train(ctx, threads(tf.threads), func(p testnet.Point) {
+		points = append(points, p)
+		if !a.json {
+			fmt.Fprintf(a.out, "%8d %12d %9.1f %10.4f %9.4f\n", p.Step, p.Tokens, p.Seconds, p.TrainLoss, p.ValLoss)
+		}
+	})
+	if errors.Is(err, node.ErrNotFound) {
+		err = advise(err, "prepare the data here: shoal data prepare TEXT --into %s", tf.config)
+	}
+	if params == nil {
+		return err
+	}
+	if tf.out != "" {
+		if werr := writeTrained(tf.out, m.Model.Config.HF(), tok, params); werr != nil {
+			return errors.Join(err, werr)
+		}
+		a.say("the model is in %s", tf.out)
+	}
+	if a.json {
+		err = errors.Join(err, a.show(points, ""))
+	}
+	return err
+}
+
+// writeTrained writes a model directory.
+func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32) error {
+	tok, err := hf.LoadTokenizer(tokenizer)
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{node.TokenizerFile: tokenizer}
+	if files[node.ConfigFile], err = cfg.Marshal(); err != nil {
+		return err
+	}
+	if files[node.WeightsFile], err = hf.WriteSafetensors(cfg.Tensors(), params); err != nil {
+		return err
+	}
+	if files[tokenizerConfigFile], err = hf.TokenizerConfig(tok, cfg); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
