@@ -53,8 +53,8 @@ type Strict struct {
 	Controls int
 	Seed     uint64
 	// MaxControlHits is how many of the controls may carry an exponent of the
-	// verifier's top-k. The polynomial of an honest proof is pseudo-random there.
-	// 0 means one in 16.
+	// verifier's top-k. The polynomial of an honest proof is pseudo-random there: 0
+	// means what that exceeds with a probability of 1e-9 at most.
 	MaxControlHits int
 	// Seen, if not nil, is asked whether a record was in an earlier submission and
 	// remembers it: once for each record of generated tokens that passes all else.
@@ -106,14 +106,15 @@ func (s Strict) Verify(records [][]byte, a []uint16, prompt int) ([]ChunkVerdict
 type Judge struct {
 	s    Strict
 	mine map[[32]byte]struct{} // hashes of this sequence's records
+	most map[[2]int]int        // hits allowed, by controls tried and exponents in the top-k
 }
 
 // Judge begins a sequence.
-func (s Strict) Judge() *Judge { return &Judge{s, map[[32]byte]struct{}{}} }
+func (s Strict) Judge() *Judge { return &Judge{s, map[[32]byte]struct{}{}, map[[2]int]int{}} }
 
 // Chunk judges one record against the verifier's top of its chunk.
 func (j *Judge) Chunk(t *Top, record []byte) ChunkVerdict {
-	v, err := j.s.chunk(t, record)
+	v, err := j.chunk(t, record)
 	id := sha256.Sum256(record)
 	if _, again := j.mine[id]; err == nil && again {
 		err = errors.New("the record of an earlier chunk, again")
@@ -128,7 +129,8 @@ func (j *Judge) Chunk(t *Top, record []byte) ChunkVerdict {
 	return v
 }
 
-func (s Strict) chunk(t *Top, record []byte) (v ChunkVerdict, err error) {
+func (j *Judge) chunk(t *Top, record []byte) (v ChunkVerdict, err error) {
+	s := &j.s
 	v.Result = Null(s.Params.TopK)
 	pf, err := ParseProof(record, s.Params.TopK)
 	if err != nil {
@@ -144,8 +146,8 @@ func (s Strict) chunk(t *Top, record []byte) (v ChunkVerdict, err error) {
 	if v.Result, err = t.Compare(Tensor, pf); err != nil {
 		return v, err
 	}
-	var tried int
-	v.ControlHits, tried = s.controls(pf, t)
+	var tried, exponents int
+	v.ControlHits, tried, exponents = s.controls(pf, t)
 	lim := s.Decode
 	if t.Prefill {
 		lim = s.Prefill
@@ -153,19 +155,29 @@ func (s Strict) chunk(t *Top, record []byte) (v ChunkVerdict, err error) {
 	if err := lim.Check(v.Result); err != nil {
 		return v, err
 	}
-	most := s.MaxControlHits
-	if most == 0 {
-		most = max(1, tried/16)
-	}
-	if v.ControlHits > most {
+	if most := j.controlLimit(tried, exponents); v.ControlHits > most {
 		return v, fmt.Errorf("%d of %d control points look like activations, limit %d: the polynomial is no interpolation", v.ControlHits, tried, most)
 	}
 	return v, nil
 }
 
+func (j *Judge) controlLimit(tried, exponents int) int {
+	if j.s.MaxControlHits > 0 {
+		return j.s.MaxControlHits
+	}
+	key := [2]int{tried, exponents}
+	most, ok := j.most[key]
+	if !ok {
+		// An exponent has 256 of the 65497 values, or a few less.
+		most = BinomialLimit(tried, min(1, 256*float64(exponents)/Prime), 1e-9)
+		j.most[key] = most
+	}
+	return most
+}
+
 // controls evaluates the proof where it commits to nothing, and counts the
-// values whose exponent is among those of the top-k.
-func (s Strict) controls(pf *Proof, t *Top) (hits, tried int) {
+// values whose exponent is among those of the top-k, which are so many.
+func (s *Strict) controls(pf *Proof, t *Top) (hits, tried, exponents int) {
 	m := uint32(pf.Modulus)
 	var exps [256]bool
 	var taken [1 << 16 / 64]uint64
@@ -197,7 +209,12 @@ func (s Strict) controls(pf *Proof, t *Top) (hits, tried int) {
 			hits++
 		}
 	}
-	return hits, len(x)
+	for _, in := range exps {
+		if in {
+			exponents++
+		}
+	}
+	return hits, len(x), exponents
 }
 
 // splitmix steps SplitMix64 (Steele, Lea and Flood 2014).

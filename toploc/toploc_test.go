@@ -197,3 +197,35 @@ func FuzzStrict(f *testing.F) {
 		}
 	})
 }
+
+// Honest polynomials at control points are as random numbers would be.
+func TestControlsOfHonestProofs(t *testing.T) {
+	for _, spread := range []float64{1, 30} { // few exponents in the top-k, and many
+		worst, limit := 0, 0
+		for seed := range uint64(200) {
+			r := rand.New(rand.NewPCG(seed, 40))
+			f := make([]float32, 64*32)
+			for i := range f {
+				f[i] = float32(r.NormFloat64() * math.Pow(spread, r.Float64()*2))
+			}
+			a := make([]uint16, len(f))
+			RoundBF16(a, f)
+			p := Params{Hidden: 64, TopK: 128, Batch: 32}
+			pf, err := BuildChunk(p, a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pos, bits, err := topK(a, p.TopK, p.Ties)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j := Strict{Params: p, Prefill: Published, Decode: Published, Seed: seed}.Judge()
+			hits, tried, exps := j.s.controls(pf, &Top{Pos: pos, Bits: bits})
+			worst, limit = max(worst, hits), max(limit, j.controlLimit(tried, exps))
+			if tried != 256 || hits > j.controlLimit(tried, exps) {
+				t.Errorf("spread %g: %d of %d hits with %d exponents", spread, hits, tried, exps)
+			}
+		}
+		t.Logf("spread %g: at most %d hits, limit up to %d", spread, worst, limit)
+	}
+}

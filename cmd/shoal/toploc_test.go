@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -343,4 +345,32 @@ func TestToplocRefuses(t *testing.T) {
 	if code != 1 || !strings.Contains(errs, "after 7 rows") || len(strings.Fields(out)) != 1 {
 		t.Errorf("exit %d, %q %q", code, out, errs)
 	}
+}
+
+// Whatever the file holds, records come out one a line, or an error does.
+func FuzzToplocRecords(f *testing.F) {
+	f.Add([]byte("/9kAAQAC\n/9kAAQAD\r\n\n"), 6)
+	f.Add([]byte(strings.Repeat("A", 1<<17)+"\n/9kAAQAC"), 0)
+	f.Fuzz(func(t *testing.T, b []byte, size int) {
+		if size < 0 || size > 1<<13 {
+			return
+		}
+		r := newRecordReader("fuzz", bytes.NewReader(b), size, 1<<13)
+		for {
+			rec, err := r.next()
+			var bad recordError
+			if err == io.EOF {
+				break
+			}
+			if err != nil && !errors.As(err, &bad) {
+				t.Fatal(err)
+			}
+			if err == nil && size > 0 && len(rec) != size {
+				t.Fatalf("a record of %d bytes, want %d", len(rec), size)
+			}
+		}
+		if lines := bytes.Count(b, []byte("\n")); r.read < lines || r.read > lines+1 {
+			t.Fatalf("%d records of %d lines", r.read, lines)
+		}
+	})
 }
