@@ -23,7 +23,8 @@ type adoption struct {
 	Run   wire.CID `cbor:"run"`
 	Head  wire.CID `cbor:"head"`
 	Round uint64   `cbor:"round"`
-	Keep  uint64   `cbor:"keep"` // the round of the oldest commit that Restore wants
+	Keep  uint64   `cbor:"keep"`  // the round of the oldest commit that Restore wants
+	Final wire.CID `cbor:"final"` // the last that was found final, undefined before the first
 }
 
 // journalFile is what a ledger asks of a journal.Journal; tests make it fail.
@@ -133,7 +134,29 @@ func (l *ledger) said(m wire.Signed) error {
 }
 
 func (l *ledger) adopted(head wire.CID, round, keep uint64) error {
-	a := adoption{l.run, head, round, keep}
+	if err := l.stand(adoption{l.run, head, round, keep, l.last.Final}); err != nil {
+		return err
+	}
+	l.prune()
+	if l.file.Size() > max(compactAt, 2*l.floor) {
+		return l.compact()
+	}
+	return nil
+}
+
+// finalized notes what is final, so that a peer which is alone after a restart
+// still knows.
+func (l *ledger) finalized(c wire.CID) error {
+	a := l.last
+	if a.Final == c || !a.Head.Defined() {
+		return nil
+	}
+	a.Final = c
+	return l.stand(a)
+}
+
+// stand records where this peer stands.
+func (l *ledger) stand(a adoption) error {
 	data, err := wire.Marshal(&a)
 	if err != nil {
 		return err
@@ -142,10 +165,6 @@ func (l *ledger) adopted(head wire.CID, round, keep uint64) error {
 		return err
 	}
 	l.last = a
-	l.prune()
-	if l.file.Size() > max(compactAt, 2*l.floor) {
-		return l.compact()
-	}
 	return nil
 }
 

@@ -101,6 +101,10 @@ func TestLedgerRemembersWhatWasSaid(t *testing.T) {
 	if l.last.Head != run || l.last.Keep != 4 || !slices.Equal(rounds(l), []uint64{4, 5, 6}) {
 		t.Fatalf("read back %+v, own rounds %v", l.last, rounds(l))
 	}
+	other := wire.SumCID(wire.CodecDagCBOR, []byte("final"))
+	if err := l.finalized(other); err != nil {
+		t.Fatal(err)
+	}
 	// However far Keep moves on, the latest Attest stays.
 	if err := l.adopted(run, 20, 19); err != nil {
 		t.Fatal(err)
@@ -112,7 +116,7 @@ func TestLedgerRemembersWhatWasSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	l = open()
-	if l.last.Round != 20 || !slices.Equal(rounds(l), []uint64{6}) {
+	if l.last.Round != 20 || l.last.Final != other || !slices.Equal(rounds(l), []uint64{6}) {
 		t.Fatalf("after compaction: %+v, own rounds %v", l.last, rounds(l))
 	}
 	if err := l.close(); err != nil {

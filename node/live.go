@@ -79,6 +79,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	var first []diloco.Effect
 	if len(chain) > 0 {
 		first = machine.Restore(time.Now(), chain, ledger.messages())
+		first = append(first, machine.Recall(ledger.last.Final)...)
 		log.Info("resumed", "round", chain[len(chain)-1].Round, "own messages", len(ledger.own))
 	} else {
 		first = machine.Start(time.Now())

@@ -238,6 +238,9 @@ func (o *owner) apply(ctx context.Context, e diloco.Effect) error {
 	case diloco.Expired:
 		o.trainer.post(order{expired: e.Block})
 	case diloco.Finalized:
+		if err := o.journal.finalized(e.CID); err != nil {
+			return fmt.Errorf("journal the final commit of round %d: %w", e.Commit.Round, err)
+		}
 		o.onFinal(e)
 	case diloco.Convicted:
 		o.log.Warn("a peer contradicted itself", "peer", e.Peer, "proof", fmt.Sprintf("%s and %s", e.Evidence.A.ID(), e.Evidence.B.ID()))

@@ -38,6 +38,7 @@ type peer struct {
 	journal []wire.Signed
 	head    wire.CID
 	keep    uint64
+	final   wire.CID
 	commits map[wire.CID]bool
 	states  map[wire.CID]uint64 // and their rounds
 	blocks  map[wire.CID]bool
@@ -117,6 +118,7 @@ func (p *peer) boot() {
 		}
 		slices.Reverse(chain)
 		p.perform(p.m.Restore(w.time(), chain, p.own()))
+		p.perform(p.m.Recall(p.final))
 	}
 	p.connect(3)
 	w.after(w.between(0, w.cfg.Pull), p, p.keepUp)
@@ -350,7 +352,7 @@ func (p *peer) effect(e diloco.Effect) {
 	case diloco.Cut:
 		p.cut(e)
 	case diloco.Finalized:
-		p.keep = p.m.Status().Keep
+		p.keep, p.final = p.m.Status().Keep, e.CID
 		w.note(p, "final", e.CID)
 		w.check.finalized(w, p, e)
 	case diloco.Convicted:
