@@ -66,6 +66,7 @@ func (m *Machine) hearAttest(msg *Message) {
 	}
 	if msg.From == m.cfg.Self && a.Round >= m.attested {
 		m.attested, m.attestedSource = a.Round, max(m.attestedSource, a.SourceRound)
+		m.attesting = ""
 	}
 	if n := m.nodes[a.Head]; n != nil {
 		m.countAttest(n, msg)
@@ -247,6 +248,6 @@ func (m *Machine) tryAttest() {
 	if src == nil || src.round < m.attestedSource {
 		return
 	}
-	m.attested, m.attestedSource = n.round, src.round
+	m.attested, m.attestedSource, m.attesting = n.round, src.round, n.id
 	m.sign(wire.KindAttest, &Attest{Head: n.id, Round: n.round, Source: src.id, SourceRound: src.round})
 }

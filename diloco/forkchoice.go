@@ -20,6 +20,9 @@ func (m *Machine) ghost() *node {
 			continue
 		}
 		n := m.nodes[p.latest().Body.(*Attest).Head]
+		if p.peer == m.cfg.Self && m.attesting.Defined() {
+			n = m.nodes[m.attesting] // on its way through the journal
+		}
 		if n == nil || !n.descends(top) {
 			continue
 		}

@@ -46,6 +46,7 @@ type Machine struct {
 	// What this peer said. Each is noted when Sign is asked for, so that nothing
 	// is ever said twice in different words.
 	attested, attestedSource uint64
+	attesting                wire.CID            // asked for and not heard yet
 	voted, sentDelta         map[wire.CID]uint64 // by parent: its round
 	saying                   map[wire.CID]bool   // Deltas asked for and not heard yet, by parent
 	lastJoin                 *Message
@@ -227,6 +228,7 @@ func (m *Machine) settle() []Effect {
 		m.applyFinal()
 		m.choose()
 		m.retryJob()
+		m.clock()
 		m.tryAttest()
 		m.tryTrain()
 		m.tryCut()

@@ -121,7 +121,8 @@ func (m *Machine) repeat() {
 // on; a word about the head alone would not mend that.
 func (m *Machine) remind() {
 	h := m.head
-	if m.silent() || h.round <= h.c.FinalRound+3 {
+	final := max(h.c.FinalRound, firstJustifiable-1)
+	if m.silent() || h.round <= final+3 {
 		return
 	}
 	a := m.attester(m.cfg.Self, false)
@@ -130,7 +131,7 @@ func (m *Machine) remind() {
 	}
 	n := 0
 	for _, s := range a.said {
-		if s.Body.(*Attest).Round > h.c.FinalRound && n < 4 {
+		if s.Body.(*Attest).Round > final && n < 4 {
 			n++
 			m.do(Publish{Msg: s.Signed})
 		}

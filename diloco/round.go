@@ -180,17 +180,20 @@ func (m *Machine) joinGrace() time.Duration {
 // behind reports whether the swarm is known to be further than the head.
 func (m *Machine) behind() bool { return m.target.round > m.head.round }
 
+// clock notes when 2/3 of the deltas were held.
+func (m *Machine) clock() {
+	if r := &m.r; r.mostAt.IsZero() && r.expect > 0 && 3*r.deltas >= 2*r.expect {
+		r.mostAt = m.now
+		m.paces = last(m.paces, m.now.Sub(r.adopted))
+	}
+}
+
 // tryVote says Vote when everything expected is in, or at the deadline.
 func (m *Machine) tryVote() {
 	r := &m.r
 	if m.head.round == 0 {
 		m.tryFirstVote()
 		return
-	}
-	if !r.mostAt.IsZero() {
-	} else if r.expect > 0 && 3*r.deltas >= 2*r.expect {
-		r.mostAt = m.now
-		m.paces = last(m.paces, m.now.Sub(r.adopted))
 	}
 	if _, said := m.voted[m.head.id]; said || !r.member || m.silent() || m.behind() || !m.head.descends(m.final) {
 		return

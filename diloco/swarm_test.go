@@ -1,0 +1,188 @@
+package diloco
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// A swarm is a few machines with real keys on a perfect network that takes no
+// time: enough to grow chains for other tests. Faults are testnet/sim's part.
+type swarm struct {
+	t       testing.TB
+	now     time.Time
+	genesis *Commit
+	cfg     Config
+	peers   []*swarmPeer
+	queue   []func()
+	commits map[wire.CID]*Commit
+}
+
+type swarmPeer struct {
+	key     *wire.Key
+	m       *Machine
+	own     []wire.Signed
+	chain   []*Commit // adopted, in order
+	final   *Commit
+	effects []Effect // all that it asked for
+}
+
+func testKey(t testing.TB, n int) *wire.Key {
+	t.Helper()
+	h := sha256.Sum256([]byte{byte(n), byte(n >> 8)})
+	k, err := wire.NewKey(h[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func testGenesis() *Commit {
+	return &Commit{Version: 1, Run: wire.SumCID(wire.CodecDagCBOR, []byte("run")), State: wire.SumCID(wire.CodecDagPB, []byte("state"))}
+}
+
+func newSwarm(t testing.TB, n int, cfg Config) *swarm {
+	s := &swarm{t: t, now: time.Unix(1_800_000_000, 0), genesis: testGenesis(), cfg: cfg, commits: map[wire.CID]*Commit{}}
+	s.cfg.Run, s.cfg.Role = s.genesis.Run, "trainer"
+	if s.cfg.MinPeers == 0 {
+		s.cfg.MinPeers = n
+	}
+	s.note(s.genesis)
+	for i := range n {
+		s.add(testKey(t, i))
+	}
+	return s
+}
+
+func (s *swarm) note(c *Commit) wire.CID {
+	s.t.Helper()
+	id, err := c.CID()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.commits[id] = c
+	return id
+}
+
+func (s *swarm) add(k *wire.Key) *swarmPeer {
+	cfg := s.cfg
+	cfg.Self = k.Peer()
+	p := &swarmPeer{key: k, m: New(cfg, s.genesis)}
+	s.peers = append(s.peers, p)
+	s.perform(p, p.m.Start(s.now))
+	return p
+}
+
+// past finds ancestors for VerifyCommit; in a swarm without forks that is all.
+func (s *swarm) past(id wire.CID) *Commit { return s.commits[id] }
+
+func (s *swarm) step(p *swarmPeer, ev Event) {
+	s.queue = append(s.queue, func() { s.perform(p, p.m.Step(s.now, ev)) })
+}
+
+func (s *swarm) perform(p *swarmPeer, list []Effect) {
+	p.effects = append(p.effects, list...)
+	for _, e := range list {
+		switch e := e.(type) {
+		case Sign:
+			msg := p.key.Sign(e.Kind, s.cfg.Run, e.Body)
+			p.own = append(p.own, msg)
+			for _, q := range s.peers {
+				s.step(q, Heard{msg})
+			}
+		case Publish:
+			for _, q := range s.peers {
+				s.step(q, Heard{e.Msg})
+			}
+		case FetchDelta:
+			s.step(p, DeltaChecked{ID: e.ID})
+		case FetchCommit:
+			s.step(p, CommitFetched{CID: e.CID, Commit: s.commits[e.CID]})
+		case FetchState:
+			s.step(p, StateFetched{State: e.State})
+		case Merge:
+			s.step(p, Merged{Key: e.Key, State: testMerge(e)})
+		case Store:
+			s.commits[e.CID] = e.Commit
+		case Adopt:
+			p.chain = append(p.chain, e.Commit)
+		case Finalized:
+			p.final = e.Commit
+		case Train:
+			self := p.key.Peer()
+			s.step(p, Trained{Delta{
+				Parent: e.Head, Round: e.Round, State: e.State, Steps: 10, Tokens: 1000 + uint64(self[5]), Bytes: 100, Loss: 3,
+				Block: wire.SumCID(wire.CodecRaw, append([]byte(e.Head), self[:]...)),
+			}})
+		}
+	}
+}
+
+func testMerge(e Merge) wire.CID {
+	b := binary.BigEndian.AppendUint64([]byte(e.State+e.Parent), e.Round)
+	for _, d := range e.Deltas {
+		b = binary.BigEndian.AppendUint64(append(b, d.Block...), d.Weight)
+	}
+	return wire.SumCID(wire.CodecDagPB, b)
+}
+
+// run lets everything happen that can, then time pass to the next wake-up,
+// until done says so.
+func (s *swarm) run(done func() bool) {
+	s.t.Helper()
+	for range 100_000 {
+		if done() {
+			return
+		}
+		if len(s.queue) > 0 {
+			next := s.queue[0]
+			s.queue = s.queue[1:]
+			next()
+			continue
+		}
+		var wake time.Time
+		for _, p := range s.peers {
+			if w := p.m.Wake(); !w.IsZero() && (wake.IsZero() || w.Before(wake)) {
+				wake = w
+			}
+		}
+		if wake.IsZero() {
+			s.t.Fatal("nothing will ever happen again")
+		}
+		if wake.After(s.now) {
+			s.now = wake
+		}
+		for _, p := range s.peers {
+			s.step(p, Tick{})
+		}
+	}
+	s.t.Fatal("it takes too long")
+}
+
+// to runs until every machine's head has reached that round.
+func (s *swarm) to(round uint64) {
+	s.t.Helper()
+	s.run(func() bool {
+		return !slices.ContainsFunc(s.peers, func(p *swarmPeer) bool { return p.m.Status().Round < round })
+	})
+}
+
+// chain returns the commits of a peer, genesis first.
+func (s *swarm) chain(p *swarmPeer) []*Commit {
+	head := p.m.Status().Head
+	var out []*Commit
+	for head.Defined() {
+		c := s.commits[head]
+		if c == nil {
+			s.t.Fatalf("commit %s is not stored", head.Short())
+		}
+		out = append(out, c)
+		head = c.Parent
+	}
+	slices.Reverse(out)
+	return out
+}
