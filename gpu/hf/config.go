@@ -3,29 +3,31 @@ package hf
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// Config is what Shoal uses of the config.json of a LlamaForCausalLM. Counts
-// are of elements; Validate states the limits.
+// Config is what Shoal uses of the config.json of a LlamaForCausalLM, or of a
+// dense Qwen 2 or 3. Counts are of elements; Validate states the limits.
 type Config struct {
-	HiddenSize            int     // D, width of the residual stream
-	IntermediateSize      int     // F, width of the SwiGLU
-	NumHiddenLayers       int     // blocks
-	NumAttentionHeads     int     // H, query heads
-	NumKeyValueHeads      int     // K, divides H; 0 means H
-	HeadDim               int     // d, even; 0 means D/H
-	VocabSize             int     // V
-	MaxPositionEmbeddings int     // longest sequence in tokens
-	RMSNormEps            float64 // added to the mean square
-	RopeTheta             float64 // base of the rotary frequencies
-	TieWordEmbeddings     bool    // the output head is the embedding
-	BOS                   *int    // token that begins a text, nil if none
-	EOS                   []int   // tokens that end one, none to 16
+	Family                string       // "" for Llama, or Qwen2, Qwen3
+	HiddenSize            int          // D, width of the residual stream
+	IntermediateSize      int          // F, width of the SwiGLU
+	NumHiddenLayers       int          // blocks
+	NumAttentionHeads     int          // H, query heads
+	NumKeyValueHeads      int          // K, divides H; 0 means H
+	HeadDim               int          // d, even; 0 means D/H
+	VocabSize             int          // V
+	MaxPositionEmbeddings int          // longest sequence in tokens
+	RMSNormEps            float64      // added to the mean square
+	RopeTheta             float64      // base of the rotary frequencies
+	RopeScaling           *RopeScaling // nil for the plain RoPE
+	AttentionBias         bool         // see QKVBias
+	TieWordEmbeddings     bool         // the output head is the embedding
+	BOS                   *int         // token that begins a text, nil if none
+	EOS                   []int        // tokens that end one, none to 16
 }
 
 // Limits of a Config. They bound what a stranger's file can make us allocate
@@ -91,6 +93,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("rope_theta: %g is not in [1, 1e12]", c.RopeTheta)
 	case c.BOS != nil && (*c.BOS < 0 || *c.BOS >= c.VocabSize):
 		return fmt.Errorf("bos_token_id: %d is not below vocab_size %d", *c.BOS, c.VocabSize)
+	case c.Family != "" && c.Family != Qwen2 && c.Family != Qwen3:
+		return fmt.Errorf("model_type: %.40q, want llama, qwen2 or qwen3", c.Family)
 	case len(c.EOS) > 16:
 		return fmt.Errorf("eos_token_id: %d tokens, at most 16", len(c.EOS))
 	}
@@ -98,6 +102,9 @@ func (c Config) Validate() error {
 		if e < 0 || e >= c.VocabSize {
 			return fmt.Errorf("eos_token_id: %d is not below vocab_size %d", e, c.VocabSize)
 		}
+	}
+	if err := c.RopeScaling.validate(); err != nil {
+		return err
 	}
 	if n := c.NumParams(); n > MaxParams {
 		return fmt.Errorf("model has %d parameters, at most %d", n, int64(MaxParams))
@@ -111,6 +118,9 @@ func (c Config) NumParams() int64 {
 	d, f, hd := int64(c.HiddenSize), int64(c.IntermediateSize), int64(c.HeadSize())
 	q, kv := int64(c.NumAttentionHeads)*hd, int64(c.KVHeads())*hd
 	n := int64(c.NumHiddenLayers)*(2*d+2*q*d+2*kv*d+3*f*d) + d
+	for _, t := range c.extra(0) {
+		n += int64(c.NumHiddenLayers) * int64(t.Len())
+	}
 	emb := int64(c.VocabSize) * d
 	if !c.TieWordEmbeddings {
 		emb *= 2
@@ -158,6 +168,7 @@ func (c Config) Tensors() []Tensor {
 			Tensor{p + "self_attn.q_proj.weight", []int{q, d}},
 			Tensor{p + "self_attn.v_proj.weight", []int{kv, d}},
 		)
+		t = append(t, c.extra(n)...)
 	}
 	slices.SortFunc(t, func(a, b Tensor) int { return strings.Compare(a.Name, b.Name) })
 	return t
@@ -190,18 +201,8 @@ type configJSON struct {
 	TieWordEmbeddings     *bool           `json:"tie_word_embeddings"`
 	TorchDtype            string          `json:"torch_dtype"`
 	UseCache              bool            `json:"use_cache"`
+	UseSlidingWindow      bool            `json:"use_sliding_window,omitempty"`
 	VocabSize             *int            `json:"vocab_size"`
-}
-
-// ropeParameters is rope_scaling and, since transformers 5, rope_parameters.
-type ropeParameters struct {
-	Type      string `json:"type,omitempty"`
-	RopeType  string `json:"rope_type,omitempty"`
-	RopeTheta *float `json:"rope_theta,omitempty"`
-}
-
-func (r *ropeParameters) plain() bool {
-	return r == nil || (r.Type == "" || r.Type == "default") && (r.RopeType == "" || r.RopeType == "default")
 }
 
 // float is a number that is written with a point or an exponent even where it
@@ -244,9 +245,10 @@ func (l tokenList) MarshalJSON() ([]byte, error) {
 	return json.Marshal([]int(l))
 }
 
-// ParseConfig reads config.json. Fields that a Llama's forward pass does not
-// depend on are ignored; a value that would change it (biases, another
-// activation, scaled RoPE) is refused, as is another architecture. Where
+// ParseConfig reads config.json. Fields that the forward pass does not depend
+// on are ignored; a value that would change it in a way that is not implemented
+// (another activation, an unknown kind of scaled RoPE) is refused, as is
+// another architecture. Where
 // transformers has a default for an absent field, so has ParseConfig.
 func ParseConfig(b []byte) (Config, error) {
 	var c Config
@@ -257,20 +259,15 @@ func ParseConfig(b []byte) (Config, error) {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
-	if len(j.Architectures) != 0 && !slices.Equal(j.Architectures, []string{"LlamaForCausalLM"}) {
-		return c, fmt.Errorf("config.json: architectures: %.60q, only LlamaForCausalLM can be run", j.Architectures)
+	family, err := j.family()
+	if err != nil {
+		return c, fmt.Errorf("config.json: %w", err)
 	}
-	switch {
-	case j.ModelType != "llama":
-		return c, fmt.Errorf("config.json: model_type: %.40q, want \"llama\"", j.ModelType)
-	case j.HiddenAct != "" && j.HiddenAct != "silu":
-		return c, fmt.Errorf("config.json: hidden_act: %.40q, want \"silu\"", j.HiddenAct)
-	case j.AttentionBias || j.MLPBias:
-		return c, errors.New("config.json: attention_bias, mlp_bias: models with biases are not supported")
-	case !j.RopeScaling.plain():
-		return c, fmt.Errorf("config.json: rope_scaling: type %.40q is not supported, only the plain RoPE", j.RopeScaling.Type+j.RopeScaling.RopeType)
-	case !j.RopeParameters.plain():
-		return c, fmt.Errorf("config.json: rope_parameters: type %.40q is not supported, only the plain RoPE", j.RopeParameters.Type+j.RopeParameters.RopeType)
+	scaling := j.RopeScaling.scaling()
+	if scaling == nil {
+		if scaling = j.RopeParameters.scaling(); scaling.validate() != nil {
+			return c, fmt.Errorf("config.json: rope_parameters: %w", scaling.validate())
+		}
 	}
 	if j.RopeTheta == nil && j.RopeParameters != nil {
 		j.RopeTheta = j.RopeParameters.RopeTheta
@@ -289,15 +286,25 @@ func ParseConfig(b []byte) (Config, error) {
 			return c, fmt.Errorf("config.json: %s is missing", f.name)
 		}
 	}
+	head, positions := 0, 2048
+	if family != "" {
+		positions = 32768
+	}
+	if family == Qwen3 {
+		head = 128
+	}
 	c = Config{
+		Family:                family,
+		RopeScaling:           scaling,
+		AttentionBias:         j.AttentionBias && family != Qwen2, // Qwen 2 has no such field
 		HiddenSize:            *j.HiddenSize,
 		IntermediateSize:      *j.IntermediateSize,
 		NumHiddenLayers:       *j.NumHiddenLayers,
 		NumAttentionHeads:     *j.NumAttentionHeads,
 		NumKeyValueHeads:      or(j.NumKeyValueHeads, 0),
-		HeadDim:               or(j.HeadDim, 0),
+		HeadDim:               or(j.HeadDim, head),
 		VocabSize:             *j.VocabSize,
-		MaxPositionEmbeddings: or(j.MaxPositionEmbeddings, 2048),
+		MaxPositionEmbeddings: or(j.MaxPositionEmbeddings, positions),
 		RMSNormEps:            float64(or(j.RMSNormEps, 1e-6)),
 		RopeTheta:             float64(or(j.RopeTheta, 10000)),
 		TieWordEmbeddings:     or(j.TieWordEmbeddings, false),
@@ -330,7 +337,8 @@ func (c Config) Marshal() ([]byte, error) {
 	e := json.NewEncoder(&out)
 	e.SetIndent("", "  ")
 	err := e.Encode(configJSON{
-		Architectures:         []string{"LlamaForCausalLM"},
+		Architectures:         []string{architectures[c.ModelType()]},
+		AttentionBias:         c.AttentionBias,
 		BOS:                   c.BOS,
 		EOS:                   c.EOS,
 		HeadDim:               &hd,
@@ -339,12 +347,13 @@ func (c Config) Marshal() ([]byte, error) {
 		InitializerRange:      0.02,
 		IntermediateSize:      &c.IntermediateSize,
 		MaxPositionEmbeddings: &c.MaxPositionEmbeddings,
-		ModelType:             "llama",
+		ModelType:             c.ModelType(),
 		NumAttentionHeads:     &c.NumAttentionHeads,
 		NumHiddenLayers:       &c.NumHiddenLayers,
 		NumKeyValueHeads:      &kv,
 		PretrainingTP:         1,
 		RMSNormEps:            &eps,
+		RopeScaling:           c.RopeScaling.json(),
 		RopeTheta:             &theta,
 		TieWordEmbeddings:     &c.TieWordEmbeddings,
 		TorchDtype:            "float32",

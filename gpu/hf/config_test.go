@@ -25,9 +25,9 @@ func shared(t testing.TB, name string) []byte {
 }
 
 func TestTensorsSortedAndComplete(t *testing.T) {
-	for _, tied := range []bool{false, true} {
+	for i, tied := range []bool{false, true, true, true, false} {
 		c := tiny()
-		c.TieWordEmbeddings = tied
+		c.TieWordEmbeddings, c.AttentionBias, c.Family = tied, i > 2, []string{"", "", Qwen2, Qwen3, ""}[i]
 		var n int64
 		ts := c.Tensors()
 		for i, x := range ts {
@@ -51,6 +51,13 @@ func TestConfigRoundTrip(t *testing.T) {
 		tiny(),
 		func() Config { c := tiny(); c.BOS, c.EOS, c.TieWordEmbeddings = &one, []int{2}, true; return c }(),
 		func() Config { c := tiny(); c.EOS = []int{2, 3}; return c }(),
+		func() Config { c := tiny(); c.Family = Qwen2; return c }(),
+		func() Config {
+			c := tiny()
+			c.Family, c.AttentionBias, c.RopeScaling = Qwen3, true, &RopeScaling{RopeLlama3, 8, 1, 4, 8192}
+			return c
+		}(),
+		func() Config { c := tiny(); c.RopeScaling = &RopeScaling{Kind: RopeLinear, Factor: 2.5}; return c }(),
 	} {
 		b, err := c.Marshal()
 		if err != nil {
@@ -112,7 +119,10 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"vocab_size":512`, `"vocab_size":0`, "vocab_size"},
 		{`"vocab_size":512`, `"vocab_size":512,"bos_token_id":512`, "bos_token_id"},
 		{`"vocab_size":512`, `"vocab_size":512,"eos_token_id":[1,-1]`, "eos_token_id"},
-		{`"vocab_size":512`, `"vocab_size":512,"attention_bias":true`, "bias"},
+		{`"vocab_size":512`, `"vocab_size":512,"mlp_bias":true`, "mlp_bias"},
+		{`"vocab_size":512`, `"vocab_size":512,"use_sliding_window":true`, "sliding"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear"}`, "factor"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":1,"original_max_position_embeddings":8192}`, "low_freq"},
 		{`"vocab_size":512`, `"vocab_size":512,"hidden_act":"gelu"`, "hidden_act"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3"}`, "rope_scaling"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"rope_type":"yarn"}`, "rope_parameters"},
@@ -136,6 +146,31 @@ func TestParseConfigTransformers5(t *testing.T) {
 		"num_attention_heads":8,"vocab_size":512,"dtype":"bfloat16","rope_parameters":{"rope_theta":500000.0,"rope_type":"default"}}`))
 	if err != nil || c.RopeTheta != 500000 || c.NumKeyValueHeads != 8 || c.HeadDim != 8 {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// What Qwen publishes as the configuration of its smallest third model, less
+// what no forward pass reads, and what Meta does of its Llama 3.2 1B.
+func TestParseConfigFamilies(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"bos_token_id":151643,"eos_token_id":151645,
+		"head_dim":128,"hidden_act":"silu","hidden_size":1024,"intermediate_size":3072,"max_position_embeddings":40960,"max_window_layers":28,
+		"model_type":"qwen3","num_attention_heads":16,"num_hidden_layers":28,"num_key_value_heads":8,"rms_norm_eps":1e-06,"rope_scaling":null,
+		"rope_theta":1000000,"sliding_window":null,"tie_word_embeddings":true,"use_sliding_window":false,"vocab_size":151936}`))
+	if err != nil || c.NumParams() != 596049920 || c.HeadDim != 128 || !c.QKNorm() || c.QKVBias() {
+		t.Errorf("Qwen3-0.6B: %+v, %d parameters, %v", c, c.NumParams(), err)
+	}
+	c, err = ParseConfig([]byte(`{"architectures":["Qwen2ForCausalLM"],"hidden_act":"silu","hidden_size":896,"intermediate_size":4864,
+		"max_position_embeddings":32768,"model_type":"qwen2","num_attention_heads":14,"num_hidden_layers":24,"num_key_value_heads":2,
+		"rms_norm_eps":1e-06,"rope_theta":1000000.0,"tie_word_embeddings":true,"use_sliding_window":false,"vocab_size":151936}`))
+	if err != nil || c.NumParams() != 494032768 || !c.QKVBias() || c.OBias() {
+		t.Errorf("Qwen2.5-0.5B: %+v, %d parameters, %v", c, c.NumParams(), err)
+	}
+	c, err = ParseConfig([]byte(`{"architectures":["LlamaForCausalLM"],"head_dim":64,"hidden_size":2048,"intermediate_size":8192,
+		"max_position_embeddings":131072,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":16,"num_key_value_heads":8,
+		"rms_norm_eps":1e-05,"rope_scaling":{"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,"original_max_position_embeddings":8192,
+		"rope_type":"llama3"},"rope_theta":500000.0,"tie_word_embeddings":true,"vocab_size":128256}`))
+	if err != nil || c.NumParams() != 1235814400 || c.RopeScaling == nil || *c.RopeScaling != (RopeScaling{RopeLlama3, 32, 1, 4, 8192}) {
+		t.Errorf("Llama 3.2 1B: %+v, %d parameters, %v", c, c.NumParams(), err)
 	}
 }
 

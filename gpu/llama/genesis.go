@@ -10,7 +10,7 @@ import (
 // Genesis gives the weights that cfg and seed alone fix, equal bit for bit on
 // every architecture. cfg must be valid.
 //
-// Norm gains are 1. Matrix elements are drawn from a bell of standard
+// Norm gains are 1, biases 0. Matrix elements are drawn from a bell of standard
 // deviation sqrt(2/(5D)) (SmallInit, Nguyen and Salazar 2019, section 2.2):
 // 0.02 at a width of 1000, as GPT-2 and Hugging Face have it for every width,
 // but four times that at a width of 64, without which a model so small spends
@@ -29,8 +29,12 @@ func Genesis(cfg hf.Config, seed uint64) []float32 {
 	for i, t := range cfg.Tensors() {
 		n := t.Len()
 		if len(t.Shape) == 1 {
+			one := float32(1)
+			if strings.HasSuffix(t.Name, ".bias") {
+				one = 0
+			}
 			for range n {
-				flat = append(flat, 1)
+				flat = append(flat, one)
 			}
 			continue
 		}

@@ -4,7 +4,8 @@
 //	x2 = x  + Wo·attention(RoPE(Wq·n1), RoPE(Wk·n1), Wv·n1)   n1 = rmsnorm(x)
 //	x' = x2 + Wdown·(silu(Wgate·n2) * (Wup·n2))               n2 = rmsnorm(x2)
 //
-// with grouped-query attention and a tied or untied head. The backward pass is
+// with grouped-query attention and a tied or untied head; the dense Qwen 2 and 3
+// (family.go says what they add) and Llama 3's scaled RoPE are covered too. The backward pass is
 // written by hand. Weights are one flat float32 vector in the order of
 // hf.Config.Tensors; what the passes read are views of it.
 //
@@ -46,7 +47,12 @@ type layer struct {
 	gateUp       gpu.Matrix // (2F, D)
 	k            gpu.Matrix // (K·d, D)
 	o            gpu.Matrix // (D, H·d)
-	qv           gpu.Matrix // (H·d + K·d, D)
+	qv           gpu.Matrix // (H·d + K·d, D); empty where biases lie between
+	q, v         gpu.Matrix // (H·d, D), (K·d, D) instead
+
+	// Empty where the family has none.
+	kb, qb, vb, ob gpu.Matrix // (1, n) biases
+	kNorm, qNorm   gpu.Buffer // (d)
 }
 
 // New makes a model of params, which are in the order of cfg.Tensors. On
@@ -112,6 +118,7 @@ func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
 		return flat.Slice(first.from, last.to).Matrix(n/cols, cols)
 	}
 	d, f, q := cfg.HiddenSize, cfg.IntermediateSize, cfg.NumAttentionHeads*cfg.HeadSize()
+	kv := cfg.KVHeads() * cfg.HeadSize()
 	w := weights{
 		embed:  mat(d, "model.embed_tokens.weight"),
 		norm:   mat(d, "model.norm.weight").Buffer,
@@ -130,7 +137,20 @@ func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
 			gateUp: mat(d, p+"mlp.gate_proj.weight", p+"mlp.up_proj.weight"),
 			k:      mat(d, p+"self_attn.k_proj.weight"),
 			o:      mat(q, p+"self_attn.o_proj.weight"),
-			qv:     mat(d, p+"self_attn.q_proj.weight", p+"self_attn.v_proj.weight"),
+		}
+		l := &w.layers[i]
+		if cfg.QKVBias() {
+			l.q, l.v = mat(d, p+"self_attn.q_proj.weight"), mat(d, p+"self_attn.v_proj.weight")
+			l.kb, l.qb, l.vb = mat(kv, p+"self_attn.k_proj.bias"), mat(q, p+"self_attn.q_proj.bias"), mat(kv, p+"self_attn.v_proj.bias")
+		} else {
+			l.qv = mat(d, p+"self_attn.q_proj.weight", p+"self_attn.v_proj.weight")
+		}
+		if cfg.OBias() {
+			l.ob = mat(d, p+"self_attn.o_proj.bias")
+		}
+		if cfg.QKNorm() {
+			l.kNorm = mat(cfg.HeadSize(), p+"self_attn.k_norm.weight").Buffer
+			l.qNorm = mat(cfg.HeadSize(), p+"self_attn.q_norm.weight").Buffer
 		}
 	}
 	return w, err

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"testing"
 	"unsafe"
 
@@ -62,9 +61,8 @@ func newTrainer(t testing.TB, dev gpu.Device, cfg hf.Config, params []float32) *
 // tensor by tensor, along directions that touch every element.
 func TestGradients(t *testing.T) {
 	for _, dev := range devices(t) {
-		for _, tied := range []bool{true, false} {
-			t.Run(dev.Name()+"/tied="+strconv.FormatBool(tied), func(t *testing.T) {
-				cfg := small(tied)
+		for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "bias": family("", true)} {
+			t.Run(dev.Name()+"/"+name, func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(7, 1))
 				params := wild(cfg, rng)
 				tokens := batch(rng, 3, 11, cfg.VocabSize)

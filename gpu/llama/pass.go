@@ -29,6 +29,10 @@ type acts struct {
 	o             gpu.Matrix // (N, H·d)
 	gu            gpu.Matrix // (N, 2F)
 	a             gpu.Matrix // (N, F)
+
+	ones  gpu.Matrix // (N, 1) of 1, the same for all blocks; empty without biases
+	kq    gpu.Matrix // (N, K·d + H·d) keys and queries before their norm; empty without
+	kqInv gpu.Buffer // (N·(K+H)) by head
 }
 
 // grads are the gradients of one block's activations.
@@ -38,6 +42,7 @@ type grads struct {
 	do     gpu.Matrix // (N, H·d)
 	dgu    gpu.Matrix // (N, 2F)
 	da     gpu.Matrix // (N, F)
+	dkq    gpu.Matrix // as kq
 }
 
 func newPlan(dev gpu.Device, cfg hf.Config, n int, train bool) *plan {
@@ -50,6 +55,16 @@ func newPlan(dev gpu.Device, cfg hf.Config, n int, train bool) *plan {
 		logits: mat(min(n, max(256, 1<<18/cfg.VocabSize)), cfg.VocabSize),
 		layers: make([]acts, cfg.NumHiddenLayers),
 	}
+	var ones, dkq gpu.Matrix
+	kq := q + cfg.KVHeads()*cfg.HeadSize()
+	if cfg.QKVBias() || cfg.OBias() {
+		ones = mat(n, 1)
+		host := make([]float32, n)
+		for i := range host {
+			host[i] = 1
+		}
+		dev.Upload(ones.Buffer, host)
+	}
 	for i := range p.layers {
 		if !train && i > 0 {
 			p.layers[i] = p.layers[0]
@@ -59,11 +74,17 @@ func newPlan(dev gpu.Device, cfg hf.Config, n int, train bool) *plan {
 			x: mat(n, d), h1: mat(n, d), x2: mat(n, d), h2: mat(n, d),
 			inv1: dev.Alloc(n), inv2: dev.Alloc(n),
 			qkv: mat(n, qkv), stats: mat(n, 2*cfg.NumAttentionHeads), o: mat(n, q),
-			gu: mat(n, 2*f), a: mat(n, f),
+			gu: mat(n, 2*f), a: mat(n, f), ones: ones,
+		}
+		if cfg.QKNorm() {
+			p.layers[i].kq, p.layers[i].kqInv = mat(n, kq), dev.Alloc(n*kq/cfg.HeadSize())
 		}
 	}
 	if train {
-		p.grad = &grads{dx: mat(n, d), dh: mat(n, d), dqkv: mat(n, qkv), do: mat(n, q), dgu: mat(n, 2*f), da: mat(n, f)}
+		if cfg.QKNorm() {
+			dkq = mat(n, kq)
+		}
+		p.grad = &grads{dx: mat(n, d), dh: mat(n, d), dqkv: mat(n, qkv), do: mat(n, q), dgu: mat(n, 2*f), da: mat(n, f), dkq: dkq}
 	}
 	return p
 }
@@ -110,10 +131,8 @@ func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
 			next = p.layers[i+1].x.Row(0, n)
 		}
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
+		m.project(w, &a)
 		k, q, v := m.columns(a.qkv)
-		qv := a.qkv.Columns(k.Cols, q.Cols+v.Cols)
-		dev.MatMul(gpu.NT, k, a.h1, w.k, false)
-		dev.MatMul(gpu.NT, qv, a.h1, w.qv, false)
 		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(start, t, false))
 		s := m.shape(seqs, t, t)
 		if c != nil {
@@ -124,6 +143,7 @@ func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
 		dev.Attention(s, a.o, a.stats, q, k, v)
 		dev.Copy(a.x2, a.x)
 		dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
+		m.bias(a.x2, a.ones, w.ob)
 		dev.RMSNorm(a.h2, a.inv2, a.x2, w.norm2, eps)
 		dev.MatMul(gpu.NT, a.gu, a.h2, w.gateUp, false)
 		dev.SwiGLU(a.a, a.gu)
@@ -135,19 +155,30 @@ func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
 
 // first is the view of the first n rows.
 func (a *acts) first(n int) acts {
-	return acts{
+	f := acts{
 		x: a.x.Row(0, n), h1: a.h1.Row(0, n), x2: a.x2.Row(0, n), h2: a.h2.Row(0, n),
 		inv1: a.inv1.Slice(0, n), inv2: a.inv2.Slice(0, n),
 		qkv: a.qkv.Row(0, n), stats: a.stats.Row(0, n), o: a.o.Row(0, n),
 		gu: a.gu.Row(0, n), a: a.a.Row(0, n),
 	}
+	if a.ones.N > 0 {
+		f.ones = a.ones.Row(0, n)
+	}
+	if a.kq.N > 0 {
+		f.kq, f.kqInv = a.kq.Row(0, n), a.kqInv.Slice(0, a.kqInv.N/a.kq.Rows*n)
+	}
+	return f
 }
 
 func (g *grads) first(n int) grads {
-	return grads{
+	f := grads{
 		dx: g.dx.Row(0, n), dh: g.dh.Row(0, n), dqkv: g.dqkv.Row(0, n), do: g.do.Row(0, n),
 		dgu: g.dgu.Row(0, n), da: g.da.Row(0, n),
 	}
+	if g.dkq.N > 0 {
+		f.dkq = g.dkq.Row(0, n)
+	}
+	return f
 }
 
 // head computes the losses of the pass's n tokens, a chunk of rows at a time so
@@ -186,15 +217,12 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 		// attention
 		dev.MatMul(gpu.NN, d.do, d.dx, w.o, false)
 		dev.MatMul(gpu.TN, dw.o, d.dx, a.o, true)
+		m.biasBackward(dw.ob, a.ones, d.dx)
 		k, q, v := m.columns(a.qkv)
 		dk, dq, dv := m.columns(d.dqkv)
 		dev.AttentionBackward(m.shape(seqs, t, t), dq, dk, dv, d.do, a.o, a.stats, q, k, v)
 		dev.RoPE(d.dqkv, m.cos, m.sin, m.rotation(0, t, true))
-		dqv := d.dqkv.Columns(dk.Cols, dq.Cols+dv.Cols)
-		dev.MatMul(gpu.NN, d.dh, dk, w.k, false)
-		dev.MatMul(gpu.NN, d.dh, dqv, w.qv, true)
-		dev.MatMul(gpu.TN, dw.k, dk, a.h1, true)
-		dev.MatMul(gpu.TN, dw.qv, dqv, a.h1, true)
+		m.projectBackward(w, dw, &a, &d)
 		dev.RMSNormBackward(d.dx, dw.norm1, d.dh, a.x, w.norm1, a.inv1)
 	}
 	dev.EmbedBackward(g.embed, d.dx, p.ids[:n])

@@ -1,0 +1,147 @@
+package hf
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// The families of dense models that Config covers: the model_type of
+// config.json. The zero Family is Llama.
+const (
+	Llama = "llama"
+	Qwen2 = "qwen2" // biases of queries, keys and values
+	Qwen3 = "qwen3" // queries and keys normed, head by head, before RoPE
+)
+
+var architectures = map[string]string{Llama: "LlamaForCausalLM", Qwen2: "Qwen2ForCausalLM", Qwen3: "Qwen3ForCausalLM"}
+
+// The kinds of RopeScaling.
+const (
+	RopeLinear = "linear" // positions divided by Factor
+	RopeLlama3 = "llama3" // low frequencies divided by Factor (Llama 3.1)
+)
+
+// A RopeScaling stretches rotary frequencies beyond the length that a model was
+// first trained on. With wavelength λ = 2π/frequency and Original O, llama3
+// leaves frequencies of λ < O/HighFreq, divides those of λ > O/LowFreq by
+// Factor, and blends the two in O/λ between.
+type RopeScaling struct {
+	Kind              string
+	Factor            float64
+	LowFreq, HighFreq float64 // llama3 only
+	Original          int     // llama3 only: tokens
+}
+
+func (r *RopeScaling) validate() error {
+	switch {
+	case r == nil:
+		return nil
+	case r.Kind != RopeLinear && r.Kind != RopeLlama3:
+		return fmt.Errorf("rope_scaling: type %.40q is not supported, only linear and llama3", r.Kind)
+	case !(r.Factor >= 1 && r.Factor <= 1e6):
+		return fmt.Errorf("rope_scaling: factor %g is not in [1, 1e6]", r.Factor)
+	case r.Kind == RopeLinear && (r.LowFreq != 0 || r.HighFreq != 0 || r.Original != 0):
+		return errors.New("rope_scaling: linear has a factor only")
+	case r.Kind == RopeLlama3 && !(r.LowFreq > 0 && r.LowFreq < r.HighFreq && r.HighFreq <= 1e6):
+		return fmt.Errorf("rope_scaling: low_freq_factor %g and high_freq_factor %g: want 0 < low < high", r.LowFreq, r.HighFreq)
+	case r.Kind == RopeLlama3 && (r.Original < 1 || r.Original > MaxPositions):
+		return fmt.Errorf("rope_scaling: original_max_position_embeddings %d is not in 1..%d", r.Original, MaxPositions)
+	}
+	return nil
+}
+
+// ropeParameters is rope_scaling and, since transformers 5, rope_parameters.
+type ropeParameters struct {
+	Type      string `json:"type,omitempty"`
+	RopeType  string `json:"rope_type,omitempty"`
+	RopeTheta *float `json:"rope_theta,omitempty"`
+	Factor    float  `json:"factor,omitempty"`
+	LowFreq   float  `json:"low_freq_factor,omitempty"`
+	HighFreq  float  `json:"high_freq_factor,omitempty"`
+	Original  int    `json:"original_max_position_embeddings,omitempty"`
+}
+
+// scaling is what r says besides the base; nil for the plain RoPE.
+func (r *ropeParameters) scaling() *RopeScaling {
+	if r == nil {
+		return nil
+	}
+	kind := r.RopeType
+	if kind == "" {
+		kind = r.Type
+	}
+	switch kind {
+	case "", "default":
+		return nil
+	case RopeLinear: // what else it holds means nothing
+		return &RopeScaling{Kind: kind, Factor: float64(r.Factor)}
+	}
+	return &RopeScaling{kind, float64(r.Factor), float64(r.LowFreq), float64(r.HighFreq), r.Original}
+}
+
+func (r *RopeScaling) json() *ropeParameters {
+	if r == nil {
+		return nil
+	}
+	return &ropeParameters{RopeType: r.Kind, Factor: float(r.Factor), LowFreq: float(r.LowFreq), HighFreq: float(r.HighFreq), Original: r.Original}
+}
+
+// ModelType is the family's name, "llama" where Family is unset.
+func (c Config) ModelType() string {
+	if c.Family == "" {
+		return Llama
+	}
+	return c.Family
+}
+
+// QKVBias says whether queries, keys and values have biases, OBias whether the
+// output of attention has one: Qwen 2 has the former, attention_bias of the
+// others means both.
+func (c Config) QKVBias() bool { return c.AttentionBias || c.Family == Qwen2 }
+
+// OBias: see QKVBias.
+func (c Config) OBias() bool { return c.AttentionBias && c.Family != Qwen2 }
+
+// QKNorm says whether queries and keys are normed.
+func (c Config) QKNorm() bool { return c.Family == Qwen3 }
+
+// extra are the tensors of layer n that a plain Llama lacks.
+func (c Config) extra(n int) []Tensor {
+	p := "model.layers." + strconv.Itoa(n) + ".self_attn."
+	q, kv := c.NumAttentionHeads*c.HeadSize(), c.KVHeads()*c.HeadSize()
+	var t []Tensor
+	if c.QKVBias() {
+		t = append(t, Tensor{p + "q_proj.bias", []int{q}}, Tensor{p + "k_proj.bias", []int{kv}}, Tensor{p + "v_proj.bias", []int{kv}})
+	}
+	if c.OBias() {
+		t = append(t, Tensor{p + "o_proj.bias", []int{c.HiddenSize}})
+	}
+	if c.QKNorm() {
+		t = append(t, Tensor{p + "q_norm.weight", []int{c.HeadSize()}}, Tensor{p + "k_norm.weight", []int{c.HeadSize()}})
+	}
+	return t
+}
+
+// family checks what j says of the model's kind.
+func (j *configJSON) family() (string, error) {
+	arch, ok := architectures[j.ModelType]
+	if !ok {
+		return "", fmt.Errorf("model_type: %.40q, want llama, qwen2 or qwen3", j.ModelType)
+	}
+	if len(j.Architectures) != 0 && !slices.Equal(j.Architectures, []string{arch}) {
+		return "", fmt.Errorf("architectures: %.60q, only %s can be run", j.Architectures, arch)
+	}
+	switch {
+	case j.HiddenAct != "" && j.HiddenAct != "silu":
+		return "", fmt.Errorf("hidden_act: %.40q, want \"silu\"", j.HiddenAct)
+	case j.MLPBias:
+		return "", errors.New("mlp_bias: biases in the MLP are not supported")
+	case j.UseSlidingWindow:
+		return "", errors.New("use_sliding_window: only full attention is supported")
+	case j.ModelType == Llama:
+		return "", nil
+	}
+	return j.ModelType, nil
+}

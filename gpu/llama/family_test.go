@@ -1,0 +1,202 @@
+package llama
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+)
+
+// family is small with what a family adds.
+func family(name string, bias bool) hf.Config {
+	c := small(true)
+	c.Family, c.AttentionBias = name, bias
+	c.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLlama3, Factor: 4, LowFreq: 1, HighFreq: 4, Original: 100}
+	return c
+}
+
+// plain is the definition: one token after another, in float64, from the names
+// of the tensors, sharing nothing with the passes.
+func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
+	w := map[string][]float64{}
+	for _, t := range cfg.Tensors() {
+		v := make([]float64, t.Len())
+		for i := range v {
+			v[i] = float64(params[i])
+		}
+		w[t.Name], params = v, params[t.Len():]
+	}
+	D, d, H, K := cfg.HiddenSize, cfg.HeadSize(), cfg.NumAttentionHeads, cfg.KVHeads()
+	linear := func(name string, x []float64) []float64 {
+		m := w[name+".weight"]
+		y := make([]float64, len(m)/len(x))
+		copy(y, w[name+".bias"])
+		for i := range y {
+			for j := range x {
+				y[i] += m[i*len(x)+j] * x[j]
+			}
+		}
+		return y
+	}
+	norm := func(name string, x []float64) []float64 {
+		sum := 0.0
+		for _, v := range x {
+			sum += v * v
+		}
+		y := make([]float64, len(x))
+		for i := range x {
+			y[i] = x[i] / math.Sqrt(sum/float64(len(x))+cfg.RMSNormEps) * w[name+".weight"][i]
+		}
+		return y
+	}
+	rope := func(x []float64, pos int) {
+		for i := range d / 2 {
+			f := math.Pow(cfg.RopeTheta, -2*float64(i)/float64(d))
+			if r := cfg.RopeScaling; r != nil && r.Kind == hf.RopeLinear {
+				f /= r.Factor
+			} else if r != nil {
+				length := 2 * math.Pi / f
+				smooth := (float64(r.Original)/length - r.LowFreq) / (r.HighFreq - r.LowFreq)
+				smooth = min(max(smooth, 0), 1)
+				f = (1-smooth)*f/r.Factor + smooth*f
+			}
+			s, c := math.Sincos(float64(pos) * f)
+			a, b := x[i], x[i+d/2]
+			x[i], x[i+d/2] = a*c-b*s, b*c+a*s
+		}
+	}
+	keys, values := make([][][]float64, cfg.NumHiddenLayers), make([][][]float64, cfg.NumHiddenLayers)
+	for pos, id := range ids[:len(ids)-1] {
+		x := append([]float64{}, w["model.embed_tokens.weight"][int(id)*D:(int(id)+1)*D]...)
+		for l := range cfg.NumHiddenLayers {
+			p := fmt.Sprintf("model.layers.%d.", l)
+			h := norm(p+"input_layernorm", x)
+			q, k, v := linear(p+"self_attn.q_proj", h), linear(p+"self_attn.k_proj", h), linear(p+"self_attn.v_proj", h)
+			heads := func(x []float64, n int, name string) {
+				for h := range n {
+					part := x[h*d : (h+1)*d]
+					if cfg.QKNorm() {
+						copy(part, norm(p+name, part))
+					}
+					rope(part, pos)
+				}
+			}
+			heads(q, H, "self_attn.q_norm")
+			heads(k, K, "self_attn.k_norm")
+			keys[l], values[l] = append(keys[l], k), append(values[l], v)
+			o := make([]float64, H*d)
+			for h := range H {
+				g := h / (H / K)
+				e, sum := make([]float64, pos+1), 0.0
+				for t := range e {
+					for i := range d {
+						e[t] += q[h*d+i] * keys[l][t][g*d+i]
+					}
+					e[t] = math.Exp(e[t] / math.Sqrt(float64(d)))
+					sum += e[t]
+				}
+				for t := range e {
+					for i := range d {
+						o[h*d+i] += e[t] / sum * values[l][t][g*d+i]
+					}
+				}
+			}
+			for i, v := range linear(p+"self_attn.o_proj", o) {
+				x[i] += v
+			}
+			h = norm(p+"post_attention_layernorm", x)
+			gate, up := linear(p+"mlp.gate_proj", h), linear(p+"mlp.up_proj", h)
+			for i, g := range gate {
+				up[i] *= g / (1 + math.Exp(-g))
+			}
+			for i, v := range linear(p+"mlp.down_proj", up) {
+				x[i] += v
+			}
+		}
+		h, sum := norm("model.norm", x), 0.0
+		if cfg.TieWordEmbeddings {
+			w["lm_head.weight"] = w["model.embed_tokens.weight"]
+		}
+		z := linear("lm_head", h)
+		for _, v := range z {
+			sum += math.Exp(v)
+		}
+		loss += (math.Log(sum) - z[ids[pos+1]]) / float64(len(ids)-1)
+	}
+	return loss
+}
+
+func TestFamiliesEqualDefinition(t *testing.T) {
+	linear := small(false)
+	linear.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLinear, Factor: 3}
+	for name, cfg := range map[string]hf.Config{
+		"llama": small(false), "linear": linear, "bias": family("", true),
+		"qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, false), "qwen3 bias": family(hf.Qwen3, true),
+	} {
+		for _, dev := range devices(t) {
+			t.Run(name+"/"+dev.Name(), func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(3, 3))
+				params := wild(cfg, rng)
+				m, err := New(dev, cfg, params)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids := batch(rng, 1, 39, cfg.VocabSize)[0]
+				got, err := m.Loss(ids)
+				if want := plain(cfg, params, ids); err != nil || math.Abs(got-want) > 2e-5*want {
+					t.Errorf("loss %.7f, by the definition %.7f, %v", got, want, err)
+				}
+				// Decoding with a cache is the same model: greedy tokens are the
+				// likeliest of a pass over all that precedes them.
+				var out []int32
+				err = m.Generate(context.Background(), ids[:5], GenerateOptions{MaxTokens: 8}, func(id int32) bool { out = append(out, id); return true })
+				if err != nil {
+					t.Fatal(err)
+				}
+				text := append(append([]int32{}, ids[:5]...), out...)
+				r, err := m.NewReader(len(text), len(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := 0
+				err = r.Read(context.Background(), text[:len(text)-1], func(_, z []float32) error {
+					if at++; at >= 5 {
+						best := 0
+						for i := range z {
+							if z[i] > z[best] {
+								best = i
+							}
+						}
+						if int32(best) != text[at] {
+							t.Errorf("token %d is %d, the whole pass says %d", at, text[at], best)
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
+func TestGenesisBiases(t *testing.T) {
+	cfg := family(hf.Qwen2, false)
+	p, off := Genesis(cfg, 1), 0
+	for _, x := range cfg.Tensors() {
+		if len(x.Shape) == 1 {
+			want := float32(1)
+			if x.Name[len(x.Name)-4:] == "bias" {
+				want = 0
+			}
+			if p[off] != want || p[off+x.Len()-1] != want {
+				t.Errorf("%s begins with %g", x.Name, p[off])
+			}
+		}
+		off += x.Len()
+	}
+}
