@@ -118,7 +118,9 @@ func (p *peer) boot() {
 		}
 		slices.Reverse(chain)
 		p.perform(p.m.Restore(w.time(), chain, p.own()))
-		p.perform(p.m.Recall(p.final))
+		if p.up() {
+			p.perform(p.m.Recall(p.final))
+		}
 	}
 	p.connect(3)
 	w.after(w.between(0, w.cfg.Pull), p, p.keepUp)
