@@ -36,8 +36,7 @@ func (o *owner) fetchDelta(ctx context.Context, e diloco.FetchDelta) {
 	err := o.checkDelta(ctx, e)
 	done()
 	final := errors.Is(err, ErrBadContent)
-	if final {
-		o.meter.reject("bad delta")
+	if final { // the machine counts it
 		o.log.Warn("a delta is not what it should be", "peer", e.Peer, "round", e.Delta.Round, "err", err)
 	} else if err != nil && ctx.Err() == nil {
 		o.meter.reject("delta out of reach")

@@ -18,16 +18,16 @@ func TestSimSwarmBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 5
 		s := newSimSwarm(t, simOptions{hidden: 128, change: func(m *manifest.Manifest) {
-			m.Admission.MinPeers, m.Stop.Rounds = n, 12
+			m.Admission.MinPeers, m.Stop.Rounds = n, 10
 		}})
 		s.start(n)
 		s.until("round 2", 5*time.Minute, atRound(2))
-		first := s.traffic()
-		s.until("round 7", 5*time.Minute, atRound(7))
-		steady := s.traffic().less(first)
-		delta := s.peers[0].history()[6].Bytes / n
-		ideal := float64(5 * n * (n - 1) * delta) // five rounds
-		t.Logf("deltas of %.0f kB: five rounds of %d peers took %.1f MB, %.3f times the ideal, blocks %.3f, of these twice %.3f",
+		before := s.traffic()
+		s.until("round 7", 5*time.Minute, atRound(6))
+		steady := s.traffic().less(before)
+		delta := s.peers[0].history()[5].Bytes / n
+		ideal := float64(4 * n * (n - 1) * delta) // four rounds
+		t.Logf("deltas of %.0f kB: four rounds of %d peers took %.1f MB, %.3f times the ideal, blocks %.3f, of these twice %.3f",
 			float64(delta)/1e3, n, steady.host/1e6, steady.host/ideal, steady.blocks/ideal, steady.dup/ideal)
 		if r := steady.host / ideal; r > 1.1 {
 			t.Errorf("peers received %.2f times what they need", r)

@@ -34,7 +34,7 @@ func BenchmarkCommitLatency(b *testing.B) {
 				for range b.N {
 					var l latency
 					if !testing.RunTests(func(string, string) (bool, error) { return true, nil }, []testing.InternalTest{
-						{Name: b.Name(), F: func(t *testing.T) { synctest.Test(t, func(t *testing.T) { l = commitLatency(t, n, last) }) }},
+						{Name: b.Name(), F: func(t *testing.T) { synctest.Test(t, func(t *testing.T) { l = commitLatency(t, n, 7, last) }) }},
 					}) {
 						b.Fatal("the simulation failed")
 					}
@@ -51,7 +51,7 @@ func BenchmarkCommitLatency(b *testing.B) {
 // The commit of five peers takes less than three delays plus the fetch.
 func TestSimSwarmCommitLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := commitLatency(t, 5, true)
+		l := commitLatency(t, 5, 5, true)
 		t.Logf("%v from the last delta to the commit, %v of it in its fetch: %.2f delays plus fetch; last peer %.2f", l.total, l.fetch, l.delays(), l.worst)
 		if l.delays() >= 3 {
 			t.Errorf("%.2f one-way delays plus fetch, want less than 3", l.delays())
@@ -68,10 +68,10 @@ type latency struct {
 
 func (l latency) delays() float64 { return float64(l.total-l.fetch) / float64(oneWay) }
 
-// commitLatency runs n peers for some rounds. With last, one of them ends its
-// inner phase 300 ms after the others, so that its delta travels alone.
-func commitLatency(t *testing.T, n int, last bool) latency {
-	const rounds = 7
+// commitLatency runs n peers for some rounds, and counts from the fourth on.
+// With last, one of them ends its inner phase 300 ms after the others, so that
+// its delta travels alone.
+func commitLatency(t *testing.T, n int, rounds uint64, last bool) latency {
 	s := newSimSwarm(t, simOptions{
 		hidden: 64,
 		speed: func(i int) time.Duration {
