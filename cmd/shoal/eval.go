@@ -198,13 +198,9 @@ func openModel(files map[string][]byte, thr int) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := hf.ReadSafetensors(files[node.WeightsFile])
+	params, err := weights(files, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
-	}
-	params, err := st.Flat(cfg.Tensors())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
+		return nil, err
 	}
 	dev, err := cpu.New(cpu.Options{Threads: threads(thr)})
 	if err != nil {

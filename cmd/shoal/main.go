@@ -134,7 +134,7 @@ anyone can recompute a model's whole history, bit for bit.`,
 		}
 	}
 	add("run", a.joinCmd(), a.publishCmd(), a.runsCmd(), a.manifestCmd(), a.dataCmd(), a.testnetCmd())
-	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd(), a.evalCmd(), a.tokenizeCmd(), a.trainCmd(), a.toplocCmd())
+	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd(), a.evalCmd(), a.tokenizeCmd(), a.trainCmd(), a.convertCmd(), a.toplocCmd())
 	add("here", a.statusCmd(), a.keyCmd(), a.benchCmd(), a.versionCmd())
 	return root
 }

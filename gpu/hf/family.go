@@ -3,6 +3,7 @@ package hf
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 )
@@ -32,6 +33,28 @@ type RopeScaling struct {
 	Factor            float64
 	LowFreq, HighFreq float64 // llama3 only
 	Original          int     // llama3 only: tokens
+}
+
+// Scaled is what r, which may be nil, makes of a frequency in radians a
+// position. It rounds after every operation, so that every machine gets the
+// same number.
+func (r *RopeScaling) Scaled(f float64) float64 {
+	if r == nil {
+		return f
+	}
+	low := f / r.Factor
+	if r.Kind == RopeLinear {
+		return low
+	}
+	waves := float64(float64(r.Original)*f) / (2 * math.Pi) // O/λ
+	switch {
+	case waves > r.HighFreq:
+		return f
+	case waves < r.LowFreq:
+		return low
+	}
+	mix := (waves - r.LowFreq) / (r.HighFreq - r.LowFreq)
+	return float64((1-mix)*low) + float64(mix*f)
 }
 
 func (r *RopeScaling) validate() error {

@@ -36,6 +36,7 @@ type addedJSON struct {
 	LStrip     bool   `json:"lstrip"`
 	RStrip     bool   `json:"rstrip"`
 	Normalized bool   `json:"normalized"`
+	Special    bool   `json:"special"`
 }
 
 // stageJSON is the union of the normalizers, pre-tokenizers, post-processors
@@ -134,7 +135,9 @@ func loadTokenizer(b []byte) (*Tokenizer, error) {
 	if t.decode, err = flatten(j.Decoder, "decoder", decoder); err != nil {
 		return nil, err
 	}
+	t.added = make(map[int32]bool, len(j.AddedTokens))
 	for _, a := range j.AddedTokens {
+		t.added[int32(a.ID)] = a.Special
 		if !a.Normalized {
 			t.cut.add(a.Content, int32(a.ID))
 		} else if s := t.normalized(a.Content); s != "" {
@@ -204,7 +207,7 @@ func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
 			if !ok || !covers {
 				return fmt.Errorf("pre_tokenizer: split %.300q (%.20s) is not one of the known patterns", p.Pattern.Regex+p.Pattern.String, p.Behavior)
 			}
-			t.split = f
+			t.split, t.pattern = f, p.Pattern.Regex
 		case p.Type == "ByteLevel" && i == len(list)-1:
 			t.bytes = true
 			regex := p.UseRegex == nil || *p.UseRegex
@@ -212,7 +215,7 @@ func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
 				return errors.New("pre_tokenizer: ByteLevel with a pattern or a prefix space of its own after Split is not supported")
 			}
 			if regex {
-				t.split = splitGPT2
+				t.split, t.pattern = splitGPT2, patternGPT2
 			}
 			t.prefixSpace = p.AddPrefixSpace
 		default:

@@ -8,15 +8,21 @@ import (
 // The patterns of known pre-tokenizers. Go's regexp has no look-ahead, and any
 // engine would be slower than scanning by hand: a pattern that is not listed
 // is an error, never a guess.
-var splits = map[string]func(string) int{
-	`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`:                                          splitGPT2,
-	`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`:                                             splitGPT2,
-	`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`: func(s string) int { return splitGPT4(s, 3) }, // Llama 3
-	`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`:      func(s string) int { return splitGPT4(s, 1) }, // Qwen 2, 2.5, 3
-	charPattern: splitChar,
-}
+const (
+	patternGPT2      = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+	patternGPT2Short = `'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+	patternLlama3    = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	patternQwen      = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+` // 2, 2.5, 3
+	charPattern      = `[\s\S]`
+)
 
-const charPattern = `[\s\S]`
+var splits = map[string]func(string) int{
+	patternGPT2:      splitGPT2,
+	patternGPT2Short: splitGPT2,
+	patternLlama3:    func(s string) int { return splitGPT4(s, 3) },
+	patternQwen:      func(s string) int { return splitGPT4(s, 1) },
+	charPattern:      splitChar,
+}
 
 // class is what the patterns distinguish.
 type class uint8

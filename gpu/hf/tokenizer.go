@@ -21,6 +21,7 @@ type Tokenizer struct {
 	json   []byte
 	tokens []string // by ID, as tokenizer.json spells them; "" where there is none
 	ids    map[string]int32
+	added  map[int32]bool // the added tokens: whether special
 
 	cut       matcher // added tokens that are found in the text as it is
 	normalize []step
@@ -28,6 +29,7 @@ type Tokenizer struct {
 
 	prefixSpace bool
 	split       func(string) int // length of the first piece; nil takes all
+	pattern     string           // whose scanner split is
 	bytes       bool             // pieces are bytes in GPT-2's alphabet
 	bpe         bpe
 

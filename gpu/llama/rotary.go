@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/shoalnet/shoal/gpu"
-	"github.com/shoalnet/shoal/gpu/hf"
 )
 
 // math.Pow, Cos and Sin may differ in their last bit from one architecture to
@@ -24,7 +23,7 @@ func (m *Model) rotary(n int) {
 	// Frequency i is θ^(-i/half): powers of θ's root.
 	root, power := nthRoot(m.cfg.RopeTheta, half), 1.0
 	for i := range half {
-		freq := float32(scaled(m.cfg.RopeScaling, 1/power))
+		freq := float32(m.cfg.RopeScaling.Scaled(1 / power))
 		power *= root
 		for p := range n {
 			s, c := sincos(float64(float32(p) * freq))
@@ -37,27 +36,6 @@ func (m *Model) rotary(n int) {
 		return b.Matrix(n, half)
 	}
 	m.cos, m.sin = upload(cos), upload(sin)
-}
-
-// scaled is what r makes of the frequency f.
-func scaled(r *hf.RopeScaling, f float64) float64 {
-	if r == nil {
-		return f
-	}
-	low := f / r.Factor
-	if r.Kind == hf.RopeLinear {
-		return low
-	}
-	// Wavelengths of the original length; few of them are low frequencies.
-	waves := float64(float64(r.Original)*f) / (2 * math.Pi)
-	switch {
-	case waves > r.HighFreq:
-		return f
-	case waves < r.LowFreq:
-		return low
-	}
-	mix := (waves - r.LowFreq) / (r.HighFreq - r.LowFreq)
-	return float64((1-mix)*low) + float64(mix*f)
 }
 
 // nthRoot is the n-th root of x >= 1, by Newton's method from above.

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/node"
+)
+
+func (a *app) convertCmd() *cobra.Command {
+	var kf keyFlags
+	var nf netFlags
+	var bf16 bool
+	c := &cobra.Command{
+		Use:   "convert MODEL FILE.gguf",
+		Short: "Write a model as a GGUF file, for llama.cpp and its kin",
+		Long: `MODEL is a directory with config.json, model.safetensors and tokenizer.json, or the CID
+of one, which is fetched. Numbers stay float32 unless --bf16 rounds the matrices.`,
+		Example: `  shoal convert model/ model.gguf
+  shoal convert model/ model.gguf --bf16`,
+		Args: exactly("MODEL", "FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !strings.HasSuffix(args[1], ".gguf") {
+				return usagef("%s: the name must end in .gguf", args[1])
+			}
+			files, err := a.modelFiles(cmd.Context(), args[0], &kf, &nf)
+			if err != nil {
+				return err
+			}
+			name := filepath.Base(filepath.Clean(args[0]))
+			return a.convert(files, args[1], hf.GGUFOptions{Name: name, BF16: bf16})
+		},
+	}
+	kf.add(c)
+	nf.add(c)
+	c.Flags().BoolVar(&bf16, "bf16", false, "round matrices to bfloat16: half the size")
+	return c
+}
+
+func (a *app) convert(files map[string][]byte, name string, o hf.GGUFOptions) (err error) {
+	cfg, err := hf.ParseConfig(files[node.ConfigFile])
+	if err != nil {
+		return err
+	}
+	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
+	if err != nil {
+		return err
+	}
+	params, err := weights(files, cfg)
+	if err != nil {
+		return err
+	}
+	if b := files[tokenizerConfigFile]; b != nil {
+		var j struct {
+			Template json.RawMessage `json:"chat_template"`
+		}
+		if err := json.Unmarshal(b, &j); err != nil {
+			return fmt.Errorf("%s: %w", tokenizerConfigFile, err)
+		}
+		if json.Unmarshal(j.Template, &o.Template) != nil {
+			o.Template = "" // several by name, or none: GGUF takes one
+		}
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return advise(err, "choose a file that is not there yet")
+	}
+	err = errors.Join(hf.WriteGGUF(f, cfg, tok, params, o), f.Sync(), f.Close())
+	if err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	fi, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	return a.show(map[string]any{"file": name, "bytes": fi.Size()}, fmt.Sprintf("%s, %s\n", name, size(fi.Size())))
+}
+
+// weights are the values of a model's files in the order of cfg.Tensors.
+func weights(files map[string][]byte, cfg hf.Config) ([]float32, error) {
+	st, err := hf.ReadSafetensors(files[node.WeightsFile])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
+	}
+	params, err := st.Flat(cfg.Tensors())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
+	}
+	return params, nil
+}

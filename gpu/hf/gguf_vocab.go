@@ -1,0 +1,139 @@
+package hf
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// llama.cpp's kinds of tokens.
+const (
+	ggufNormal  = 1
+	ggufUnknown = 2
+	ggufControl = 3
+	ggufUser    = 4
+	ggufUnused  = 5
+	ggufByte    = 6
+)
+
+// ggufSplits are llama.cpp's names of the patterns that it knows too.
+var ggufSplits = map[string]string{
+	patternGPT2: "gpt-2", patternGPT2Short: "gpt-2", patternLlama3: "llama-bpe", patternQwen: "qwen2",
+}
+
+// vocabulary writes the tokenizer as one of three that llama.cpp has: "gpt2",
+// byte-level BPE; "llama", characters with byte fallback and a mark for spaces,
+// whose scores order merges; and for single characters "rwkv", whose tokens are
+// found as they are and which alone needs no token that ends a text.
+func (g *gguf) vocabulary(t *Tokenizer) error {
+	if t.VocabSize() > g.c.VocabSize {
+		return fmt.Errorf("tokenizer: %d tokens, the config has %d", t.VocabSize(), g.c.VocabSize)
+	}
+	tokens, kinds := make([]string, g.c.VocabSize), make([]int, g.c.VocabSize)
+	for id := range tokens {
+		kinds[id] = ggufNormal
+		if id < len(t.tokens) {
+			tokens[id] = t.tokens[id]
+		}
+		if tokens[id] == "" {
+			tokens[id], kinds[id] = fmt.Sprintf("[PAD%d]", id), ggufUnused
+		}
+	}
+	for id, special := range t.added {
+		kinds[id] = ggufUser
+		if special {
+			kinds[id] = ggufControl
+		}
+	}
+	if id := t.bpe.unknown; id >= 0 {
+		kinds[id] = ggufUnknown
+	}
+	marks, prefix := t.marksSpaces()
+	switch {
+	case t.bytes:
+		pre, ok := ggufSplits[t.pattern]
+		if !ok || t.bpe.whole != nil && pre != "llama-bpe" {
+			return fmt.Errorf("tokenizer: llama.cpp has no split %.80q", t.pattern)
+		}
+		g.str("tokenizer.ggml.model", "gpt2")
+		g.str("tokenizer.ggml.pre", pre)
+		g.strs("tokenizer.ggml.merges", t.mergeList())
+	case marks && t.split == nil:
+		g.str("tokenizer.ggml.model", "llama")
+		g.str("tokenizer.ggml.pre", "default")
+		g.yes("tokenizer.ggml.add_space_prefix", prefix)
+		if t.bpe.fallback != nil {
+			for _, id := range t.bpe.fallback {
+				kinds[id] = ggufByte
+			}
+		}
+		g.array("tokenizer.ggml.scores", ggufF32, len(tokens))
+		for _, s := range t.scores(len(tokens)) {
+			g.pairs = binary.LittleEndian.AppendUint32(g.pairs, math.Float32bits(s))
+		}
+	case len(t.normalize) == 0 && t.pattern == charPattern && len(t.bpe.merges) == 0 && t.bpe.fallback == nil:
+		g.str("tokenizer.ggml.model", "rwkv")
+		for id := range tokens { // its escapes
+			tokens[id] = strings.ReplaceAll(tokens[id], `\`, `\\`)
+		}
+	default:
+		return errors.New("tokenizer: llama.cpp has none like it: want byte-level BPE, BPE that marks spaces with ▁, or single characters")
+	}
+	g.strs("tokenizer.ggml.tokens", tokens)
+	g.array("tokenizer.ggml.token_type", ggufI32, len(kinds))
+	for _, k := range kinds {
+		g.pairs = binary.LittleEndian.AppendUint32(g.pairs, uint32(k))
+	}
+	if g.c.BOS != nil {
+		g.u32("tokenizer.ggml.bos_token_id", *g.c.BOS)
+	}
+	if len(g.c.EOS) > 0 {
+		g.u32("tokenizer.ggml.eos_token_id", g.c.EOS[0])
+	}
+	if t.bpe.unknown >= 0 {
+		g.u32("tokenizer.ggml.unknown_token_id", int(t.bpe.unknown))
+	}
+	g.yes("tokenizer.ggml.add_bos_token", g.c.BOS != nil && len(t.before) > 0 && int(t.before[0]) == *g.c.BOS)
+	g.yes("tokenizer.ggml.add_eos_token", false)
+	return nil
+}
+
+// marksSpaces says whether the tokenizer writes ▁ for a space, and whether it
+// puts one before a text.
+func (t *Tokenizer) marksSpaces() (marks, prefix bool) {
+	return t.normalized("a b") == "a▁b" || t.normalized("a b") == "▁a▁b", strings.HasPrefix(t.normalized("a"), "▁")
+}
+
+// mergeList is the merges, the first first.
+func (t *Tokenizer) mergeList() []string {
+	type ranked struct {
+		pair uint64
+		rank int32
+	}
+	list := make([]ranked, 0, len(t.bpe.merges))
+	for p, m := range t.bpe.merges {
+		list = append(list, ranked{p, m.rank})
+	}
+	slices.SortFunc(list, func(a, b ranked) int { return cmp.Compare(a.rank, b.rank) })
+	out := make([]string, len(list))
+	for i, m := range list {
+		out[i] = t.tokens[int32(m.pair>>32)] + " " + t.tokens[int32(m.pair)]
+	}
+	return out
+}
+
+// scores make llama.cpp, which merges to the token of the highest score, merge
+// in the order of ranks.
+func (t *Tokenizer) scores(n int) []float32 {
+	s := make([]float32, n)
+	for _, m := range t.bpe.merges {
+		if v := -float32(m.rank + 1); s[m.id] == 0 || v > s[m.id] {
+			s[m.id] = v
+		}
+	}
+	return s
+}
