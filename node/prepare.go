@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/shoalnet/shoal/diloco"
@@ -122,6 +123,7 @@ const (
 func (n *Node) retry(ctx context.Context, what string, limit time.Duration, f func(ctx context.Context, from []wire.PeerID) error) error {
 	for wait := prepareFirst; ; wait = min(2*wait, prepareLast) {
 		peers := n.opt.Net.Peers()
+		rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] }) // or all newcomers would ask the same one first
 		n.setPhase(FindingPeers)
 		if len(peers) > 0 {
 			n.setPhase(Syncing)
