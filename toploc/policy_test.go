@@ -2,6 +2,7 @@ package toploc
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -12,7 +13,7 @@ func policy() Policy {
 	return Policy{
 		Version: 1, Params: Params{Hidden: 4, TopK: 4, Batch: 32}, Prefill: l, Decode: l,
 		Projection: &Projection{Values: 4, Bits: 4, Gain: gains(4, 1)}, ProjectionPrefill: q, ProjectionDecode: q,
-		Tokens: &TokenLimits{Margin: 0.1, Outright: 0.4, Rate: 1e-4, Alpha: 1e-6, MinEOS: 0.1},
+		Tokens: &TokenLimits{Beyond: []MarginRate{{0.01, 1e-2}, {0.1, 1e-4}}, Outright: 0.4, Alpha: 1e-6, MinEOS: 0.1},
 	}
 }
 
@@ -23,7 +24,7 @@ func TestPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := ParsePolicy(b)
-	if err != nil || got.Decode != p.Decode || got.Projection.Values != 4 || *got.Tokens != *p.Tokens || got.Params != p.Params {
+	if err != nil || got.Decode != p.Decode || got.Projection.Values != 4 || !slices.Equal(got.Tokens.Beyond, p.Tokens.Beyond) || got.Tokens.Outright != p.Tokens.Outright || got.Params != p.Params {
 		t.Fatalf("%+v %v", got, err)
 	}
 	if s := got.Strict(5); s.Decode != p.Decode || s.Params != p.Params || s.Seed != 5 {
@@ -38,7 +39,7 @@ func TestPolicy(t *testing.T) {
 		"gains":             func(p *Policy) { p.Projection.Gain = gains(5, 1) },
 		"bits":              func(p *Policy) { p.Projection.Bits = 1 },
 		"projection_decode": func(p *Policy) { p.ProjectionDecode.Mean = 4 },
-		"tokens":            func(p *Policy) { p.Tokens.Outright = 0 },
+		"tokens":            func(p *Policy) { p.Tokens.Outright = -1 },
 	} {
 		p := policy()
 		q, k := *p.Projection, *p.Tokens

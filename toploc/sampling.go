@@ -75,6 +75,27 @@ func (s *Sampler) Check(pos uint64, logits []float32, token int32) (Choice, erro
 	return s.check(pos, logits, token)
 }
 
+// Without draws the token at a position as if one were not there: the second best.
+func (s *Sampler) Without(pos uint64, logits []float32, token int32) (int32, error) {
+	best, at := math.Inf(-1), int32(-1)
+	state := s.stream(pos)
+	for id, z := range logits {
+		if math.IsNaN(float64(z)) || math.IsInf(float64(z), 0) {
+			return 0, fmt.Errorf("token %d: %w", id, errLogit)
+		}
+		if int32(id) == token {
+			continue
+		}
+		if v := s.score(state, logits, int32(id)); v > best {
+			best, at = v, int32(id)
+		}
+	}
+	if at < 0 {
+		return 0, fmt.Errorf("%d logits, none but token %d", len(logits), token)
+	}
+	return at, nil
+}
+
 var errLogit = errors.New("a logit is not finite")
 
 func (s *Sampler) check(pos uint64, logits []float32, token int32) (Choice, error) {

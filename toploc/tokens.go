@@ -9,23 +9,33 @@ import (
 
 // TokenLimits say how a sequence's tokens may deviate from what the verifier's
 // model, sampled as agreed, would have drawn. Margins depend on model and engine:
-// calibrate them. A false reject of an honest sequence has a probability of at most
-// Alpha for each of the three tests that count, where they say so.
+// calibrate them.
 type TokenLimits struct {
-	// Margin is a difference of scores that honest drift explains. More tokens
-	// beyond it than Rate explains are rejected: the count's limit is the least m
-	// with P(Binomial(n, Rate) > m) ≤ Alpha.
-	Margin float64 `json:"margin"`
-	Rate   float64 `json:"rate"`
+	// Beyond gives rates at which honest drift makes tokens exceed margins. More
+	// of n than that explains are rejected: the limit is the least m with
+	// P(Binomial(n, Rate) > m) ≤ Alpha/len(Beyond). Low margins are exceeded by many
+	// tokens of a wrong sampler, high ones by few but hardly by any honest one.
+	Beyond []MarginRate `json:"beyond"`
 	// Outright is a margin that no honest token has: one such is too many.
 	Outright float64 `json:"outright"`
-	// Alpha is the false-reject bound of each counting test. 0 means 1e-6.
+	// Alpha bounds the probability that an honest sequence fails for its margins'
+	// count, for its ranks' distance from uniform, or for its rare tokens, each.
+	// 0 means 1e-6.
 	Alpha float64 `json:"alpha"`
 	// MinEOS is the least probability, under the verifier's model at the agreed
 	// temperature, of the token that ended the text (INTELLECT-2, section 3.3:
 	// 0.1). It does not apply where the seeded choice is that token.
 	MinEOS float64 `json:"min_eos"`
 }
+
+// MarginRate says how often an honest token's margin exceeds a margin.
+type MarginRate struct {
+	Margin float64 `json:"margin"`
+	Rate   float64 `json:"rate"`
+}
+
+// maxBeyond is the most margins that are counted.
+const maxBeyond = 16
 
 // A TokenRule is how the tokens of a job are to be drawn.
 type TokenRule struct {
@@ -42,11 +52,13 @@ type TokenRule struct {
 
 // A TokenVerdict is what a TokenJudge says of a sequence.
 type TokenVerdict struct {
-	Tokens     int     `json:"tokens"`
-	Differ     int     `json:"differ"`       // tokens other than the one that had to be drawn
-	Beyond     int     `json:"beyond"`       // of them, beyond Margin
-	BeyondMost int     `json:"beyond_limit"` // and how many may be
-	Worst      float64 `json:"worst_margin"`
+	Tokens int     `json:"tokens"`
+	Differ int     `json:"differ"` // tokens other than the one that had to be drawn
+	Worst  float64 `json:"worst_margin"`
+	Beyond []struct {
+		Tokens int `json:"tokens"` // beyond a margin of the limits
+		Most   int `json:"limit"`
+	} `json:"beyond"`
 	RankVerdict
 	MeanProb float64 `json:"mean_probability"`
 	Ended    string  `json:"ended"` // "eos", "length" or "cut"
@@ -78,15 +90,24 @@ func (r TokenRule) Judge() (*TokenJudge, error) {
 	if err := r.Limits.validate(); err != nil {
 		return nil, err
 	}
-	return &TokenJudge{r: r}, nil
+	j := &TokenJudge{r: r}
+	j.v.Beyond = slices.Grow(j.v.Beyond, len(r.Limits.Beyond))[:len(r.Limits.Beyond)]
+	return j, nil
 }
 
 func (l TokenLimits) validate() error {
 	switch {
-	case !(l.Margin >= 0) || !(l.Outright >= l.Margin):
-		return fmt.Errorf("margins %g and %g: want 0 ≤ margin ≤ outright", l.Margin, l.Outright)
-	case !(l.Rate >= 0 && l.Rate <= 1) || !(l.Alpha >= 0 && l.Alpha < 1) || !(l.MinEOS >= 0 && l.MinEOS <= 1):
-		return errors.New("rate, alpha and min_eos are probabilities")
+	case !(l.Outright >= 0):
+		return fmt.Errorf("outright margin %g: want 0 or more", l.Outright)
+	case len(l.Beyond) > maxBeyond:
+		return fmt.Errorf("%d margins, at most %d", len(l.Beyond), maxBeyond)
+	case !(l.Alpha >= 0 && l.Alpha < 1) || !(l.MinEOS >= 0 && l.MinEOS <= 1):
+		return errors.New("alpha and min_eos are probabilities")
+	}
+	for _, b := range l.Beyond {
+		if !(b.Margin >= 0) || !(b.Rate >= 0 && b.Rate <= 1) {
+			return fmt.Errorf("margin %g at a rate of %g: want 0 or more, and a probability", b.Margin, b.Rate)
+		}
 	}
 	return nil
 }
@@ -108,8 +129,10 @@ func (j *TokenJudge) Push(token int32, logits []float32) error {
 	if c.Token != token {
 		j.v.Differ++
 		j.v.Worst = max(j.v.Worst, c.Margin)
-		if c.Margin > j.r.Limits.Margin {
-			j.v.Beyond++
+		for i, b := range j.r.Limits.Beyond {
+			if c.Margin > b.Margin {
+				j.v.Beyond[i].Tokens++
+			}
 		}
 	}
 	p, below := j.probability(token, logits)
@@ -142,6 +165,10 @@ func (j *TokenJudge) probability(token int32, logits []float32) (p, below float6
 	return math.Exp((float64(own)-top)/t) / sum, below / sum
 }
 
+// Ranks returns those of the tokens so far, in order, to be tested together with
+// those of other sequences: the more there are, the smaller a difference shows.
+func (j *TokenJudge) Ranks() []float64 { return j.ranks }
+
 // Verdict ends the sequence.
 func (j *TokenJudge) Verdict() TokenVerdict {
 	v, l, n := j.v, j.r.Limits, j.v.Tokens
@@ -150,7 +177,14 @@ func (j *TokenJudge) Verdict() TokenVerdict {
 		return v
 	}
 	v.MeanProb /= float64(n)
-	v.BeyondMost = BinomialLimit(n, l.Rate, l.Alpha)
+	v.Beyond = slices.Clone(v.Beyond)
+	counted := -1
+	for i, b := range l.Beyond {
+		v.Beyond[i].Most = BinomialLimit(n, b.Rate, l.Alpha/float64(len(l.Beyond)))
+		if v.Beyond[i].Tokens > v.Beyond[i].Most {
+			counted = i
+		}
+	}
 	v.RankVerdict = TestRanks(j.ranks, l.Alpha)
 	v.Ended = "cut"
 	if n == j.r.Max {
@@ -166,8 +200,9 @@ func (j *TokenJudge) Verdict() TokenVerdict {
 		v.Reason = fmt.Sprintf("the text ends after %d of %d tokens without an end token", n, j.r.Max)
 	case seeded && v.Worst > l.Outright:
 		v.Reason = fmt.Sprintf("a token is %.3g from the one that had to be drawn, limit %.3g", v.Worst, l.Outright)
-	case seeded && v.Beyond > v.BeyondMost:
-		v.Reason = fmt.Sprintf("%d of %d tokens are not those that had to be drawn, limit %d", v.Beyond, n, v.BeyondMost)
+	case seeded && counted >= 0:
+		b := v.Beyond[counted]
+		v.Reason = fmt.Sprintf("%d of %d tokens are more than %.3g from those that had to be drawn, limit %d", b.Tokens, n, l.Beyond[counted].Margin, b.Most)
 	case !greedy && v.RankVerdict.Check() != nil:
 		v.Reason = v.RankVerdict.Check().Error()
 	case j.end && !(seeded && j.drawn) && v.EndProb < l.MinEOS:
@@ -176,97 +211,4 @@ func (j *TokenJudge) Verdict() TokenVerdict {
 		v.OK = true
 	}
 	return v
-}
-
-// A RankVerdict says whether tokens were drawn from the verifier's distributions.
-//
-// If they were, the rank of each (the probability of all that is less likely, and a
-// random share of its own) is uniform whatever the text. Tokens of another model are
-// too often unlikely ones, those of a lower temperature too seldom.
-type RankVerdict struct {
-	KS       float64 `json:"ks"` // distance of the ranks' distribution from uniform
-	KSMost   float64 `json:"ks_limit"`
-	Rare     int     `json:"rare"` // tokens out of the least likely hundredth
-	RareMost int     `json:"rare_limit"`
-}
-
-// Ranks returns those of the tokens so far, in order, to be tested together with
-// those of other sequences: the more there are, the smaller a difference shows.
-func (j *TokenJudge) Ranks() []float64 { return j.ranks }
-
-// TestRanks tests ranks for being uniform. An honest prover fails either test with
-// a probability of at most alpha: the distance from uniform (Kolmogorov-Smirnov) by
-// the inequality of Dvoretzky, Kiefer, Wolfowitz and Massart, P(D > d) ≤
-// 2·exp(-2nd²), the count of rare ones by the binomial.
-func TestRanks(ranks []float64, alpha float64) RankVerdict {
-	const rare = 0.01
-	n := len(ranks)
-	v := RankVerdict{RareMost: BinomialLimit(n, rare, alpha), KSMost: 1}
-	if n == 0 {
-		return v
-	}
-	v.KSMost = math.Sqrt(math.Log(2/alpha) / float64(2*n))
-	for i, u := range slices.Sorted(slices.Values(ranks)) {
-		v.KS = max(v.KS, u-float64(i)/float64(n), float64(i+1)/float64(n)-u)
-		if u < rare {
-			v.Rare++
-		}
-	}
-	return v
-}
-
-// Check returns what is over a limit, nil if nothing is.
-func (v RankVerdict) Check() error {
-	switch {
-	case v.Rare > v.RareMost:
-		return fmt.Errorf("%d tokens are out of the least likely hundredth, limit %d: another model drew them", v.Rare, v.RareMost)
-	case v.KS > v.KSMost:
-		return fmt.Errorf("the tokens' ranks are %.3g from uniform, limit %.3g: another model or temperature drew them", v.KS, v.KSMost)
-	}
-	return nil
-}
-
-// BinomialTail returns P(X > m) for X of n trials of probability p.
-func BinomialTail(n, m int, p float64) float64 {
-	switch {
-	case m >= n || p <= 0:
-		return 0
-	case m < 0 || p >= 1:
-		return 1
-	}
-	ln := func(x int) float64 { v, _ := math.Lgamma(float64(x) + 1); return v }
-	term := func(k int) float64 {
-		return math.Exp(ln(n) - ln(k) - ln(n-k) + float64(k)*math.Log(p) + float64(n-k)*math.Log1p(-p))
-	}
-	var sum float64
-	if float64(m) < float64(n)*p { // the lower side is the smaller one
-		for k := m; k >= 0; k-- {
-			t := term(k)
-			if sum += t; t < sum*1e-17 {
-				break
-			}
-		}
-		return max(0, 1-sum)
-	}
-	for k := m + 1; k <= n; k++ {
-		t := term(k)
-		if sum += t; t < sum*1e-17 {
-			break
-		}
-	}
-	return min(1, sum)
-}
-
-// BinomialLimit returns the least m with P(X > m) ≤ alpha for X of n trials of
-// probability p.
-func BinomialLimit(n int, p, alpha float64) int {
-	lo, hi := 0, n
-	for lo < hi {
-		if m := (lo + hi) / 2; BinomialTail(n, m, p) <= alpha {
-			hi = m
-		} else {
-			lo = m + 1
-		}
-	}
-	return lo
 }

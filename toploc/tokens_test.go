@@ -124,9 +124,32 @@ func TestSamplerRefuses(t *testing.T) {
 	}
 }
 
+func TestSamplerWithout(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 1))
+	s := sampler(t, "second", 1)
+	for pos := range uint64(200) {
+		z := logitsOf(r, 30, 2)
+		first, err := s.Pick(pos, z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := s.Without(pos, z, first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		z[first] = -1e9
+		if id, err := s.Pick(pos, z); err != nil || id != second {
+			t.Fatalf("without %d it is %d, want %d (%v)", first, second, id, err)
+		}
+	}
+	if _, err := s.Without(0, []float32{1}, 0); err == nil {
+		t.Error("a token is drawn out of none")
+	}
+}
+
 func TestTokenJudge(t *testing.T) {
 	const n, vocab = 300, 64
-	limits := TokenLimits{Margin: 0.02, Rate: 1e-4, Outright: 0.1, MinEOS: 0.1}
+	limits := TokenLimits{Beyond: []MarginRate{{0, 0.01}, {0.02, 1e-4}}, Outright: 4, MinEOS: 0.1}
 	s, other := sampler(t, "job", 1), sampler(t, "other job", 1)
 	cold, greedy := sampler(t, "job", 0.6), sampler(t, "job", 0)
 	for _, c := range []struct {
@@ -180,7 +203,7 @@ func TestTokenJudge(t *testing.T) {
 func TestTokenJudgeFindsAnEdit(t *testing.T) {
 	s := sampler(t, "edit", 1)
 	r := rand.New(rand.NewPCG(1, 7))
-	j, err := TokenRule{Sampler: s, Max: 128, Limits: TokenLimits{Margin: 0.01, Outright: 0.05, Rate: 1e-4}}.Judge()
+	j, err := TokenRule{Sampler: s, Max: 128, Limits: TokenLimits{Beyond: []MarginRate{{0.01, 1e-4}}, Outright: 0.05}}.Judge()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 
 	"github.com/shoalnet/shoal/gpu"
@@ -135,6 +136,7 @@ type run struct {
 	name    string
 	rows    rows
 	margins [][]float64 // honest: how far from the verifier's choice its own is, by token
+	drift   [][]float64 // and by how much the gap between the verifier's two best differs
 }
 
 // A measurement is all that the report is made of.
@@ -261,8 +263,10 @@ func appendBF16(a []uint16, f []float32) []uint16 {
 }
 
 // readHonest reads sequence i on machine h: the prompt at once, what follows as
-// the machine does it. It keeps the rows, and by how much the token that this
-// machine would have drawn differs from the verifier's choice.
+// the machine does it. It keeps the rows, the margin of the token that this machine
+// would have drawn, and the drift of scores. The two seldom draw different tokens, so
+// that margins say little of how large they may become; but where they do, the margin
+// is at most the drift of the gap between the two tokens, which every position shows.
 func (m *measurement) readHonest(ctx context.Context, model *llama.Model, h, i int, own [][]float32) error {
 	s, err := toploc.NewSampler(job(i), m.c.Temperature)
 	if err != nil {
@@ -274,7 +278,7 @@ func (m *measurement) readHonest(ctx context.Context, model *llama.Model, h, i i
 		return err
 	}
 	var a []uint16
-	var margins []float64
+	var margins, drift []float64
 	at := 0
 	see := func(hidden, logits []float32) error {
 		a = appendBF16(a, hidden)
@@ -288,6 +292,12 @@ func (m *measurement) readHonest(ctx context.Context, model *llama.Model, h, i i
 				return err
 			}
 			margins = append(margins, c.Margin)
+			second, err := s.Without(uint64(n), own[at], c.Token)
+			if err != nil {
+				return err
+			}
+			gap := func(z []float32) float64 { return float64(z[c.Token]) - float64(z[second]) }
+			drift = append(drift, math.Abs(gap(logits)-gap(own[at]))/m.c.Temperature)
 		}
 		at++
 		return nil
@@ -304,6 +314,7 @@ func (m *measurement) readHonest(ctx context.Context, model *llama.Model, h, i i
 	}
 	m.honest[h].rows = append(m.honest[h].rows, a)
 	m.honest[h].margins = append(m.honest[h].margins, margins)
+	m.honest[h].drift = append(m.honest[h].drift, drift)
 	return nil
 }
 

@@ -20,8 +20,8 @@ type Report struct {
 		// Sequences with any chunk rejected under either. Chunks of a sequence are
 		// not independent, sequences are.
 		Sequences Rate `json:"sequences"`
-		// Tokens beyond the margin, and sequences with one that is rejected outright.
-		Tokens   Rate `json:"tokens"`
+		// Sequences with a token that is rejected outright. The counting tests have
+		// the bound that the policy's alpha says.
 		Outright Rate `json:"outright"`
 	} `json:"false_reject"`
 	Machines  []HonestMachine `json:"machines"`
@@ -38,6 +38,7 @@ type HonestMachine struct {
 	Largest    toploc.Result           `json:"largest"`
 	Projection toploc.ProjectionResult `json:"projection"`
 	Margin     float64                 `json:"margin"`
+	Drift      float64                 `json:"drift"` // of the gap between the best two scores
 	// Rejected of the held-out chunks, under both versions' limits.
 	Rejected Rate `json:"rejected"`
 }
@@ -231,6 +232,7 @@ func (m *measurement) project(p *toploc.Projection, seq int, a []uint16) (out []
 // calibrating half has, and a little more.
 func (m *measurement) choose(r *Report, compared []comparison) {
 	var tokens toploc.TokenLimits
+	var widest float64
 	for h, c := range compared {
 		for seq := range c.v1 {
 			if !calibrating(seq) {
@@ -250,8 +252,9 @@ func (m *measurement) choose(r *Report, compared []comparison) {
 				proj.Mean = max(proj.Mean, c.v2[seq][j].Mean)
 				proj.WorstToken = max(proj.WorstToken, c.v2[seq][j].WorstToken)
 			}
-			for _, d := range m.honest[h].margins[seq] {
-				tokens.Margin = max(tokens.Margin, d)
+			for i, d := range m.honest[h].drift[seq] {
+				tokens.Outright = max(tokens.Outright, d)
+				widest = max(widest, m.honest[h].margins[seq][i])
 			}
 		}
 	}
@@ -264,18 +267,22 @@ func (m *measurement) choose(r *Report, compared []comparison) {
 	for _, l := range []*toploc.ProjectionLimits{&r.ProjectionPrefill, &r.ProjectionDecode} {
 		*l = widened(*l, m.c.Bits)
 	}
-	tokens.Margin = tokens.Margin*1.5 + 1e-4
-	tokens.Outright = 3 * tokens.Margin
+	// No margin of the held-out half will be as wide as the widest drift. What is
+	// counted lies below; holdOut says at which rates.
+	tokens.Outright += 1e-4
+	for _, share := range []float64{0, 0.1, 0.3, 1} {
+		tokens.Beyond = append(tokens.Beyond, toploc.MarginRate{Margin: share * widest})
+	}
 	tokens.Alpha, tokens.MinEOS = 1e-6, 0.1
 	r.Tokens = &tokens
 }
 
-// widened leaves room above the largest that was seen. The mean of a chunk is
-// over many numbers, so that a quarter above the largest is far.
+// widened leaves room above the largest that was seen, short of what guessing
+// makes. The mean of a chunk is over many numbers, so that its noise is small.
 func widened(l toploc.ProjectionLimits, bits int) toploc.ProjectionLimits {
 	guess := math.Exp2(float64(bits - 2)) // the mean of guessing
 	return toploc.ProjectionLimits{
-		Mean:       min(l.Mean*1.25, (l.Mean+guess)/2),
+		Mean:       min(l.Mean*1.4, (l.Mean+guess)/2),
 		WorstToken: min(l.WorstToken*1.5, 2*guess),
 	}
 }
@@ -290,7 +297,8 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 	f := &r.FalseReject
 	for h, c := range compared {
 		hm := HonestMachine{Name: m.honest[h].name}
-		var n, v1, v2, both, seqs, bad, tokens, beyond, outright int
+		var n, v1, v2, both, seqs, bad, tokens, outright int
+		beyond := make([]int, len(r.Tokens.Beyond))
 		for seq := range c.v1 {
 			rejected, far := false, false
 			for j, res := range c.v1[seq] {
@@ -318,11 +326,15 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 					rejected = true
 				}
 			}
-			for _, d := range m.honest[h].margins[seq] {
+			for i, d := range m.honest[h].margins[seq] {
 				hm.Margin = max(hm.Margin, d)
+				hm.Drift = max(hm.Drift, m.honest[h].drift[seq][i])
 				if !calibrating(seq) {
-					if tokens++; d > r.Tokens.Margin {
-						beyond++
+					tokens++
+					for l, b := range r.Tokens.Beyond {
+						if d > b.Margin {
+							beyond[l]++
+						}
 					}
 					far = far || d > r.Tokens.Outright
 				}
@@ -342,10 +354,12 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 		worst(&f.V2, v2, n)
 		worst(&f.Both, both, n)
 		worst(&f.Sequences, bad, seqs)
-		worst(&f.Tokens, beyond, tokens)
+		for l := range beyond {
+			b := &r.Tokens.Beyond[l]
+			b.Rate = max(b.Rate, NewRate(beyond[l], tokens, m.c.Confidence).Upper)
+		}
 		worst(&f.Outright, outright, seqs)
 	}
-	r.Tokens.Rate = f.Tokens.Upper
 }
 
 func (r *Report) limits(prefill bool) (toploc.Limits, toploc.ProjectionLimits) {

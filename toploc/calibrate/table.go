@@ -9,21 +9,25 @@ import (
 func (r *Report) Markdown() string {
 	var b strings.Builder
 	f := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
-	f("| honest machine | chunks | exponents | mean | median | signs | v2 mean | v2 worst token | margin | rejected of held out |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	f("| honest machine | chunks | exponents | mean | median | signs | v2 mean | v2 worst token | margin | drift of scores | rejected of held out |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range r.Machines {
-		f("| %s | %d | %d | %.2f | %.0f | %d | %.2f | %.2f | %.2g | %d of %d |\n", m.Name, m.Chunks, m.Largest.ExpMismatches, m.Largest.MantErrMean,
-			m.Largest.MantErrMedian, m.Largest.SignMismatches, m.Projection.Mean, m.Projection.WorstToken, m.Margin, m.Rejected.K, m.Rejected.N)
+		f("| %s | %d | %d | %.2f | %.0f | %d | %.2f | %.2f | %.2g | %.2g | %d of %d |\n", m.Name, m.Chunks, m.Largest.ExpMismatches, m.Largest.MantErrMean,
+			m.Largest.MantErrMedian, m.Largest.SignMismatches, m.Projection.Mean, m.Projection.WorstToken, m.Margin, m.Drift, m.Rejected.K, m.Rejected.N)
 	}
 	l := func(name string, prefill bool) {
 		v1, v2 := r.limits(prefill)
-		f("| **limit, %s** | | %d | %.2f | %.0f | %d | %.2f | %.2f | %.2g | |\n", name, v1.ExpMismatches, v1.MantErrMean, v1.MantErrMedian,
-			v1.SignMismatches, v2.Mean, v2.WorstToken, r.Tokens.Margin)
+		f("| **limit, %s** | | %d | %.2f | %.0f | %d | %.2f | %.2f | %.2g | | |\n", name, v1.ExpMismatches, v1.MantErrMean, v1.MantErrMedian,
+			v1.SignMismatches, v2.Mean, v2.WorstToken, r.Tokens.Outright)
 	}
 	l("prompt", true)
 	l("generated", false)
 	q := r.FalseReject
-	f("\nFalse rejects of held-out chunks on the worst machine, with the upper bound of %.0f %% confidence (Clopper and Pearson): version 1 %s, version 2 %s, either %s; of sequences %s; of sequences for a token beyond %.2g %s; tokens beyond the margin %s.\n",
-		100*r.Confidence, rate(q.V1), rate(q.V2), rate(q.Both), rate(q.Sequences), r.Tokens.Outright, rate(q.Outright), rate(q.Tokens))
+	f("\nFalse rejects of held-out chunks on the worst machine, with the upper bound of %.0f %% confidence (Clopper and Pearson): version 1 %s, version 2 %s, either %s; of sequences %s; of sequences for a token beyond %.2g %s. Honest tokens beyond margins, at most:",
+		100*r.Confidence, rate(q.V1), rate(q.V2), rate(q.Both), rate(q.Sequences), r.Tokens.Outright, rate(q.Outright))
+	for _, b := range r.Tokens.Beyond {
+		f(" %.2g: %.2g %%;", b.Margin, 100*b.Rate)
+	}
+	f(" each count has a false-reject bound of %.1g a sequence.\n", r.Tokens.Alpha/float64(max(1, len(r.Tokens.Beyond))))
 	f("\n| forgery: chunks that pass | chunks | reference %s | reference %s | strict, paper's | strict, calibrated | version 2 | margin v1 | margin v2 |\n|---|---|---|---|---|---|---|---|---|\n", "38/10/8", "60/40/40")
 	for _, g := range r.Forgeries {
 		v2, m2 := share(g.V2, g.Chunks), times(g.Margin2)
