@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,10 @@ type generateFlags struct {
 	tokens      int
 	temperature float64
 	topK        int
+	topP, minP  float64
+	repetition  float64
+	stop        []string
+	logProbs    bool
 	seed        uint64
 	threads     int
 }
@@ -58,6 +63,11 @@ goes on from the latter half of it.`,
 	f.IntVarP(&gf.tokens, "tokens", "n", 300, "how many tokens to write")
 	f.Float64Var(&gf.temperature, "temperature", 0.8, "0 takes the likeliest token each time")
 	f.IntVar(&gf.topK, "top-k", 0, "choose among this many likeliest tokens; 0 is all")
+	f.Float64Var(&gf.topP, "top-p", 0, "of those, among the fewest with this share of probability; 0 is all")
+	f.Float64Var(&gf.minP, "min-p", 0, "of those, among the ones this fraction as likely as the likeliest; 0 is all")
+	f.Float64Var(&gf.repetition, "repetition-penalty", 1, "above 1 makes tokens that the text has already less likely")
+	f.StringArrayVar(&gf.stop, "stop", nil, "end before this text; may be given more than once")
+	f.BoolVar(&gf.logProbs, "logprobs", false, "with --json: each token and its log-probability")
 	f.Uint64Var(&gf.seed, "seed", 1, "equal seeds give equal text")
 	f.IntVar(&gf.threads, "threads", 0, "threads that compute (default: one for each core)")
 	return c
@@ -125,15 +135,26 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
 	}
 	var text strings.Builder
-	w := &speaker{tok: o.tok, ids: ids, out: &text, said: len(ids)}
+	if slices.Contains(gf.stop, "") {
+		return usagef("--stop: want some text")
+	}
+	w := &speaker{tok: o.tok, ids: ids, out: &text, said: len(ids), stop: gf.stop}
 	if !a.json {
 		w.out = io.MultiWriter(a.out, &text)
 		fmt.Fprint(a.out, gf.prompt)
 	}
-	if err := write(ctx, o.m, w, gf, o.cfg); err != nil {
+	err = write(ctx, o.m, w, gf, o.cfg)
+	if errors.Is(err, errStopText) {
+		err = nil
+	}
+	if err = errors.Join(err, w.flush()); err != nil {
 		return err
 	}
-	return a.show(map[string]string{"prompt": gf.prompt, "text": text.String()}, "\n")
+	return a.show(struct {
+		Prompt string      `json:"prompt"`
+		Text   string      `json:"text"`
+		Tokens []spokenFor `json:"tokens,omitempty"`
+	}{gf.prompt, text.String(), w.logProbs}, "\n")
 }
 
 // write lets the model go on until gf.tokens are written. Where its context is
@@ -145,7 +166,11 @@ func write(ctx context.Context, m *llama.Model, w *speaker, gf generateFlags, cf
 			prompt = w.ids[max(0, len(w.ids)-cfg.MaxPositionEmbeddings):]
 		}
 		before := left
-		o := llama.GenerateOptions{MaxTokens: left, Temperature: gf.temperature, TopK: gf.topK, Seed: gf.seed + part<<32}
+		o := llama.GenerateOptions{MaxTokens: left, Temperature: gf.temperature, TopK: gf.topK, TopP: gf.topP, MinP: gf.minP,
+			Repetition: gf.repetition, Seed: gf.seed + part<<32}
+		if gf.logProbs {
+			o.LogProb = func(id int32, p float64) { w.logProbs = append(w.logProbs, spokenFor{id, p}) }
+		}
 		for _, e := range cfg.EOS {
 			o.Stop = append(o.Stop, int32(e))
 		}
@@ -172,6 +197,51 @@ type speaker struct {
 	ids  []int32
 	said int // how many of ids are written
 	out  io.Writer
+
+	stop     []string // texts that end it
+	held     string   // text that may be the beginning of one
+	logProbs []spokenFor
+}
+
+// spokenFor is a token and its log-probability.
+type spokenFor struct {
+	ID      int32   `json:"id"`
+	LogProb float64 `json:"logprob"`
+}
+
+// errStopText is what say returns where the text has come to one of stop.
+var errStopText = errors.New("a stop text came")
+
+// put writes text, but for what may be the beginning of a stop text.
+func (w *speaker) put(text string) error {
+	w.held += text
+	end, keep := len(w.held), 0
+	var stopped error
+	for _, s := range w.stop {
+		if i := strings.Index(w.held, s); i >= 0 && i < end {
+			end, stopped = i, errStopText
+		}
+		for n := min(len(s)-1, len(w.held)); n > keep; n-- {
+			if strings.HasSuffix(w.held, s[:n]) {
+				keep = n
+			}
+		}
+	}
+	if stopped == nil {
+		end -= keep
+	}
+	_, err := io.WriteString(w.out, w.held[:end])
+	if w.held = w.held[end:]; stopped != nil {
+		w.held = ""
+	}
+	return errors.Join(err, stopped)
+}
+
+// flush writes what was held back.
+func (w *speaker) flush() error {
+	_, err := io.WriteString(w.out, w.held)
+	w.held = ""
+	return err
 }
 
 // Tokens before those unsaid that are decoded with them, and how many unsaid
@@ -190,6 +260,5 @@ func (w *speaker) say(id int32) error {
 		return nil // part of a character: the next token completes it
 	}
 	w.said = len(w.ids)
-	_, err := io.WriteString(w.out, rest)
-	return err
+	return w.put(rest)
 }

@@ -27,8 +27,17 @@ type GenerateOptions struct {
 	MaxTokens   int     // tokens to generate at most; 0 means until the model's context is full
 	Temperature float64 // divides the logits; 0 takes the likeliest token
 	TopK        int     // sample among the TopK likeliest only; 0 means all
-	Seed        uint64  // equal seeds give equal text
-	Stop        []int32 // tokens that end the text; they are not yielded
+	TopP        float64 // of those, among the fewest that have this share of probability; 0 and 1 mean all
+	MinP        float64 // of those, among the ones this fraction as likely as the likeliest; 0 means all
+	// Repetition, above 0, divides the positive logits of tokens that the text
+	// has already, prompt included, and multiplies the negative (Keskar et al.
+	// 2019, section 4.1). 0 and 1 change nothing.
+	Repetition float64
+	Seed       uint64  // equal seeds give equal text
+	Stop       []int32 // tokens that end the text; they are not yielded
+	// LogProb, where not nil, is told each token before it is yielded with its
+	// log-probability under the model as it is: at temperature 1, of all tokens.
+	LogProb func(id int32, logProb float64)
 }
 
 // Generate goes on from prompt and yields token by token until yield returns
@@ -46,6 +55,12 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions,
 		return fmt.Errorf("llama: generate: temperature %g is not a number from 0 on", o.Temperature)
 	case o.TopK < 0:
 		return fmt.Errorf("llama: generate: top-k %d is below 0", o.TopK)
+	case !(o.TopP >= 0 && o.TopP <= 1):
+		return fmt.Errorf("llama: generate: top-p %g is not in [0, 1]", o.TopP)
+	case !(o.MinP >= 0 && o.MinP <= 1):
+		return fmt.Errorf("llama: generate: min-p %g is not in [0, 1]", o.MinP)
+	case !(o.Repetition >= 0 && o.Repetition <= 1e6):
+		return fmt.Errorf("llama: generate: repetition penalty %g is not in [0, 1e6]", o.Repetition)
 	}
 	if err := m.checkIDs(prompt); err != nil {
 		return fmt.Errorf("llama: generate: prompt: %w", err)
@@ -64,11 +79,25 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions,
 		if err := d.read(ctx, next); err != nil {
 			return fmt.Errorf("llama: generate: %w", err)
 		}
+		var norm float64
+		if o.LogProb != nil {
+			norm = logSum(d.logits)
+		}
+		raw := d.logits
+		if o.Repetition > 0 && o.Repetition != 1 {
+			raw = s.penalize(d.logits, next)
+		}
 		id, err := s.pick(d.logits, uint64(i))
 		if err != nil {
 			return fmt.Errorf("llama: generate: token %d: %w", i, err)
 		}
-		if slices.Contains(o.Stop, id) || !yield(id) || d.pos == total {
+		if slices.Contains(o.Stop, id) {
+			return nil
+		}
+		if o.LogProb != nil {
+			o.LogProb(id, float64(raw[id])-norm)
+		}
+		if !yield(id) || d.pos == total {
 			return nil
 		}
 		d.one[0] = id

@@ -3,6 +3,7 @@ package llama
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // A sampler picks tokens. Its randomness is a function of (seed, token number).
@@ -10,6 +11,69 @@ type sampler struct {
 	opts GenerateOptions
 	heap []int32 // the TopK best so far, worst first
 	prob []float64
+
+	order []int32   // tokens in question, the likeliest first
+	seen  []bool    // by token: the text has it
+	raw   []float32 // logits before penalties
+}
+
+// penalize marks ids as part of the text and lowers the logits of all that are.
+// It returns a copy of the logits as they were.
+func (s *sampler) penalize(logits []float32, ids []int32) []float32 {
+	if s.seen == nil {
+		s.seen = make([]bool, len(logits))
+	}
+	for _, id := range ids {
+		s.seen[id] = true
+	}
+	s.raw = append(s.raw[:0], logits...)
+	for id, z := range logits {
+		switch {
+		case !s.seen[id]:
+		case z > 0:
+			logits[id] = float32(float64(z) / s.opts.Repetition)
+		default:
+			logits[id] = float32(float64(z) * s.opts.Repetition)
+		}
+	}
+	return s.raw
+}
+
+// logSum is log(sum(exp(logits))).
+func logSum(logits []float32) float64 {
+	most := float64(slices.Max(logits))
+	sum := 0.0
+	for _, z := range logits {
+		sum += math.Exp(float64(z) - most)
+	}
+	return most + math.Log(sum)
+}
+
+// nucleus clears the probabilities, which add up to sum, of all tokens but the
+// fewest likeliest that have share of it (Holtzman et al. 2020, section 3.1),
+// and returns what is left.
+func (s *sampler) nucleus(logits []float32, sum, share float64) float64 {
+	s.order = s.order[:0]
+	for id, p := range s.prob {
+		if p > 0 {
+			s.order = append(s.order, int32(id))
+		}
+	}
+	slices.SortFunc(s.order, func(a, b int32) int {
+		if less(logits, b, a) {
+			return -1
+		}
+		return 1
+	})
+	left := 0.0
+	for _, id := range s.order {
+		if left >= share*sum {
+			s.prob[id] = 0
+			continue
+		}
+		left += s.prob[id]
+	}
+	return left
 }
 
 // pick chooses a token after logits. Ties go to the lower id.
@@ -38,6 +102,18 @@ func (s *sampler) pick(logits []float32, i uint64) (int32, error) {
 	for id, z := range logits {
 		if s.prob[id] = 0; kept(id) {
 			s.prob[id] = math.Exp(float64(z-logits[best]) / s.opts.Temperature)
+			sum += s.prob[id]
+		}
+	}
+	if p := s.opts.TopP; p > 0 && p < 1 {
+		sum = s.nucleus(logits, sum, p)
+	}
+	if s.opts.MinP > 0 { // the likeliest has probability 1 before the division by sum
+		sum = 0
+		for id, p := range s.prob {
+			if p < s.opts.MinP {
+				s.prob[id] = 0
+			}
 			sum += s.prob[id]
 		}
 	}

@@ -152,3 +152,87 @@ func TestDecodeEqualsPrefill(t *testing.T) {
 		}
 	}
 }
+
+// What is drawn, and how often, is what the definitions of top-p and min-p keep
+// of softmax(logits/temperature).
+func TestNucleusAndMinP(t *testing.T) {
+	logits := []float32{1, 3, -2, 2.5, 0, 2.5, -1}
+	for _, o := range []GenerateOptions{
+		{TopP: 0.8}, {TopP: 0.1}, {TopP: 1}, {MinP: 0.3}, {MinP: 1}, {TopP: 0.9, MinP: 0.1}, {TopK: 4, TopP: 0.7}, {TopP: 0.5, Temperature: 2},
+	} {
+		if o.Temperature == 0 {
+			o.Temperature = 1
+		}
+		s := sampler{opts: o}
+		order := []int{1, 3, 5, 0, 4, 6, 2} // ties to the lower id
+		if o.TopK > 0 {
+			order = order[:o.TopK]
+		}
+		p := map[int32]float64{}
+		sum, most := 0.0, 0.0
+		for _, id := range order {
+			p[int32(id)] = math.Exp(float64(logits[id]) / o.Temperature)
+			sum += p[int32(id)]
+			most = max(most, p[int32(id)])
+		}
+		cum := 0.0
+		for _, id := range order {
+			v := p[int32(id)]
+			if o.TopP > 0 && cum >= o.TopP*sum || v < o.MinP*most {
+				delete(p, int32(id))
+			}
+			cum += v
+		}
+		sum = 0
+		for _, v := range p {
+			sum += v
+		}
+		const n = 20000
+		got := map[int32]int{}
+		for i := range uint64(n) {
+			id, err := s.pick(slices.Clone(logits), i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[id]++
+		}
+		for id := range int32(len(logits)) {
+			want := p[id] / sum
+			if math.Abs(float64(got[id])/n-want) > 4*math.Sqrt(want/n)+1e-12 {
+				t.Errorf("%+v: token %d came %d times of %d, want a share of %.4f", o, id, got[id], n, want)
+			}
+		}
+	}
+}
+
+func TestPenaltyAndLogProb(t *testing.T) {
+	s := sampler{opts: GenerateOptions{Repetition: 2}}
+	logits := []float32{4, -1, 3, -8}
+	raw := s.penalize(logits, []int32{0, 1})
+	if !slices.Equal(logits, []float32{2, -2, 3, -8}) || !slices.Equal(raw, []float32{4, -1, 3, -8}) {
+		t.Errorf("penalized to %g, kept %g", logits, raw)
+	}
+	cfg := small(true)
+	m, err := New(devices(t)[0], cfg, wild(cfg, rand.New(rand.NewPCG(5, 5))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []int32
+	var sum float64
+	o := GenerateOptions{MaxTokens: 20, Temperature: 1, TopP: 0.9, Repetition: 1.5, Seed: 9, LogProb: func(id int32, p float64) {
+		ids = append(ids, id)
+		sum += p
+	}}
+	at := 0
+	if err := m.Generate(context.Background(), []int32{7}, o, func(id int32) bool { at++; return ids[at-1] == id }); err != nil {
+		t.Fatal(err)
+	}
+	if want, err := m.Loss(append([]int32{7}, ids...)); err != nil || at != 20 || math.Abs(want*20+sum) > 1e-4 {
+		t.Errorf("log-probabilities of %d tokens add up to %g, their loss is %g, %v", at, sum, want*20, err)
+	}
+	for _, bad := range []GenerateOptions{{TopP: 1.5}, {MinP: -1}, {Repetition: -1}, {TopP: math.NaN()}} {
+		if err := m.Generate(context.Background(), []int32{7}, bad, func(int32) bool { return false }); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+}
