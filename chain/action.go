@@ -91,8 +91,12 @@ type (
 
 // Epochs: Settlement.
 type (
-	// Propose is Settlement.propose; the settlement contract must be approved
-	// for the bond.
+	// DepositBond is Settlement.depositBond; the settlement contract must be
+	// approved.
+	DepositBond struct{ Amount Amount }
+	// WithdrawBond is Settlement.withdrawBond.
+	WithdrawBond struct{ Amount Amount }
+	// Propose is Settlement.propose; it takes one bond of those put in.
 	Propose struct{ Epoch Epoch }
 	// FinalizeFast is Settlement.finalizeFast; Sigs are by hot keys over
 	// Book.EpochDigest, ascending by the keys' owners.
@@ -102,7 +106,7 @@ type (
 	}
 	// Finalize is Settlement.finalize.
 	Finalize struct{ Epoch Epoch }
-	// Claim is Settlement.claim.
+	// Claim is Runs.claim.
 	Claim struct {
 		Run    Hash
 		Reward Reward
@@ -253,8 +257,12 @@ type (
 	RequestClose struct{ Channel Hash }
 	// CloseChannel is Vouchers.close.
 	CloseChannel struct{ Channel Hash }
-	// Flush is Vouchers.flush.
-	Flush struct{ Run Hash }
+	// Flush is Vouchers.flush: royalties of the run's closed channels, and of
+	// those named.
+	Flush struct {
+		Run      Hash
+		Channels []Hash
+	}
 )
 
 // Governance.
@@ -287,7 +295,9 @@ func (Refund) Target() Contract         { return Runs }
 func (Propose) Target() Contract        { return Settlement }
 func (FinalizeFast) Target() Contract   { return Settlement }
 func (Finalize) Target() Contract       { return Settlement }
-func (Claim) Target() Contract          { return Settlement }
+func (Claim) Target() Contract          { return Runs }
+func (DepositBond) Target() Contract    { return Settlement }
+func (WithdrawBond) Target() Contract   { return Settlement }
 func (SetParams) Target() Contract      { return Settlement }
 func (ProveReceipt) Target() Contract   { return Disputes }
 func (ProveDuplicate) Target() Contract { return Disputes }

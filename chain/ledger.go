@@ -36,6 +36,7 @@ var reasons = map[string]string{
 	"Innocent":                   "the proof shows nothing wrong",
 	"KeyTaken":                   "this key has been registered before; keys serve once",
 	"KeyUnknown":                 "this key is not registered, or not any more",
+	"NoBond":                     "no free bond is left at the settlement: deposit one",
 	"NoShares":                   "the run has no shares",
 	"NotEnoughStake":             "the active stake is lower than that",
 	"NotProposed":                "no epoch of this run is proposed now",
@@ -168,6 +169,7 @@ type (
 		Run      Hash    `json:"run"`
 		Deposit  Amount  `json:"deposit"`
 		Redeemed Amount  `json:"redeemed"`
+		Due      Amount  `json:"due"` // royalties not yet passed on
 	}
 	// A Line of the books compares what a contract has with what it owes.
 	Line struct {
@@ -254,6 +256,8 @@ type Ledger interface {
 	Proposal(ctx context.Context, run Hash) (Proposal, error)
 	Final(ctx context.Context, run Hash) (Final, error)
 	Claimed(ctx context.Context, run Hash, account Address) (Amount, error)
+	// Bonds is what an account has at the settlement, free for proposals.
+	Bonds(ctx context.Context, account Address) (Amount, error)
 	Balance(ctx context.Context, account Address) (Amount, error)
 	StakeOf(ctx context.Context, account Address, role uint8) (StakeInfo, error)
 	TotalStake(ctx context.Context, role uint8) (Amount, error)

@@ -114,6 +114,11 @@ func (m *Memory) Claimed(_ context.Context, run Hash, account Address) (Amount, 
 	return read(m, func(s *State) (Amount, error) { return val(s.claimed[accountOf{run, account}]), nil })
 }
 
+// Bonds implements Ledger.
+func (m *Memory) Bonds(_ context.Context, account Address) (Amount, error) {
+	return read(m, func(s *State) (Amount, error) { return val(s.bonds[account]), nil })
+}
+
 // Balance implements Ledger.
 func (m *Memory) Balance(_ context.Context, account Address) (Amount, error) {
 	return read(m, func(s *State) (Amount, error) { return val(s.balance[account]), nil })
@@ -192,6 +197,9 @@ func (s *State) books(runs []Hash) []Line {
 			owes[Settlement] = add(owes[Settlement], s.cfg.Bond)
 		}
 	}
+	for _, b := range s.bonds {
+		owes[Settlement] = add(owes[Settlement], b)
+	}
 	for _, d := range s.demands {
 		if !d.done {
 			owes[Disputes] = add(owes[Disputes], s.cfg.ChallengeBond)
@@ -206,7 +214,7 @@ func (s *State) books(runs []Hash) []Line {
 		}
 	}
 	for _, c := range s.channels {
-		owes[Vouchers] = add(owes[Vouchers], sub(c.Deposit, c.Redeemed))
+		owes[Vouchers] = add(owes[Vouchers], sub(c.Deposit, c.Redeemed), c.Due)
 	}
 	for _, v := range s.royalties {
 		owes[Vouchers] = add(owes[Vouchers], v)

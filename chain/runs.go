@@ -163,12 +163,12 @@ func (s *State) check(e *Epoch) (begin uint64, err error) {
 	switch {
 	case r == nil:
 		return 0, refuse("RunUnknown")
+	case e.Number <= s.finals[e.Run].Epoch || e.Number >= 1<<48:
+		return 0, refuse("WrongEpoch")
 	case r.Paused:
 		return 0, refuse("RunPaused")
 	case s.paused[Runs]:
 		return 0, refuse("EnforcedPause")
-	case e.Number == 0 || e.Number >= 1<<48:
-		return 0, refuse("BadTerms")
 	}
 	begin, end := r.Span(e.Number)
 	switch {
@@ -183,7 +183,8 @@ func (s *State) check(e *Epoch) (begin uint64, err error) {
 			return 0, refuse("OverBudget")
 		}
 	}
-	if less(r.Pool, add(e.Amounts[:]...)) {
+	sum := add(e.Amounts[:]...)
+	if less(r.Pool, sum) || add(sum, r.Unclaimed).BitLen() > 96 {
 		return 0, refuse("OverBudget")
 	}
 	return begin, nil

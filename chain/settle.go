@@ -9,15 +9,38 @@ func (s *State) proposal(run Hash) *Proposal {
 	return s.proposals[run]
 }
 
+func (s *State) depositBond(from Address, a Amount) error {
+	switch {
+	case s.paused[Settlement]:
+		return refuse("EnforcedPause")
+	case !positive(a):
+		return refuse("ZeroAmount")
+	}
+	if err := s.take(from, Settlement, a); err != nil {
+		return err
+	}
+	s.bonds[from] = add(s.bonds[from], a)
+	return nil
+}
+
+func (s *State) withdrawBond(from Address, a Amount) error {
+	switch {
+	case !positive(a):
+		return refuse("ZeroAmount")
+	case less(s.bonds[from], a):
+		return refuse("NoBond")
+	}
+	s.bonds[from] = sub(s.bonds[from], a)
+	s.give(Settlement, from, a)
+	return nil
+}
+
 func (s *State) propose(from Address, e *Epoch) error {
-	final := s.finals[e.Run]
 	switch {
 	case s.paused[Settlement]:
 		return refuse("EnforcedPause")
 	case s.proposal(e.Run).Status == Proposed:
 		return refuse("AlreadyProposed")
-	case e.Number <= final.Epoch:
-		return refuse("WrongEpoch")
 	case e.Accounts == 0 || e.Count == 0:
 		return refuse("EmptyTree")
 	}
@@ -25,16 +48,17 @@ func (s *State) propose(from Address, e *Epoch) error {
 	if err != nil {
 		return err
 	}
-	if val(e.Total).Cmp(add(final.Total, add(e.Amounts[:]...))) != 0 {
+	if val(e.Total).Cmp(add(s.finals[e.Run].Total, add(e.Amounts[:]...))) != 0 {
 		return refuse("WrongTotal")
 	}
 	weight := s.weightAt(s.accountOf(from), begin)
 	if !positive(weight) || less(weight, s.cfg.Minimum) {
 		return refuse("NotValidator")
 	}
-	if err := s.take(from, Settlement, s.cfg.Bond); err != nil {
-		return err
+	if less(s.bonds[from], s.cfg.Bond) {
+		return refuse("NoBond")
 	}
+	s.bonds[from] = sub(s.bonds[from], s.cfg.Bond)
 	p := s.proposal(e.Run)
 	s.proposals[e.Run] = &Proposal{Hash: e.Hash(), Proposer: from, Status: Proposed, Serial: p.Serial + 1,
 		Deadline: s.Time + uint64(s.cfg.Params.ChallengeWindow)}
@@ -117,7 +141,7 @@ func (s *State) finish(p *Proposal, e *Epoch, fast bool) {
 	r, sum := s.runs[e.Run], add(e.Amounts[:]...)
 	r.Pool, r.Unclaimed = sub(r.Pool, sum), add(r.Unclaimed, sum)
 	s.emit(Event{Name: "Finalized", Run: e.Run, Number: e.Number, Hash: e.Rewards, Amount: e.Total, Fast: fast})
-	s.give(Settlement, p.Proposer, s.cfg.Bond)
+	s.bonds[p.Proposer] = add(s.bonds[p.Proposer], s.cfg.Bond)
 }
 
 func (s *State) claim(a Claim) error {
@@ -147,7 +171,7 @@ func (s *State) reject(run Hash, challenger Address, guilty bool) {
 	p.Status = Rejected
 	s.emit(Event{Name: "Rejected", Run: run, Serial: p.Serial, Account: p.Proposer, Guilty: guilty})
 	if !guilty {
-		s.give(Settlement, p.Proposer, s.cfg.Bond)
+		s.bonds[p.Proposer] = add(s.bonds[p.Proposer], s.cfg.Bond)
 		return
 	}
 	cut := uint64(s.cfg.Params.ChallengerBps)

@@ -117,7 +117,7 @@ func (s *State) openChannel(from Address, a OpenChannel) (Hash, error) {
 	}
 	s.opened++
 	id := keccak(a.Run[:], pad(from[:]), pad(a.Provider[:]), word(s.opened))
-	s.channels[id] = &Channel{Payer: from, Royalty: r.Royalty, Provider: a.Provider, Run: a.Run, Deposit: a.Amount, Redeemed: Int(0)}
+	s.channels[id] = &Channel{Payer: from, Royalty: r.Royalty, Provider: a.Provider, Run: a.Run, Deposit: a.Amount, Redeemed: Int(0), Due: Int(0)}
 	return id, nil
 }
 
@@ -154,7 +154,7 @@ func (s *State) redeem(a Redeem) error {
 	amount := sub(a.Cumulative, c.Redeemed)
 	royalty := bps(amount, uint64(c.Royalty))
 	c.Redeemed = a.Cumulative
-	s.royalties[c.Run] = add(s.royalties[c.Run], royalty)
+	c.Due = add(c.Due, royalty)
 	s.give(Vouchers, c.Provider, sub(amount, royalty))
 	return nil
 }
@@ -182,19 +182,35 @@ func (s *State) closeChannel(from Address, id Hash) error {
 		return refuse("TooEarly")
 	}
 	delete(s.channels, id)
+	s.royalties[c.Run] = add(s.royalties[c.Run], c.Due)
 	s.give(Vouchers, c.Payer, sub(c.Deposit, c.Redeemed))
 	return nil
 }
 
-func (s *State) flush(run Hash) error {
-	a := s.royalties[run]
+func (s *State) flush(f Flush) error {
+	a := val(s.royalties[f.Run])
+	seen := map[Hash]bool{}
+	for _, id := range f.Channels {
+		c := s.channels[id]
+		switch {
+		case c == nil:
+			return refuse("NoChannel")
+		case c.Run != f.Run:
+			return refuse("WrongRun")
+		}
+		if !seen[id] {
+			a, seen[id] = add(a, c.Due), true
+		}
+	}
 	if !positive(a) {
 		return refuse("NothingToFlush")
 	}
-	delete(s.royalties, run)
-	at := s.book.Contracts[Vouchers]
-	s.balance[at] = sub(s.balance[at], a)
-	s.balance[shareBook(run)] = add(s.balance[shareBook(run)], a)
-	s.runs[run].shares.distribute(a)
+	for id := range seen {
+		s.channels[id].Due = Int(0)
+	}
+	delete(s.royalties, f.Run)
+	from, to := s.book.Contracts[Vouchers], shareBook(f.Run)
+	s.balance[from], s.balance[to] = sub(s.balance[from], a), add(s.balance[to], a)
+	s.runs[f.Run].shares.distribute(a)
 	return nil
 }

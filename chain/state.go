@@ -67,6 +67,7 @@ type State struct {
 	proposals map[Hash]*Proposal
 	finals    map[Hash]Final
 	claimed   map[accountOf]Amount
+	bonds     map[Address]Amount // free ones
 
 	demands     map[demandKey]*demand
 	cases       map[Hash]*Case
@@ -113,7 +114,7 @@ func NewState(cfg Config, book Book, now uint64) (*State, error) {
 		balance: map[Address]Amount{cfg.Holder: val(cfg.Supply)}, allowance: map[[2]Address]Amount{},
 		paused: map[Contract]bool{}, stakes: map[stakeKey]*stake{}, keys: map[Address]KeyInfo{},
 		nonces: map[Address]uint64{}, runs: map[Hash]*runState{}, proposals: map[Hash]*Proposal{},
-		finals: map[Hash]Final{}, claimed: map[accountOf]Amount{}, demands: map[demandKey]*demand{},
+		finals: map[Hash]Final{}, claimed: map[accountOf]Amount{}, bonds: map[Address]Amount{}, demands: map[demandKey]*demand{},
 		cases: map[Hash]*Case{}, challenging: map[accountOf]uint64{}, commits: map[voteKey]Hash{},
 		convicted: map[Hash]bool{}, channels: map[Hash]*Channel{}, royalties: map[Hash]Amount{},
 	}
@@ -159,6 +160,10 @@ func (s *State) Apply(from Address, a Action) (Result, error) {
 		err = s.endRun(from, a.Run)
 	case Refund:
 		err = s.refund(a.Run)
+	case DepositBond:
+		err = s.depositBond(from, a.Amount)
+	case WithdrawBond:
+		err = s.withdrawBond(from, a.Amount)
 	case Propose:
 		err = s.propose(from, &a.Epoch)
 	case FinalizeFast:
@@ -216,7 +221,7 @@ func (s *State) Apply(from Address, a Action) (Result, error) {
 	case CloseChannel:
 		err = s.closeChannel(from, a.Channel)
 	case Flush:
-		err = s.flush(a.Run)
+		err = s.flush(a)
 	case Pause:
 		err = s.pause(from, a.Contract)
 	case Unpause:

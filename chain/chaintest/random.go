@@ -95,7 +95,11 @@ func Random(t *testing.T, make Maker, seed uint64, steps int) {
 				a = chain.Redeem{Channel: channel, Cumulative: n, Sig: chain.SignDigest(s.keys[payer], s.Ledger.Book().VoucherDigest(channel, n))}
 			}
 		case 32:
-			a = chain.Flush{Run: s.run}
+			f := chain.Flush{Run: s.run}
+			if channel != (chain.Hash{}) && rng.IntN(2) == 0 {
+				f.Channels = []chain.Hash{channel}
+			}
+			a = f
 		case 33:
 			a = chain.Collect{Run: s.run, Holder: target}
 		}

@@ -53,7 +53,7 @@ func epochStory(s *scene) {
 	was := s.balance(work2)
 	s.do(stranger, chain.Redeem{Channel: ch, Cumulative: chain.Coins(30), Sig: sig})
 	s.amount("provider's part", new(big.Int).Sub(s.balance(work2), was), chain.Coins(27))
-	s.do(stranger, chain.Flush{Run: s.run})
+	s.do(stranger, chain.Flush{Run: s.run, Channels: []chain.Hash{ch}})
 	sum := new(big.Int)
 	for i := range 3 {
 		h, err := s.Ledger.SharesOf(s.ctx, s.run, s.at(work1+i))
@@ -71,6 +71,7 @@ func epochStory(s *scene) {
 	s.refused(val1, chain.Withdraw{Role: chain.Validator}, "NothingMatured")
 	s.advance(601)
 	s.do(val1, chain.Withdraw{Role: chain.Validator})
+	s.do(val1, chain.WithdrawBond{Amount: chain.Coins(500)})
 	s.amount("val1 in the end", s.balance(val1), chain.Coins(10_000))
 
 	es, c, err := s.Ledger.Events(s.ctx, chain.Cursor{})
@@ -102,6 +103,8 @@ func fastStory(s *scene) {
 	s.refused(work1, chain.Propose{Epoch: x.Epoch}, "NotValidator")
 	s.do(hot2, chain.Approve{Spender: chain.Settlement, Amount: chain.Unlimited()})
 	s.do(sponsor, chain.Transfer{To: s.at(hot2), Amount: chain.Coins(100)})
+	s.refused(hot2, chain.Propose{Epoch: x.Epoch}, "NoBond")
+	s.do(hot2, chain.DepositBond{Amount: chain.Coins(100)})
 	s.do(hot2, chain.Propose{Epoch: x.Epoch}) // a hot key proposes for its owner
 	s.refused(val1, chain.Propose{Epoch: x.Epoch}, "AlreadyProposed")
 	fast := func(sigs [][]byte, reason string) {
@@ -136,6 +139,8 @@ func fastStory(s *scene) {
 	s.do(stranger, chain.FinalizeFast{Epoch: x.Epoch, Sigs: s.sign(&x.Epoch, hot1, hot3, hot4)})
 	fast(good, "NotProposed")
 	s.refused(val1, chain.Propose{Epoch: x.Epoch}, "WrongEpoch")
+	s.refused(hot2, chain.WithdrawBond{Amount: chain.Coins(101)}, "NoBond")
+	s.do(hot2, chain.WithdrawBond{Amount: chain.Coins(100)})
 	s.amount("hot2 has its bond again", s.balance(hot2), chain.Coins(100))
 
 	// a key serves one owner, once, by its own consent
@@ -410,6 +415,7 @@ func stakeStory(s *scene) {
 	s.do(val4, chain.Unbond{Role: chain.Validator, Amount: chain.Coins(1)})
 	s.refused(val4, chain.Unbond{Role: chain.Validator, Amount: chain.Coins(1)}, "TooManyUnbondings")
 	s.nextEpoch()
+	s.nextEpoch()
 	y := s.settled()
 	s.refused(val1, chain.Propose{Epoch: y.Epoch}, "NotValidator") // left before the epoch began
 	s.advance(601)
@@ -526,7 +532,7 @@ func voucherStory(s *scene) {
 
 	// royalties that come before the first share wait for it
 	s.do(stranger, chain.Flush{Run: s.run})
-	s.refused(stranger, chain.Flush{Run: s.run}, "NothingToFlush")
+	s.refused(stranger, chain.Flush{Run: s.run, Channels: nil}, "NothingToFlush")
 	s.finalize(s.settled())
 	for i := range 2 {
 		s.do(work1+i, s.claim(s.last, work1+i))
@@ -535,7 +541,8 @@ func voucherStory(s *scene) {
 	s.refused(stranger, chain.Collect{Run: s.run, Holder: s.at(work1)}, "NothingToCollect")
 	ch = s.do(payer, chain.OpenChannel{Run: s.run, Provider: s.at(work1), Amount: chain.Coins(10)}).ID
 	s.do(work1, voucher(ch, 10))
-	s.do(stranger, chain.Flush{Run: s.run})
+	s.refused(stranger, chain.Flush{Run: chain.Hash{1}, Channels: []chain.Hash{ch}}, "WrongRun")
+	s.do(stranger, chain.Flush{Run: s.run, Channels: []chain.Hash{ch, ch}})
 	h, err := s.Ledger.SharesOf(s.ctx, s.run, s.at(work1))
 	must(s, h, err)
 	s.do(work1, chain.TransferShares{Run: s.run, To: s.at(stranger), Amount: h.Balance}) // revenue of the past stays

@@ -168,6 +168,7 @@ func newScene(t testing.TB, make Maker) *scene {
 	}
 	for i, stake := range []int64{400, 300, 200, 100} {
 		s.do(val1+i, chain.Stake{Role: chain.Validator, Amount: chain.Coins(stake)})
+		s.do(val1+i, chain.DepositBond{Amount: chain.Coins(500)}) // five bonds
 		s.register(val1+i, hot1+i)
 	}
 	for i := range 3 {

@@ -8,8 +8,8 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Money} from "./Money.sol";
-import {Runs} from "./Runs.sol";
-import {Epoch, Reward, Settlement} from "./Settlement.sol";
+import {Reward, Runs} from "./Runs.sol";
+import {Epoch, Settlement} from "./Settlement.sol";
 import {Staking} from "./Staking.sol";
 import {Token} from "./Token.sol";
 
@@ -182,8 +182,8 @@ contract Disputes is EIP712, ReentrancyGuardTransient {
         bytes32[] calldata proofB
     ) external nonReentrant {
         _check(e);
-        if (!MerkleProof.verifyCalldata(proofA, e.rewards, settlement.leafOf(e.run, a))) revert BadProof();
-        if (!MerkleProof.verifyCalldata(proofB, e.rewards, settlement.leafOf(e.run, b))) revert BadProof();
+        if (!MerkleProof.verifyCalldata(proofA, e.rewards, runs.leafOf(e.run, a))) revert BadProof();
+        if (!MerkleProof.verifyCalldata(proofB, e.rewards, runs.leafOf(e.run, b))) revert BadProof();
         uint256 sum = uint256(a.before) + a.amount;
         bool guilty = a.index >= e.accounts || (a.index == 0 && a.before != 0) || sum > e.total
             || (a.index == e.accounts - 1 && sum != e.total);
@@ -205,9 +205,9 @@ contract Disputes is EIP712, ReentrancyGuardTransient {
         bytes32[] calldata proofNow
     ) external nonReentrant {
         _check(e);
-        bytes32 root = settlement.finalOf(e.run).rewards;
-        if (!MerkleProof.verifyCalldata(proofWas, root, settlement.leafOf(e.run, was))) revert BadProof();
-        if (!MerkleProof.verifyCalldata(proofNow, e.rewards, settlement.leafOf(e.run, now_))) revert BadProof();
+        bytes32 root = runs.rewardsOf(e.run);
+        if (!MerkleProof.verifyCalldata(proofWas, root, runs.leafOf(e.run, was))) revert BadProof();
+        if (!MerkleProof.verifyCalldata(proofNow, e.rewards, runs.leafOf(e.run, now_))) revert BadProof();
         if (was.account != now_.account || now_.amount >= was.amount) revert Innocent();
         _convict(e.run, "decrease");
     }
@@ -227,7 +227,7 @@ contract Disputes is EIP712, ReentrancyGuardTransient {
 
     function answerReward(Epoch calldata e, Reward calldata r, bytes32[] calldata proof) external nonReentrant {
         Settlement.Proposal memory p = _check(e);
-        if (!MerkleProof.verifyCalldata(proof, e.rewards, settlement.leafOf(e.run, r))) revert BadProof();
+        if (!MerkleProof.verifyCalldata(proof, e.rewards, runs.leafOf(e.run, r))) revert BadProof();
         _answer(e.run, p.serial, Tree.Rewards, r.index, abi.encode(r));
     }
 

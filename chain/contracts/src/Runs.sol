@@ -3,12 +3,22 @@ pragma solidity ^0.8.28;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
 import {Governed} from "./Governed.sol";
 import {Money} from "./Money.sol";
 import {ShareFactory, Shares} from "./Shares.sol";
+
+/// @dev One leaf of the tree of rewards. `before` is the sum of the amounts of the leaves with lower indices, so that
+/// a wrong sum shows in two leaves.
+struct Reward {
+    uint64 index;
+    address account;
+    uint128 amount; // cumulative over all epochs
+    uint128 before;
+}
 
 interface ILive {
     function live(bytes32 run) external view returns (bool);
@@ -31,13 +41,16 @@ contract Runs is Governed, ReentrancyGuardTransient {
     struct Run {
         address sponsor;
         uint48 start; // of epoch 1, seconds
-        uint32 length; // of an epoch, seconds
         bool paused;
         IERC20 token;
-        uint48 ended; // 0 while it goes on
-        uint16 royalty; // of paid inference, to the share holders, parts per 10,000
+        uint96 unclaimed;
         uint128 pool;
-        uint128 unclaimed;
+        uint128 total; // of all finalized epochs
+        uint48 ended; // 0 while it goes on
+        uint32 length; // of an epoch, seconds
+        uint16 royalty; // of paid inference, to the share holders, parts per 10,000
+        uint64 epoch; // the last that was finalized
+        bytes32 rewards; // its root of Reward leaves
         Shares shares; // 0: the run has none
         bytes32 manifest; // sha2-256 of the manifest's CID
     }
@@ -61,8 +74,7 @@ contract Runs is Governed, ReentrancyGuardTransient {
 
     mapping(bytes32 id => Run) private _runs;
     mapping(bytes32 id => Checkpoints.Trace208) private _rates;
-    /// @notice Pools and unclaimed rewards by token.
-    mapping(IERC20 token => uint256) public held;
+    mapping(bytes32 id => mapping(address account => uint128)) public claimed;
 
     event Published(bytes32 indexed run, bytes32 indexed manifest, address indexed sponsor, IERC20 token, Shares shares);
     event RateSet(bytes32 indexed run, uint64 fromEpoch, uint128 budget, uint16[4] split);
@@ -70,8 +82,7 @@ contract Runs is Governed, ReentrancyGuardTransient {
     event PausedSet(bytes32 indexed run, bool paused);
     event Ended(bytes32 indexed run, uint48 time);
     event Refunded(bytes32 indexed run, uint256 amount);
-    event Allotted(bytes32 indexed run, uint256 amount);
-    event Paid(bytes32 indexed run, address indexed to, uint256 amount);
+    event Claimed(bytes32 indexed run, address indexed account, uint128 amount, uint128 cumulative);
 
     error RunExists();
     error RunUnknown();
@@ -84,6 +95,9 @@ contract Runs is Governed, ReentrancyGuardTransient {
     error ZeroAmount();
     error NotSettlement();
     error OverBudget();
+    error WrongEpoch();
+    error BadProof();
+    error NothingToClaim();
     error NothingToRefund();
 
     constructor(address governor_, address guardian_, address settlement_, ShareFactory factory_, uint256 claimWindow_)
@@ -96,11 +110,6 @@ contract Runs is Governed, ReentrancyGuardTransient {
 
     modifier onlySponsor(bytes32 id) {
         if (_runs[id].sponsor != msg.sender) revert NotSponsor();
-        _;
-    }
-
-    modifier onlySettlement() {
-        if (msg.sender != settlement) revert NotSettlement();
         _;
     }
 
@@ -123,6 +132,7 @@ contract Runs is Governed, ReentrancyGuardTransient {
         r.token = t.token;
         r.royalty = t.shares ? t.royalty : 0;
         r.manifest = t.manifest;
+        r.rewards = keccak256(abi.encode(id)); // no tree's root; the slot is paid for here and not by the first epoch
         if (t.shares) r.shares = factory.create(id, t.token, _symbol(id));
         emit Published(id, t.manifest, msg.sender, t.token, r.shares);
         _setRate(id, 1, t.rate);
@@ -143,7 +153,6 @@ contract Runs is Governed, ReentrancyGuardTransient {
         if (amount == 0) revert ZeroAmount();
         Money.take(r.token, msg.sender, amount);
         r.pool += amount;
-        held[r.token] += amount;
         emit Funded(id, msg.sender, amount);
     }
 
@@ -175,28 +184,33 @@ contract Runs is Governed, ReentrancyGuardTransient {
         uint128 amount = r.pool;
         if (amount == 0) revert NothingToRefund();
         r.pool = 0;
-        held[r.token] -= amount;
         emit Refunded(id, amount);
         r.token.safeTransfer(r.sponsor, amount);
     }
 
-    // What the settlement does.
-
-    function allot(bytes32 id, uint128 amount) external onlySettlement {
+    /// @notice Pays `account` what its leaf in the last finalized tree says beyond what it has had. Anyone may call.
+    function claim(bytes32 id, Reward calldata w, bytes32[] calldata proof) external nonReentrant {
         Run storage r = _runs[id];
-        r.pool -= amount;
-        r.unclaimed += amount;
-        emit Allotted(id, amount);
+        if (!MerkleProof.verifyCalldata(proof, r.rewards, leafOf(id, w))) revert BadProof();
+        uint128 had = claimed[id][w.account];
+        if (w.amount <= had) revert NothingToClaim();
+        uint128 due = w.amount - had;
+        (IERC20 token, uint96 unclaimed) = (r.token, r.unclaimed);
+        if (due > unclaimed) revert OverBudget();
+        claimed[id][w.account] = w.amount;
+        r.unclaimed = unclaimed - uint96(due);
+        emit Claimed(id, w.account, due, w.amount);
+        token.safeTransfer(w.account, due);
     }
 
-    function pay(bytes32 id, address to, uint128 amount) external onlySettlement nonReentrant {
+    /// @notice Takes over what the settlement has finalized: `amount` leaves the pool and waits for its workers.
+    function settle(bytes32 id, uint64 epoch, bytes32 rewards, uint128 amount) external {
+        if (msg.sender != settlement) revert NotSettlement();
         Run storage r = _runs[id];
-        if (amount > r.unclaimed) revert OverBudget();
-        r.unclaimed -= amount;
-        IERC20 token = r.token;
-        held[token] -= amount;
-        emit Paid(id, to, amount);
-        token.safeTransfer(to, amount);
+        (r.pool, r.total) = (r.pool - amount, r.total + amount);
+        r.unclaimed += uint96(amount); // check has looked that it fits
+        r.epoch = epoch;
+        r.rewards = rewards;
     }
 
     // What others read.
@@ -218,32 +232,43 @@ contract Runs is Governed, ReentrancyGuardTransient {
         for (uint256 i; i < 4; ++i) rate.split[i] = uint16(x >> (128 + 16 * i));
     }
 
-    /// @notice When epoch `number` began and ended, once a proposal of these amounts for it is in order.
+    /// @notice When epoch `number` began, and the total up to now, once a proposal of these amounts is in order.
     function check(bytes32 id, uint64 number, uint128[4] calldata amounts)
         external
         view
-        returns (uint256 begin, uint256 finish)
+        returns (uint256 begin, uint128 total)
     {
         Run storage r = _runs[id];
         if (r.sponsor == address(0)) revert RunUnknown();
+        if (number <= r.epoch || number > type(uint48).max) revert WrongEpoch();
         if (r.paused) revert RunPaused();
         if (paused()) revert EnforcedPause();
-        (begin, finish) = span(id, number);
-        if (block.timestamp < finish) revert TooEarly();
-        if (r.ended != 0 && (begin >= r.ended || block.timestamp > r.ended + r.length + claimWindow)) revert RunEnded();
+        (uint256 ended, uint256 length) = (r.ended, r.length);
+        begin = r.start + uint256(number - 1) * length;
+        if (block.timestamp < begin + length) revert TooEarly();
+        if (ended != 0 && (begin >= ended || block.timestamp > ended + length + claimWindow)) revert RunEnded();
         Rate memory rate = rateAt(id, number);
         uint256 sum;
         for (uint256 i; i < 4; ++i) {
             if (amounts[i] > (uint256(rate.budget) * rate.split[i]) / 10_000) revert OverBudget();
             sum += amounts[i];
         }
-        if (sum > r.pool) revert OverBudget();
+        if (sum > r.pool || sum + r.unclaimed > type(uint96).max) revert OverBudget();
+        total = r.total;
+    }
+
+    function rewardsOf(bytes32 id) external view returns (bytes32) {
+        return _runs[id].rewards;
+    }
+
+    function leafOf(bytes32 id, Reward calldata w) public pure returns (bytes32) {
+        return keccak256(bytes.concat(keccak256(abi.encode(id, w))));
     }
 
     /// @notice Epoch `number`, from 1, covers [begin, finish).
     function span(bytes32 id, uint64 number) public view returns (uint256 begin, uint256 finish) {
         Run storage r = _runs[id];
-        if (number == 0 || number > type(uint48).max) revert BadTerms();
+        if (number == 0 || number > type(uint48).max) revert WrongEpoch();
         begin = r.start + uint256(number - 1) * r.length;
         finish = begin + r.length;
     }

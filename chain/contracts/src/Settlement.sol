@@ -5,7 +5,6 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
-import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Governed} from "./Governed.sol";
 import {Money} from "./Money.sol";
@@ -29,17 +28,8 @@ struct Epoch {
     uint128 total; // cumulative, this epoch's amounts included: the sum over the Reward leaves
 }
 
-/// @dev One leaf of the tree of rewards. `before` is the sum of the amounts of the leaves with lower indices, so that
-/// a wrong sum shows in two leaves.
-struct Reward {
-    uint64 index;
-    address account;
-    uint128 amount; // cumulative
-    uint128 before;
-}
-
-/// @title Epoch roots: proposed with a bond, finalized by two thirds of the validators' stake at once or by nobody's
-/// objection in time, and claimed from by Merkle proof.
+/// @title Epoch roots: proposed with a bond, and finalized by two thirds of the validators' stake at once or by
+/// nobody's objection in time. Who proposes often keeps bonds here, so that a proposal moves no tokens.
 contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
@@ -63,12 +53,6 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
         Status status;
     }
 
-    struct Final {
-        bytes32 rewards;
-        uint128 total;
-        uint64 epoch;
-    }
-
     /// @dev Seconds, and parts per 10,000.
     struct Params {
         uint32 challengeWindow;
@@ -89,21 +73,21 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
     uint128 public immutable bond; // of a proposer
 
     Params private _params;
-    /// @notice Bonds of live proposals.
+    /// @notice Every bond here: free ones and those of live proposals.
     uint256 public held;
+    /// @notice Bonds that are free, by who put them in.
+    mapping(address account => uint256) public bonds;
     mapping(bytes32 run => Proposal) private _proposals;
-    mapping(bytes32 run => Final) private _finals;
-    mapping(bytes32 run => mapping(address account => uint128)) public claimed;
 
     event Proposed(bytes32 indexed run, uint64 indexed number, address indexed proposer, uint24 serial, Epoch epoch);
     event Finalized(bytes32 indexed run, uint64 indexed number, bytes32 rewards, uint128 total, bool fast);
     event Rejected(bytes32 indexed run, uint24 serial, address indexed proposer, address indexed challenger, bool slashed);
-    event Claimed(bytes32 indexed run, address indexed account, uint128 amount, uint128 cumulative);
+    event BondDeposited(address indexed account, uint256 amount);
+    event BondWithdrawn(address indexed account, uint256 amount);
     event ParamsSet(Params params);
 
     error BadParams();
     error AlreadyProposed();
-    error WrongEpoch();
     error WrongTotal();
     error EmptyTree();
     error NotValidator();
@@ -113,8 +97,8 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
     error Challenged();
     error BadSignature();
     error TooFewVotes();
-    error BadProof();
-    error NothingToClaim();
+    error NoBond();
+    error ZeroAmount();
     error NotDisputes();
 
     constructor(
@@ -140,34 +124,49 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
         _;
     }
 
+    function depositBond(uint128 amount) external whenNotPaused nonReentrant {
+        if (amount == 0) revert ZeroAmount();
+        Money.take(token, msg.sender, amount);
+        held += amount;
+        bonds[msg.sender] += amount;
+        emit BondDeposited(msg.sender, amount);
+    }
+
+    function withdrawBond(uint128 amount) external nonReentrant {
+        if (amount == 0) revert ZeroAmount();
+        if (amount > bonds[msg.sender]) revert NoBond();
+        bonds[msg.sender] -= amount;
+        held -= amount;
+        emit BondWithdrawn(msg.sender, amount);
+        IERC20(token).safeTransfer(msg.sender, amount);
+    }
+
     /// @notice Proposes what came out of an epoch that is over. The caller, or the owner of the hot key that calls, has
-    /// staked as a validator since before the epoch began; the caller pays the bond and gets it back.
-    function propose(Epoch calldata e) external whenNotPaused nonReentrant {
+    /// staked as a validator since before the epoch began; the caller has a free bond here and gets it back.
+    function propose(Epoch calldata e) external whenNotPaused {
         Proposal storage p = _proposals[e.run];
         if (p.status == Status.Proposed) revert AlreadyProposed();
-        uint128 total = _finals[e.run].total;
-        if (e.number <= _finals[e.run].epoch) revert WrongEpoch();
         if (e.accounts == 0 || e.count == 0) revert EmptyTree();
-        (uint256 begin,) = runs.check(e.run, e.number, [e.trainers, e.workers, e.validators, e.sponsor]);
+        (uint256 begin, uint128 total) =
+            runs.check(e.run, e.number, [e.trainers, e.workers, e.validators, e.sponsor]);
         if (e.total != total + e.trainers + e.workers + e.validators + e.sponsor) revert WrongTotal();
-        uint256 weight = staking.weightAt(staking.accountOf(msg.sender), begin);
-        if (weight == 0 || weight < staking.minimum()) revert NotValidator();
-        p.hash = hashOf(e);
-        p.proposer = msg.sender;
-        p.deadline = uint48(block.timestamp + _params.challengeWindow);
-        p.serial += 1;
-        p.open = 0;
-        p.status = Status.Proposed;
-        held += bond;
-        emit Proposed(e.run, e.number, msg.sender, p.serial, e);
-        Money.take(token, msg.sender, bond);
+        (uint256 weight, uint256 least) = staking.standing(msg.sender, begin);
+        if (weight == 0 || weight < least) revert NotValidator();
+        uint256 free = bonds[msg.sender];
+        if (free < bond) revert NoBond();
+        bonds[msg.sender] = free - bond;
+        uint24 serial = p.serial + 1;
+        _proposals[e.run] = Proposal(
+            hashOf(e), msg.sender, uint48(block.timestamp + _params.challengeWindow), serial, 0, Status.Proposed
+        );
+        emit Proposed(e.run, e.number, msg.sender, serial, e);
     }
 
     /// @notice Finalizes at once, by signatures of hot keys whose owners hold two thirds of the validators' stake at
     /// the epoch's beginning. Signatures are in ascending order of the owners.
-    function finalizeFast(Epoch calldata e, bytes[] calldata signatures) external nonReentrant {
-        _live(e);
-        bytes32 digest = _hashTypedDataV4(hashOf(e));
+    function finalizeFast(Epoch calldata e, bytes[] calldata signatures) external {
+        Proposal storage p = _live(e);
+        bytes32 digest = _hashTypedDataV4(p.hash);
         address[] memory signers = new address[](signatures.length);
         for (uint256 i; i < signatures.length; ++i) {
             ECDSA.RecoverError err;
@@ -177,24 +176,14 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
         (uint256 begin,) = runs.span(e.run, e.number);
         (uint256 sum, uint256 total) = staking.tally(signers, begin);
         if (total == 0 || sum * 3 < total * 2) revert TooFewVotes();
-        _finalize(e, true);
+        _finalize(e, p, true);
     }
 
     /// @notice Finalizes what nobody has objected to in time, or whose challenges have all been answered.
-    function finalize(Epoch calldata e) external nonReentrant {
+    function finalize(Epoch calldata e) external {
         Proposal storage p = _live(e);
         if (block.timestamp <= p.deadline) revert TooEarly();
-        _finalize(e, false);
-    }
-
-    /// @notice Pays `account` what its leaf in the last finalized tree says beyond what it has had. Anyone may call.
-    function claim(bytes32 run, Reward calldata r, bytes32[] calldata proof) external nonReentrant {
-        if (!MerkleProof.verifyCalldata(proof, _finals[run].rewards, leafOf(run, r))) revert BadProof();
-        uint128 had = claimed[run][r.account];
-        if (r.amount <= had) revert NothingToClaim();
-        claimed[run][r.account] = r.amount;
-        emit Claimed(run, r.account, r.amount - had, r.amount);
-        runs.pay(run, r.account, r.amount - had);
+        _finalize(e, p, false);
     }
 
     // What the disputes do.
@@ -213,12 +202,12 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
         Proposal storage p = _proposals[run];
         if (p.status != Status.Proposed) revert NotProposed();
         p.status = Status.Rejected;
-        held -= bond;
         emit Rejected(run, p.serial, p.proposer, challenger, guilty);
         if (!guilty) {
-            IERC20(token).safeTransfer(p.proposer, bond);
+            bonds[p.proposer] += bond;
             return;
         }
+        held -= bond;
         uint256 reward = (uint256(bond) * _params.challengerBps) / 10_000;
         if (reward > 0) IERC20(token).safeTransfer(challenger, reward);
         if (bond > reward) token.burn(bond - reward);
@@ -241,20 +230,12 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
         return _proposals[run];
     }
 
-    function finalOf(bytes32 run) external view returns (Final memory) {
-        return _finals[run];
-    }
-
     function live(bytes32 run) external view returns (bool) {
         return _proposals[run].status == Status.Proposed;
     }
 
     function hashOf(Epoch calldata e) public pure returns (bytes32) {
         return keccak256(abi.encode(EPOCH_TYPE, e));
-    }
-
-    function leafOf(bytes32 run, Reward calldata r) public pure returns (bytes32) {
-        return keccak256(bytes.concat(keccak256(abi.encode(run, r))));
     }
 
     function domainSeparator() external view returns (bytes32) {
@@ -268,14 +249,11 @@ contract Settlement is EIP712, Governed, ReentrancyGuardTransient {
         if (p.open != 0) revert Challenged();
     }
 
-    function _finalize(Epoch calldata e, bool fast) private {
-        Proposal storage p = _proposals[e.run];
+    function _finalize(Epoch calldata e, Proposal storage p, bool fast) private {
         p.status = Status.Finalized;
-        _finals[e.run] = Final(e.rewards, e.total, e.number);
-        held -= bond;
+        bonds[p.proposer] += bond;
         emit Finalized(e.run, e.number, e.rewards, e.total, fast);
-        runs.allot(e.run, e.trainers + e.workers + e.validators + e.sponsor);
-        IERC20(token).safeTransfer(p.proposer, bond);
+        runs.settle(e.run, e.number, e.rewards, e.trainers + e.workers + e.validators + e.sponsor);
     }
 
     function _setParams(Params memory p) private {

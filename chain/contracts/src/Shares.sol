@@ -24,7 +24,7 @@ contract Shares is ERC20, ERC20Permit, ERC20Votes, ReentrancyGuardTransient {
 
     bytes32 public immutable run;
     IERC20 public immutable token; // of the revenue
-    IClaimed public immutable settlement;
+    IClaimed public immutable runs;
 
     /// @notice Revenue in the contract: owed to holders, waiting for a first holder, or dust below one unit.
     uint256 public held;
@@ -43,18 +43,18 @@ contract Shares is ERC20, ERC20Permit, ERC20Votes, ReentrancyGuardTransient {
     error NothingToCollect();
     error ZeroAmount();
 
-    constructor(bytes32 run_, IERC20 token_, IClaimed settlement_, string memory name_, string memory symbol_)
+    constructor(bytes32 run_, IERC20 token_, IClaimed runs_, string memory name_, string memory symbol_)
         ERC20(name_, symbol_)
         ERC20Permit(name_)
     {
         run = run_;
         token = token_;
-        settlement = settlement_;
+        runs = runs_;
     }
 
     /// @notice Mints the shares of what `account` has claimed since the last time. Anyone may call.
     function mint(address account) external nonReentrant returns (uint256 amount) {
-        uint256 earned = settlement.claimed(run, account);
+        uint256 earned = runs.claimed(run, account);
         amount = earned - minted[account];
         if (amount == 0) revert NothingToMint();
         minted[account] = earned;
@@ -120,18 +120,16 @@ contract Shares is ERC20, ERC20Permit, ERC20Votes, ReentrancyGuardTransient {
 
 /// @title Makes the share token of a run; apart because of its size.
 contract ShareFactory {
-    address public immutable runs;
-    IClaimed public immutable settlement;
+    IClaimed public immutable runs;
 
     error NotRuns();
 
-    constructor(address runs_, IClaimed settlement_) {
+    constructor(IClaimed runs_) {
         runs = runs_;
-        settlement = settlement_;
     }
 
     function create(bytes32 run, IERC20 token, string calldata symbol) external returns (Shares) {
-        if (msg.sender != runs) revert NotRuns();
-        return new Shares(run, token, settlement, string.concat("Shoal run ", symbol), symbol);
+        if (msg.sender != address(runs)) revert NotRuns();
+        return new Shares(run, token, runs, string.concat("Shoal run ", symbol), symbol);
     }
 }

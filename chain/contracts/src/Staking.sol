@@ -38,6 +38,7 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
     }
 
     Token public immutable token;
+    address public immutable settlement;
     address public immutable disputes;
     address public immutable equivocation;
     uint256 public immutable unbondDelay; // seconds
@@ -75,12 +76,14 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
         Token token_,
         address governor_,
         address guardian_,
+        address settlement_,
         address disputes_,
         address equivocation_,
         uint256 unbondDelay_,
         uint128 minimum_
     ) EIP712("Shoal Staking", "1") Governed(governor_, guardian_) {
         token = token_;
+        settlement = settlement_;
         disputes = disputes_;
         equivocation = equivocation_;
         unbondDelay = unbondDelay_;
@@ -164,7 +167,7 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
         nonReentrant
         returns (uint256 taken)
     {
-        if (msg.sender != disputes && msg.sender != equivocation) revert NotSlasher();
+        if (msg.sender != settlement && msg.sender != disputes && msg.sender != equivocation) revert NotSlasher();
         uint256 active = _stake[account][role].latest();
         taken = amount < active ? amount : active;
         if (taken > 0) _sub(account, role, uint128(taken));
@@ -229,6 +232,11 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
         w = stakeAt(account, VALIDATOR, time);
         uint256 s = slashable(account, VALIDATOR);
         if (s < w) w = s;
+    }
+
+    /// @notice The weight of whom `who` acts for, and the least that lets it propose.
+    function standing(address who, uint256 time) external view returns (uint256 weight, uint256 least) {
+        return (weightAt(accountOf(who), time), minimum);
     }
 
     /// @notice Adds up the weights at `time` of the owners of `signers`, and all validators' stake then. Owners must

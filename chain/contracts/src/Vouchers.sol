@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
@@ -25,10 +26,11 @@ contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
         uint48 closesAt; // 0 until the payer asks to close
         uint16 royalty; // the run's when the channel was opened
         address provider;
+        uint96 due; // royalties not yet passed on
         IERC20 token;
-        bytes32 run;
-        uint128 deposit;
+        uint96 deposit;
         uint128 redeemed;
+        bytes32 run;
     }
 
     Runs public immutable runs;
@@ -36,9 +38,8 @@ contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
 
     uint256 public opened; // channels ever
     mapping(bytes32 id => Channel) private _channels;
+    /// @notice Royalties of closed channels that are not yet passed on.
     mapping(bytes32 run => uint256) public royalties;
-    /// @notice Deposits not yet redeemed and royalties not yet passed on, by token.
-    mapping(IERC20 token => uint256) public held;
 
     event Opened(bytes32 indexed id, bytes32 indexed run, address indexed payer, address provider, uint128 amount);
     event ToppedUp(bytes32 indexed id, uint128 amount);
@@ -56,6 +57,7 @@ contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
     error OverDeposit();
     error TooEarly();
     error NothingToFlush();
+    error WrongRun();
 
     constructor(address governor_, address guardian_, Runs runs_, uint256 closeDelay_)
         EIP712("Shoal Vouchers", "1")
@@ -65,7 +67,7 @@ contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
         closeDelay = closeDelay_;
     }
 
-    function open(bytes32 run, address provider, uint128 amount)
+    function open(bytes32 run, address provider, uint96 amount)
         external
         whenNotPaused
         nonReentrant
@@ -75,17 +77,15 @@ contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
         if (r.sponsor == address(0)) revert RunUnknown();
         if (amount == 0) revert ZeroAmount();
         id = keccak256(abi.encode(run, msg.sender, provider, ++opened));
-        _channels[id] = Channel(msg.sender, 0, r.royalty, provider, r.token, run, amount, 0);
-        held[r.token] += amount;
+        _channels[id] = Channel(msg.sender, 0, r.royalty, provider, 0, r.token, amount, 0, run);
         emit Opened(id, run, msg.sender, provider, amount);
         Money.take(r.token, msg.sender, amount);
     }
 
-    function topUp(bytes32 id, uint128 amount) external whenNotPaused nonReentrant {
+    function topUp(bytes32 id, uint96 amount) external whenNotPaused nonReentrant {
         Channel storage c = _channel(id);
         if (amount == 0) revert ZeroAmount();
         c.deposit += amount;
-        held[c.token] += amount;
         emit ToppedUp(id, amount);
         Money.take(c.token, msg.sender, amount);
     }
@@ -96,15 +96,18 @@ contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
         if (cumulative <= c.redeemed) revert NothingToRedeem();
         if (cumulative > c.deposit) revert OverDeposit();
         bytes32 h = _hashTypedDataV4(keccak256(abi.encode(VOUCHER_TYPE, id, cumulative)));
-        if (!SignatureChecker.isValidSignatureNowCalldata(c.payer, h, signature)) revert BadSignature();
+        address payer = c.payer;
+        (address who, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(h, signature);
+        if (
+            (err != ECDSA.RecoverError.NoError || who != payer)
+                && !SignatureChecker.isValidERC1271SignatureNowCalldata(payer, h, signature)
+        ) revert BadSignature();
         uint128 amount = cumulative - c.redeemed;
         c.redeemed = cumulative;
         uint128 royalty = uint128((uint256(amount) * c.royalty) / 10_000);
-        IERC20 token = c.token;
-        held[token] -= amount - royalty;
-        if (royalty > 0) royalties[c.run] += royalty;
+        if (royalty > 0) c.due += uint96(royalty);
         emit Redeemed(id, amount, royalty, cumulative);
-        if (amount > royalty) token.safeTransfer(c.provider, amount - royalty);
+        if (amount > royalty) c.token.safeTransfer(c.provider, amount - royalty);
     }
 
     function requestClose(bytes32 id) external {
@@ -121,20 +124,26 @@ contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
         uint128 rest = c.deposit - c.redeemed;
         address payer = c.payer;
         IERC20 token = c.token;
+        if (c.due > 0) royalties[c.run] += c.due;
         delete _channels[id];
-        held[token] -= rest;
         emit Closed(id, rest);
         if (rest > 0) token.safeTransfer(payer, rest);
     }
 
-    /// @notice Passes a run's royalties on to the holders of its shares. Anyone may call.
-    function flush(bytes32 run) external nonReentrant {
+    /// @notice Passes a run's royalties on to the holders of its shares: those of closed channels, and of `ids`. Anyone
+    /// may call.
+    function flush(bytes32 run, bytes32[] calldata ids) external nonReentrant {
         uint256 amount = royalties[run];
-        if (amount == 0) revert NothingToFlush();
         royalties[run] = 0;
+        for (uint256 i; i < ids.length; ++i) {
+            Channel storage c = _channel(ids[i]);
+            if (c.run != run) revert WrongRun();
+            amount += c.due;
+            c.due = 0;
+        }
+        if (amount == 0) revert NothingToFlush();
         Shares shares = runs.get(run).shares;
         IERC20 token = shares.token();
-        held[token] -= amount;
         emit Flushed(run, amount);
         token.forceApprove(address(shares), amount);
         shares.distribute(amount);

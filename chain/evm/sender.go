@@ -1,0 +1,450 @@
+package evm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ethereum/go-ethereum"
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/common/hexutil"
+	"github.com/ethereum/go-ethereum/core/types"
+	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/ethereum/go-ethereum/rpc"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// SenderOptions tune a Sender. The zero value is usable.
+type SenderOptions struct {
+	File   string                                    // where transactions in flight are kept; "" forgets them with the process
+	MaxFee *big.Int                                  // most wei a unit of gas; default 500 gwei
+	Alarm  *big.Int                                  // balance in wei below which OnLow is told; nil: never
+	OnLow  func(a common.Address, wei *big.Int)      // told at a Send
+	OnBump func(nonce uint64, tx *types.Transaction) // told when fees are raised
+}
+
+// A Sender sends one account's transactions, in the order of its nonces.
+type Sender struct {
+	c    *Client
+	from common.Address
+	sign func(*types.Transaction) (*types.Transaction, error)
+	opt  SenderOptions
+
+	mu      sync.Mutex
+	flights map[uint64]*flight // guarded by mu; sent and not yet safe, by nonce
+}
+
+// A flight is one nonce with every transaction that was ever sent for it: they
+// differ in fees alone, so whichever is mined does the same.
+type flight struct {
+	Nonce uint64          `json:"nonce"`
+	To    *common.Address `json:"to"`
+	Data  hexutil.Bytes   `json:"data"`
+	Raw   []hexutil.Bytes `json:"raw"` // oldest first
+
+	sent    time.Time // guarded by the Sender's mu
+	adopted bool      // guarded by mu: somebody waits for it
+}
+
+func (f *flight) is(to *common.Address, data []byte) bool {
+	return string(f.Data) == string(data) && (to == nil) == (f.To == nil) && (to == nil || *to == *f.To)
+}
+
+// spare is gas on top of an estimate and a quarter. Whether a checkpoint takes a
+// new slot or changes the last one depends on the second, and a slash writes
+// four: what was estimated in one block can cost 17,000 more for each in the next.
+const spare = 80_000
+
+// maxFlights bounds what is in flight at once, and the file.
+const maxFlights = 1024
+
+// ErrReplaced says that a transaction that is not ours has used the nonce, so
+// that ours can never be mined: look what happened before doing it again.
+var ErrReplaced = errors.New("another transaction of this account has used the nonce")
+
+// NewSender returns a sender for k's account, with what is still in flight from
+// an earlier process.
+func NewSender(c *Client, k *wire.Key, opt SenderOptions) (*Sender, error) {
+	priv, err := crypto.ToECDSA(k.Secret())
+	if err != nil {
+		return nil, fmt.Errorf("account key: %w", err)
+	}
+	if opt.MaxFee == nil {
+		opt.MaxFee = big.NewInt(500e9)
+	}
+	signer := types.LatestSignerForChainID(big64(c.Preset.ChainID))
+	s := &Sender{c: c, from: crypto.PubkeyToAddress(priv.PublicKey), opt: opt, flights: map[uint64]*flight{},
+		sign: func(tx *types.Transaction) (*types.Transaction, error) { return types.SignTx(tx, signer, priv) }}
+	if opt.File == "" {
+		return s, nil
+	}
+	b, err := os.ReadFile(opt.File)
+	if errors.Is(err, os.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("transactions in flight: %w", err)
+	}
+	var fs []*flight
+	if err := json.Unmarshal(b, &fs); err != nil || len(fs) > maxFlights {
+		return nil, fmt.Errorf("transactions in flight: %s is damaged (%v): see on the chain whether anything of %s is pending, then remove it", opt.File, err, s.from)
+	}
+	for _, f := range fs {
+		if f == nil || len(f.Raw) == 0 {
+			return nil, fmt.Errorf("transactions in flight: %s has an entry without a transaction: remove it once nothing of %s is pending", opt.File, s.from)
+		}
+		s.flights[f.Nonce] = f
+	}
+	return s, nil
+}
+
+// Pending returns how many transactions are in flight.
+func (s *Sender) Pending() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.flights)
+}
+
+// saveLocked writes the flights to disk before anything goes on the wire.
+func (s *Sender) saveLocked() error {
+	if s.opt.File == "" {
+		return nil
+	}
+	fs := slices.SortedFunc(maps.Values(s.flights), func(a, b *flight) int { return int(int64(a.Nonce) - int64(b.Nonce)) })
+	b, err := json.Marshal(fs)
+	if err != nil {
+		return fmt.Errorf("transactions in flight: %w", err)
+	}
+	tmp := s.opt.File + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("transactions in flight: %w", err)
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, s.opt.File)
+	}
+	if err == nil {
+		var dir *os.File
+		if dir, err = os.Open(filepath.Dir(s.opt.File)); err == nil {
+			err = errors.Join(dir.Sync(), dir.Close())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("transactions in flight: %w", err)
+	}
+	return nil
+}
+
+// Send carries out one call and returns its receipt once that is safe. A revert
+// is a *chain.Refusal, and then nothing was paid but perhaps gas. If the same
+// call is in flight from a process that died, Send waits for that one.
+func (s *Sender) Send(ctx context.Context, to *common.Address, data []byte) (*types.Receipt, error) {
+	f := s.adopt(to, data)
+	if f == nil {
+		est, err := s.c.EstimateGas(ctx, ethereum.CallMsg{From: s.from, To: to, Data: data})
+		if err != nil {
+			return nil, refusal(err, "estimate gas")
+		}
+		if f, err = s.start(ctx, to, data, est+est/4+spare); err != nil {
+			return nil, err
+		}
+	}
+	return s.wait(ctx, f)
+}
+
+func (s *Sender) adopt(to *common.Address, data []byte) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.flights {
+		if !f.adopted && f.is(to, data) {
+			f.adopted = true
+			return f
+		}
+	}
+	return nil
+}
+
+// Resume sends again what an earlier process left in flight and waits until all
+// of it is safe.
+func (s *Sender) Resume(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		var next *flight
+		for _, n := range slices.Sorted(maps.Keys(s.flights)) {
+			if f := s.flights[n]; !f.adopted {
+				f.adopted, next = true, f
+				break
+			}
+		}
+		s.mu.Unlock()
+		if next == nil {
+			return nil
+		}
+		if _, err := s.wait(ctx, next); ctx.Err() != nil {
+			return err
+		} else if err != nil && !errors.Is(err, errReverted) {
+			return err
+		}
+	}
+}
+
+func (s *Sender) fees(ctx context.Context) (tip, fee *big.Int, err error) {
+	if tip, err = s.c.SuggestGasTipCap(ctx); err != nil {
+		return nil, nil, fmt.Errorf("gas price: %w", err)
+	}
+	h, err := s.c.HeaderByNumber(ctx, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("newest block: %w", err)
+	}
+	fee = new(big.Int).Add(tip, new(big.Int).Lsh(num(h.BaseFee), 1))
+	return s.cap(tip, fee)
+}
+
+func (s *Sender) cap(tip, fee *big.Int) (*big.Int, *big.Int, error) {
+	if fee.Cmp(s.opt.MaxFee) > 0 {
+		fee = s.opt.MaxFee
+	}
+	if tip.Cmp(fee) > 0 {
+		tip = fee
+	}
+	return tip, fee, nil
+}
+
+// start takes a nonce, signs, writes down and sends. The lock spans all of it,
+// so that the order on the chain is the order of the calls.
+func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas uint64) (*flight, error) {
+	tip, fee, err := s.fees(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.alarm(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.flights) >= maxFlights {
+		return nil, fmt.Errorf("%d transactions are in flight already: wait for some", maxFlights)
+	}
+	nonce, err := s.c.NonceAt(ctx, s.from, nil)
+	if err != nil {
+		return nil, fmt.Errorf("nonce of %s: %w", s.from, err)
+	}
+	for n := range s.flights {
+		nonce = max(nonce, n+1)
+	}
+	for tries := 0; ; tries++ {
+		tx, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: big64(s.c.Preset.ChainID), Nonce: nonce, To: to, Data: data, Gas: gas, GasTipCap: tip, GasFeeCap: fee}))
+		if err != nil {
+			return nil, fmt.Errorf("sign: %w", err)
+		}
+		raw, err := tx.MarshalBinary()
+		if err != nil {
+			return nil, fmt.Errorf("sign: %w", err)
+		}
+		f := &flight{Nonce: nonce, To: to, Data: data, Raw: []hexutil.Bytes{raw}, sent: time.Now(), adopted: true}
+		s.flights[nonce] = f
+		if err := s.saveLocked(); err != nil {
+			delete(s.flights, nonce)
+			return nil, err
+		}
+		err = s.c.SendTransaction(ctx, tx)
+		switch {
+		case err == nil || known(err):
+			return f, nil
+		case taken(err) && tries < 16: // another process sends for this account too
+			delete(s.flights, nonce)
+			nonce++
+			continue
+		case ctx.Err() == nil && refusedForGood(err):
+			delete(s.flights, nonce)
+			return nil, errors.Join(fmt.Errorf("send: %w", err), s.saveLocked())
+		default: // it may or may not have arrived: wait sends it again
+			return f, nil
+		}
+	}
+}
+
+func known(err error) bool {
+	return strings.Contains(err.Error(), "already known") || strings.Contains(err.Error(), "already imported")
+}
+
+func taken(err error) bool {
+	m := err.Error()
+	return strings.Contains(m, "nonce too low") || strings.Contains(m, "replacement transaction underpriced")
+}
+
+// refusedForGood says that the node has judged the transaction and will never
+// include it.
+func refusedForGood(err error) bool {
+	var r rpc.Error
+	if errors.As(err, &r) {
+		return true
+	}
+	m := err.Error()
+	return strings.Contains(m, "insufficient funds") || strings.Contains(m, "intrinsic gas") || strings.Contains(m, "invalid")
+}
+
+func (s *Sender) alarm(ctx context.Context) {
+	if s.opt.Alarm == nil || s.opt.OnLow == nil {
+		return
+	}
+	if wei, err := s.c.BalanceAt(ctx, s.from, nil); err == nil && wei.Cmp(s.opt.Alarm) < 0 {
+		s.opt.OnLow(s.from, wei)
+	}
+}
+
+var errReverted = errors.New("the transaction was mined and reverted")
+
+// wait polls until one of the flight's transactions is in a safe block.
+func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
+	lost := 0
+	for {
+		rc, err := s.mined(ctx, f)
+		if err != nil {
+			return nil, err // ctx
+		}
+		switch {
+		case rc != nil && s.settled(ctx, rc):
+			if err := s.forget(f); err != nil {
+				return rc, err
+			}
+			if rc.Status != types.ReceiptStatusSuccessful {
+				return rc, s.why(ctx, f, rc)
+			}
+			return rc, nil
+		case rc != nil:
+			lost = 0
+			s.mu.Lock()
+			f.sent = time.Now() // a reorganization that drops it starts the clock anew
+			s.mu.Unlock()
+		default:
+			if gone, err := s.gone(ctx, f); err == nil && gone {
+				if lost++; lost > 20 {
+					return nil, errors.Join(fmt.Errorf("%w: nonce %d of %s", ErrReplaced, f.Nonce, s.from), s.forget(f))
+				}
+			} else if err := s.again(ctx, f); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.c.pause(ctx); err != nil {
+			return nil, fmt.Errorf("transaction with nonce %d of %s is still in flight and is kept: %w", f.Nonce, s.from, err)
+		}
+	}
+}
+
+// mined finds the receipt of whichever transaction of the flight was mined.
+func (s *Sender) mined(ctx context.Context, f *flight) (*types.Receipt, error) {
+	s.mu.Lock()
+	raws := slices.Clone(f.Raw)
+	s.mu.Unlock()
+	for _, raw := range slices.Backward(raws) {
+		if rc, err := s.c.TransactionReceipt(ctx, crypto.Keccak256Hash(raw)); err == nil && rc != nil && rc.BlockNumber != nil {
+			return rc, nil
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// settled reports whether the receipt's block is safe and canonical.
+func (s *Sender) settled(ctx context.Context, rc *types.Receipt) bool {
+	safe, err := s.c.safe(ctx)
+	if err != nil || safe.Number.Cmp(rc.BlockNumber) < 0 {
+		return false
+	}
+	h, err := s.c.HeaderByNumber(ctx, rc.BlockNumber)
+	return err == nil && h.Hash() == rc.BlockHash
+}
+
+// gone reports whether the nonce is used in a safe block.
+func (s *Sender) gone(ctx context.Context, f *flight) (bool, error) {
+	safe, err := s.c.safe(ctx)
+	if err != nil {
+		return false, err
+	}
+	n, err := s.c.NonceAt(ctx, s.from, safe.Number)
+	return n > f.Nonce, err
+}
+
+// again sends the newest transaction of the flight once more, with higher fees
+// if it has waited for long.
+func (s *Sender) again(ctx context.Context, f *flight) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tx := new(types.Transaction)
+	if err := tx.UnmarshalBinary(f.Raw[len(f.Raw)-1]); err != nil {
+		return fmt.Errorf("transaction in flight: %w", err)
+	}
+	if f.sent.IsZero() { // from an earlier process
+		f.sent = time.Now()
+	}
+	if time.Since(f.sent) >= s.c.Bump && len(f.Raw) < 64 {
+		if tip, fee, err := s.fees(ctx); err == nil {
+			tip, fee, _ = s.cap(higher(raise(tx.GasTipCap()), tip), higher(raise(tx.GasFeeCap()), fee))
+			if fee.Cmp(raise(tx.GasFeeCap())) >= 0 { // else the cap forbids a valid replacement
+				bumped, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: tx.ChainId(), Nonce: f.Nonce, To: f.To, Data: f.Data, Gas: tx.Gas(), GasTipCap: tip, GasFeeCap: fee}))
+				if err != nil {
+					return fmt.Errorf("sign: %w", err)
+				}
+				raw, err := bumped.MarshalBinary()
+				if err != nil {
+					return fmt.Errorf("sign: %w", err)
+				}
+				f.Raw = append(f.Raw, raw)
+				if err := s.saveLocked(); err != nil {
+					f.Raw = f.Raw[:len(f.Raw)-1]
+					return err
+				}
+				tx = bumped
+				if s.opt.OnBump != nil {
+					s.opt.OnBump(f.Nonce, tx)
+				}
+			}
+			f.sent = time.Now()
+		}
+	}
+	// What the node says of it does not matter: it may know it already, or be down.
+	_ = s.c.SendTransaction(ctx, tx)
+	return nil
+}
+
+// raise adds what replaces a pending transaction: 12.5 % and a wei; nodes want 10 %.
+func raise(x *big.Int) *big.Int {
+	return new(big.Int).Add(new(big.Int).Add(x, new(big.Int).Rsh(x, 3)), big.NewInt(1))
+}
+
+func higher(a, b *big.Int) *big.Int {
+	if a.Cmp(b) > 0 {
+		return a
+	}
+	return b
+}
+
+func (s *Sender) forget(f *flight) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.flights, f.Nonce)
+	return s.saveLocked()
+}
+
+// why asks for the reason of a transaction that was mined and reverted, by
+// calling it again on top of its block's parent.
+func (s *Sender) why(ctx context.Context, f *flight, rc *types.Receipt) error {
+	tx := new(types.Transaction)
+	if err := tx.UnmarshalBinary(f.Raw[len(f.Raw)-1]); err == nil && rc.GasUsed >= tx.Gas() {
+		return fmt.Errorf("%w (%s): it ran out of gas at %d; try again", errReverted, rc.TxHash, rc.GasUsed)
+	}
+	_, err := s.c.CallContract(ctx, ethereum.CallMsg{From: s.from, To: f.To, Data: f.Data}, rc.BlockNumber)
+	if err == nil {
+		return fmt.Errorf("%w (%s), and would not revert now", errReverted, rc.TxHash)
+	}
+	return fmt.Errorf("%w: %w", errReverted, refusal(err, rc.TxHash.Hex()))
+}
