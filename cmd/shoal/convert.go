@@ -83,15 +83,37 @@ func (a *app) convert(files map[string][]byte, name string, o hf.GGUFOptions) (e
 	return a.show(map[string]any{"file": name, "bytes": fi.Size()}, fmt.Sprintf("%s, %s\n", name, size(fi.Size())))
 }
 
-// weights are the values of a model's files in the order of cfg.Tensors.
+// weights are the values of a model's files, in one part or in shards, in the
+// order of cfg.Tensors.
 func weights(files map[string][]byte, cfg hf.Config) ([]float32, error) {
-	st, err := hf.ReadSafetensors(files[node.WeightsFile])
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
+	read := func(name string) (*hf.File, error) {
+		f, err := hf.ReadSafetensors(files[name])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		return f, nil
 	}
-	params, err := st.Flat(cfg.Tensors())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
+	index := files[shardIndexFile]
+	if index == nil {
+		st, err := read(node.WeightsFile)
+		if err != nil {
+			return nil, err
+		}
+		return st.Flat(cfg.Tensors())
 	}
-	return params, nil
+	x, err := hf.ParseShardIndex(index)
+	if err != nil {
+		return nil, err
+	}
+	parts := map[string]*hf.File{}
+	for _, name := range x.Files {
+		if parts[name], err = read(name); err != nil {
+			return nil, err
+		}
+	}
+	st, err := x.Join(parts)
+	if err != nil {
+		return nil, err
+	}
+	return st.Flat(cfg.Tensors())
 }

@@ -21,7 +21,11 @@ import (
 )
 
 // Files of a model directory that it may lack.
-const tokenizerConfigFile = "tokenizer_config.json"
+const (
+	tokenizerConfigFile = "tokenizer_config.json"
+	generationFile      = "generation_config.json"
+	shardIndexFile      = "model.safetensors.index.json" // instead of model.safetensors
+)
 
 type evalFlags struct {
 	model, text, split string

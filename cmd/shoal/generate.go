@@ -30,6 +30,7 @@ type generateFlags struct {
 	repetition  float64
 	stop        []string
 	logProbs    bool
+	eos         []int // tokens that end the text
 	seed        uint64
 	threads     int
 }
@@ -77,13 +78,35 @@ goes on from the latter half of it.`,
 func (a *app) modelFiles(ctx context.Context, name string, kf *keyFlags, nf *netFlags) (files map[string][]byte, err error) {
 	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
 		files := map[string][]byte{}
-		for _, f := range []string{node.ConfigFile, node.WeightsFile, node.TokenizerFile} {
+		want := []string{node.ConfigFile, node.TokenizerFile}
+		index, err := optional(name, shardIndexFile, maxTokenizer)
+		if err != nil {
+			return nil, err
+		}
+		if files[node.WeightsFile], err = optional(name, node.WeightsFile, maxModel); err != nil {
+			return nil, err
+		}
+		switch {
+		case files[node.WeightsFile] != nil: // the index, where there is one too, is of the same
+		case index == nil:
+			want = append(want, node.WeightsFile) // for its error
+		default:
+			x, err := hf.ParseShardIndex(index)
+			if err != nil {
+				return nil, err
+			}
+			delete(files, node.WeightsFile)
+			files[shardIndexFile], want = index, append(want, x.Files...)
+		}
+		for _, f := range want {
 			if files[f], err = readBounded(filepath.Join(name, f), maxModel); err != nil {
 				return nil, advise(fmt.Errorf("model: %w", err), "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
 			}
 		}
-		if files[tokenizerConfigFile], err = optional(name, tokenizerConfigFile, maxTokenizer); err != nil {
-			return nil, err
+		for _, f := range []string{tokenizerConfigFile, generationFile} {
+			if files[f], err = optional(name, f, maxTokenizer); err != nil {
+				return nil, err
+			}
 		}
 		return files, nil
 	}
@@ -130,6 +153,14 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 		return err
 	}
 	defer o.dev.Close()
+	gf.eos = o.cfg.EOS
+	if b := files[generationFile]; b != nil {
+		g, err := hf.ParseGeneration(b)
+		if err != nil {
+			return err
+		}
+		gf.eos = append(slices.Clone(gf.eos), g.EOS...)
+	}
 	ids := o.tok.EncodePrompt(gf.prompt)
 	if len(ids) == 0 {
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
@@ -171,7 +202,7 @@ func write(ctx context.Context, m *llama.Model, w *speaker, gf generateFlags, cf
 		if gf.logProbs {
 			o.LogProb = func(id int32, p float64) { w.logProbs = append(w.logProbs, spokenFor{id, p}) }
 		}
-		for _, e := range cfg.EOS {
+		for _, e := range gf.eos {
 			o.Stop = append(o.Stop, int32(e))
 		}
 		var werr error

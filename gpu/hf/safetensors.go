@@ -25,7 +25,7 @@ const (
 // A Stored is one tensor of a safetensors file.
 type Stored struct {
 	Tensor
-	Dtype string // F32, BF16 or F16
+	Dtype string // one of dtypeSize
 	data  []byte
 }
 
@@ -35,9 +35,6 @@ type File struct {
 	Metadata map[string]string
 	Tensors  []Stored // sorted by name
 }
-
-// dtypeSize holds the element types that float32 is read from.
-var dtypeSize = map[string]int{"F32": 4, "BF16": 2, "F16": 2}
 
 // WriteSafetensors returns the safetensors file of a flat parameter vector:
 // F32, sorted by name, the header padded with spaces to a multiple of 8. The
@@ -97,8 +94,8 @@ func writeSafetensors(meta map[string]string, tensors []Tensor, flat []float32) 
 
 // ReadSafetensors parses a whole safetensors file and checks everything that
 // its header claims: sizes against shapes and types, no gap, overlap or
-// trailing byte, no duplicate name. Element types other than F32, BF16 and F16
-// are refused.
+// trailing byte, no duplicate name. Element types that are not a whole number
+// of bytes are refused.
 func ReadSafetensors(b []byte) (*File, error) {
 	if len(b) < 8 {
 		return nil, fmt.Errorf("safetensors: %d bytes are too few", len(b))
@@ -221,7 +218,7 @@ const maxElements = 1 << 42
 func (e *header) size() (uint64, error) {
 	w, ok := dtypeSize[e.Dtype]
 	if !ok {
-		return 0, fmt.Errorf("dtype %.20q is not F32, BF16 or F16", e.Dtype)
+		return 0, fmt.Errorf("dtype %.20q is not known", e.Dtype)
 	}
 	n := uint64(1)
 	zero := false
@@ -289,43 +286,6 @@ func parseHeader(b []byte) (*parsed, error) {
 	return out, nil
 }
 
-// Float32 returns the elements of the tensor, row-major, widened to float32.
-func (s *Stored) Float32() []float32 {
-	out := make([]float32, s.Len())
-	s.into(out)
-	return out
-}
-
-func (s *Stored) into(out []float32) {
-	switch s.Dtype {
-	case "F32":
-		for i := range out {
-			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(s.data[4*i:]))
-		}
-	case "BF16":
-		for i := range out {
-			out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(s.data[2*i:])) << 16)
-		}
-	case "F16":
-		for i := range out {
-			out[i] = halfToFloat(binary.LittleEndian.Uint16(s.data[2*i:]))
-		}
-	}
-}
-
-// halfToFloat widens an IEEE 754 binary16, exactly.
-func halfToFloat(h uint16) float32 {
-	sign, exp, man := uint32(h>>15)<<31, uint32(h>>10&31), uint32(h&1023)
-	switch exp {
-	case 0: // zero and subnormals: man · 2^-24, exact in float32
-		v := float32(man) * 0x1p-24
-		return math.Float32frombits(math.Float32bits(v) | sign)
-	case 31: // infinity and NaN
-		return math.Float32frombits(sign | 255<<23 | man<<13)
-	}
-	return math.Float32frombits(sign | (exp+127-15)<<23 | man<<13)
-}
-
 // Flat returns the file's values as one flat vector in the layout of tensors
 // (see Config.Tensors). Every tensor must be there with its shape, hold finite
 // values, and be the only ones, except that a file may repeat a tied head as
@@ -343,6 +303,9 @@ func (f *File) Flat(tensors []Tensor) ([]float32, error) {
 		}
 		if !slices.Equal(s.Shape, t.Shape) {
 			return nil, fmt.Errorf("safetensors: tensor %q has shape %d, the config says %d", t.Name, s.Shape, t.Shape)
+		}
+		if !s.real() {
+			return nil, fmt.Errorf("safetensors: tensor %q holds %s, weights are F64, F32, BF16, F16 or F8", t.Name, s.Dtype)
 		}
 		delete(byName, t.Name)
 		n += t.Len()

@@ -85,7 +85,7 @@ func TestReadSafetensorsRefuses(t *testing.T) {
 		{"negative", `[0,8]`, `[-1,8]`, 12},
 		{"fraction", `[0,8]`, `[0.5,8]`, 12},
 		{"three offsets", `[0,8]`, `[0,4,8]`, 12},
-		{"dtype", `"F32"`, `"I64"`, 12},
+		{"dtype", `"F32"`, `"F4"`, 12},
 		{"no dtype", `"dtype":"F32",`, ``, 12},
 		{"dtype in capitals", `"dtype":"F32"`, `"DTYPE":"F32"`, 12},
 		{"no shape", `"shape":[2],`, ``, 12},

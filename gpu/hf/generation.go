@@ -1,0 +1,60 @@
+package hf
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// A Generation is what generation_config.json advises on how to sample. Nil
+// fields are not said.
+type Generation struct {
+	EOS         []int // tokens that end a text, none to 16
+	Sample      *bool // false: take the likeliest
+	Temperature *float64
+	TopK        *int
+	TopP        *float64
+	MinP        *float64
+	Repetition  *float64
+}
+
+// ParseGeneration reads generation_config.json. What it holds besides is
+// ignored; values out of range are refused.
+func ParseGeneration(b []byte) (Generation, error) {
+	var g Generation
+	if len(b) > maxConfig {
+		return g, fmt.Errorf("generation_config.json: %d bytes are over the limit of %d", len(b), maxConfig)
+	}
+	var j struct {
+		EOS         tokenList `json:"eos_token_id"`
+		Sample      *bool     `json:"do_sample"`
+		Temperature *float64  `json:"temperature"`
+		TopK        *int      `json:"top_k"`
+		TopP        *float64  `json:"top_p"`
+		MinP        *float64  `json:"min_p"`
+		Repetition  *float64  `json:"repetition_penalty"`
+	}
+	if err := json.Unmarshal(b, &j); err != nil {
+		return g, fmt.Errorf("generation_config.json: %w", err)
+	}
+	if len(j.EOS) > 16 {
+		return g, fmt.Errorf("generation_config.json: eos_token_id: %d tokens, at most 16", len(j.EOS))
+	}
+	for _, e := range j.EOS {
+		if e < 0 || e >= MaxVocab {
+			return g, fmt.Errorf("generation_config.json: eos_token_id: %d is not in 0..%d", e, MaxVocab-1)
+		}
+	}
+	for _, f := range []struct {
+		name   string
+		v      *float64
+		lo, hi float64
+	}{{"temperature", j.Temperature, 0, 1e6}, {"top_p", j.TopP, 0, 1}, {"min_p", j.MinP, 0, 1}, {"repetition_penalty", j.Repetition, 0, 1e6}} {
+		if f.v != nil && !(*f.v >= f.lo && *f.v <= f.hi) {
+			return g, fmt.Errorf("generation_config.json: %s: %g is not in [%g, %g]", f.name, *f.v, f.lo, f.hi)
+		}
+	}
+	if j.TopK != nil && (*j.TopK < 0 || *j.TopK > MaxVocab) {
+		return g, fmt.Errorf("generation_config.json: top_k: %d is not in 0..%d", *j.TopK, MaxVocab)
+	}
+	return Generation{j.EOS, j.Sample, j.Temperature, j.TopK, j.TopP, j.MinP, j.Repetition}, nil
+}
