@@ -112,18 +112,35 @@ type calibrateFlags struct {
 
 func (a *app) toplocCalibrateCmd() *cobra.Command {
 	var cf calibrateFlags
+	var kf keyFlags
+	var nf netFlags
 	c := &cobra.Command{
 		Use:   "calibrate MODEL",
 		Short: "Measure honest drift and forgeries on a model, and write its policy",
-		Long: `Lets the model go on from pieces of a text, computes the sequences in several honest ways
+		Long: `MODEL is a directory with config.json, model.safetensors and tokenizer.json, or the CID of
+one. Lets the model go on from pieces of a text, computes the sequences in several honest ways
 (threads, batch shapes, kernels, activations in bfloat16) and in dishonest ones, and writes
 limits that tell them apart: a policy in JSON, with the false rejects that were measured
 and their bound. The tables go to standard output.`,
 		Example: `  shoal toploc calibrate model/ --text corpus.txt --out policy.json
   shoal toploc calibrate model/ --text corpus.txt --sequences 256 --tokens 256 --out policy.json`,
 		Args: exactly("MODEL"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.toplocCalibrate(cmd.Context(), args[0], cf) },
+		RunE: func(cmd *cobra.Command, args []string) error { 
+			if cf.text == "" || cf.out == "" {
+				return usagef("--text and --out are needed")
+			}
+			if cf.prompt < 1 || cf.sequences < 4 || cf.tokens < 1 {
+				return usagef("--sequences %d, --prompt-tokens %d, --tokens %d: want at least 4, 1 and 1", cf.sequences, cf.prompt, cf.tokens)
+			}
+			files, err := a.modelFiles(cmd.Context(), args[0], &kf, &nf)
+			if err != nil {
+				return err
+			}
+			return a.toplocCalibrate(cmd.Context(), files, cf)
+		},
 	}
+	kf.add(c)
+	nf.add(c)
 	f := c.Flags()
 	f.StringVar(&cf.text, "text", "", "text to cut prompts from (required)")
 	f.StringVar(&cf.out, "out", "", "file to write the policy to (required)")
@@ -137,14 +154,8 @@ and their bound. The tables go to standard output.`,
 	return c
 }
 
-func (a *app) toplocCalibrate(ctx context.Context, model string, cf calibrateFlags) error {
-	if cf.text == "" || cf.out == "" {
-		return usagef("--text and --out are needed")
-	}
-	if cf.prompt < 1 || cf.sequences < 4 || cf.tokens < 1 {
-		return usagef("--sequences %d, --prompt-tokens %d, --tokens %d: want at least 4, 1 and 1", cf.sequences, cf.prompt, cf.tokens)
-	}
-	c, err := a.calibration(ctx, model, cf)
+func (a *app) toplocCalibrate(ctx context.Context, files map[string][]byte, cf calibrateFlags) error {
+	c, err := calibration(files, cf)
 	if err != nil {
 		return err
 	}
@@ -181,12 +192,16 @@ func (a *app) toplocCalibrate(ctx context.Context, model string, cf calibrateFla
 }
 
 // calibration loads the model and cuts the text into prompts.
-func (a *app) calibration(ctx context.Context, model string, cf calibrateFlags) (*calibrate.Config, error) {
-	files, err := a.modelFiles(ctx, model, &keyFlags{}, &netFlags{})
+func calibration(files map[string][]byte, cf calibrateFlags) (*calibrate.Config, error) {
+	cfg, err := hf.ParseConfig(files[node.ConfigFile])
 	if err != nil {
 		return nil, err
 	}
-	cfg, params, tok, err := readModel(files)
+	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
+	if err != nil {
+		return nil, err
+	}
+	params, err := weights(files, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -212,25 +227,4 @@ func (a *app) calibration(ctx context.Context, model string, cf calibrateFlags) 
 		c.Prompts = append(c.Prompts, ids[at:at+cf.prompt])
 	}
 	return c, nil
-}
-
-// readModel reads what a model directory holds.
-func readModel(files map[string][]byte) (hf.Config, []float32, *hf.Tokenizer, error) {
-	cfg, err := hf.ParseConfig(files[node.ConfigFile])
-	if err != nil {
-		return cfg, nil, nil, fmt.Errorf("%s: %w", node.ConfigFile, err)
-	}
-	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
-	if err != nil {
-		return cfg, nil, nil, fmt.Errorf("%s: %w", node.TokenizerFile, err)
-	}
-	st, err := hf.ReadSafetensors(files[node.WeightsFile])
-	if err != nil {
-		return cfg, nil, nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
-	}
-	params, err := st.Flat(cfg.Tensors())
-	if err != nil {
-		return cfg, nil, nil, fmt.Errorf("%s: %w", node.WeightsFile, err)
-	}
-	return cfg, params, tok, nil
 }
