@@ -125,7 +125,7 @@ and their bound. The tables go to standard output.`,
 		Example: `  shoal toploc calibrate model/ --text corpus.txt --out policy.json
   shoal toploc calibrate model/ --text corpus.txt --sequences 256 --tokens 256 --out policy.json`,
 		Args: exactly("MODEL"),
-		RunE: func(cmd *cobra.Command, args []string) error { 
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if cf.text == "" || cf.out == "" {
 				return usagef("--text and --out are needed")
 			}

@@ -13,6 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
+	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/toploc"
 )
 
@@ -267,6 +270,53 @@ func TestToplocPolicyAndProjections(t *testing.T) {
 	out, errs, code := shoalToploc(t, nil, "verify", "--policy", policy, "--strict", "--proofs", proofs, "--projections", v2, "--job", "18", rows)
 	if code != 1 || strings.Count(out, "another job") != 3 || !strings.Contains(errs, "3 of 3") {
 		t.Errorf("another job's records: exit %d, %s, %s", code, out, errs)
+	}
+}
+
+func TestToplocCalibrate(t *testing.T) {
+	text := strings.Repeat("it was the best of times, it was the worst of times. ", 8)
+	tok, err := hf.NewChar(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := hf.Config{
+		HiddenSize: 32, IntermediateSize: 48, NumHiddenLayers: 2, NumAttentionHeads: 2, NumKeyValueHeads: 2,
+		VocabSize: tok.VocabSize(), MaxPositionEmbeddings: 32, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true,
+	}
+	conf, err := cfg.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	params := llama.Genesis(cfg, 1)
+	for i := range params {
+		params[i] *= 4 // a model that has something to say
+	}
+	st, err := hf.WriteSafetensors(cfg.Tensors(), params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, b := range map[string][]byte{node.ConfigFile: conf, node.WeightsFile: st, node.TokenizerFile: tok.JSON(), "text": []byte(text)} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := filepath.Join(dir, "policy.json")
+	table, errs, code := shoalToploc(t, nil, "calibrate", dir, "--text", filepath.Join(dir, "text"), "--out", out,
+		"--sequences", "8", "--prompt-tokens", "8", "--tokens", "16", "--batch", "8", "--topk", "16", "--threads", "1")
+	if code != 0 || !strings.Contains(table, "| constant polynomial | 24 |") {
+		t.Fatalf("exit %d, %s\n%s", code, errs, table)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := toploc.ParsePolicy(b)
+	if err != nil || p.Params.TopK != 16 || p.Tokens == nil || p.Projection == nil {
+		t.Fatalf("%+v %v", p, err)
+	}
+	if _, errs, code := shoalToploc(t, nil, "calibrate", dir, "--text", filepath.Join(dir, "text"), "--out", out, "--prompt-tokens", "300"); code == 0 {
+		t.Errorf("a text too short: %s", errs)
 	}
 }
 
