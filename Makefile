@@ -32,7 +32,7 @@ bench:
 fuzz: ## each fuzz target for FUZZTIME
 	@set -e; for p in $$(go list $(PKG)); do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
+	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; \
 	  done; done
 
 sim: ## search for violations of the protocol's invariants
