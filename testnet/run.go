@@ -419,7 +419,7 @@ func (s *swarm) audit(ctx context.Context) error {
 		s.c.Lineage = l
 	}
 	if s.Config.Prompt != "" {
-		out, err := s.launcher.output(ctx, s.log("auditor"), "generate", s.path(modelDir), "-p", s.Config.Prompt, "-n", "400", "--seed", "7", "--json")
+		out, err := s.launcher.output(ctx, s.log("auditor"), "generate", s.path(modelDir), "-p", s.Config.Prompt, "-n", "400", "--temperature", "0.6", "--seed", "7", "--json")
 		var sample struct{ Text string }
 		if err == nil {
 			err = json.Unmarshal(out, &sample)
