@@ -11,7 +11,7 @@ SEEDS ?= 1000
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: demo build test lint bench fuzz sim interop toploc-table clean
+.PHONY: demo build test lint bench fuzz sim interop toploc-table contracts clean
 
 build: ## one static binary
 	go build -ldflags='-s -w' -o bin/shoal ./cmd/shoal
@@ -43,6 +43,11 @@ interop: ## a checkpoint fetched by an independent IPFS client (needs npm)
 
 toploc-table: ## the table of toploc/README.md: forgeries and limits
 	SHOAL_TOPLOC_TABLE=1 go test -timeout 2h -count 1 -run Table -v ./toploc/calibrate
+
+contracts: ## compile, bind, fuzz and check the contracts (needs npm)
+	cd chain/contracts && npm install --no-audit --no-fund && sh generate.sh && sh test/forge.sh
+	git diff --exit-code -- chain/contracts
+	SHOAL_CHAIN=1 go test -timeout 20m -count 1 ./chain/... && SHOAL_CHAIN=1 go test -count 1 -run Ledger ./cmd/shoal
 
 clean:
 	rm -rf bin

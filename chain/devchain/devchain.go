@@ -9,9 +9,9 @@
 // answered and joins the chain that runs (see Start).
 //
 // Time is the machine's. A block is at least a second after its parent, so the
-// sealer looks once a second and seals if a transaction waits, or if the last
-// block is older than Options.Beat: contracts see time pass even where nothing
-// happens. An idle chain takes about 8 kB a block.
+// sealer looks once a second and seals if a transaction waits, twice more after
+// it, and if the last block is older than Options.Beat: contracts see time pass
+// even where nothing happens. An idle chain takes about 8 kB a block.
 package devchain
 
 import (
@@ -234,14 +234,19 @@ func (c *Chain) seal(e *eth.Ethereum, sim *catalyst.SimulatedBeacon, o Options) 
 	t := time.NewTicker(o.Tick)
 	defer t.Stop()
 	var last time.Time
+	follow := 0 // empty blocks to come: clients wait for two on top of a transaction
 	for {
 		select {
 		case <-c.stop:
 			return
 		case now := <-t.C:
-			if pending, _ := e.TxPool().Stats(); pending > 0 || now.Sub(last) >= o.Beat {
+			pending, _ := e.TxPool().Stats()
+			if pending > 0 {
+				follow = 3
+			}
+			if follow > 0 || now.Sub(last) >= o.Beat {
 				sim.Commit()
-				last = now
+				last, follow = now, max(0, follow-1)
 			}
 		}
 	}

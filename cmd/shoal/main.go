@@ -135,6 +135,8 @@ anyone can recompute a model's whole history, bit for bit.`,
 	}
 	add("run", a.joinCmd(), a.publishCmd(), a.runsCmd(), a.manifestCmd(), a.dataCmd(), a.testnetCmd())
 	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd(), a.evalCmd(), a.tokenizeCmd(), a.trainCmd(), a.convertCmd(), a.toplocCmd())
+	root.AddGroup(&cobra.Group{ID: "money", Title: "Ledger:"})
+	add("money", a.moneyCmds()...)
 	add("here", a.statusCmd(), a.keyCmd(), a.benchCmd(), a.versionCmd())
 	return root
 }

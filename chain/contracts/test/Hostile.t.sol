@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {Disputes} from "../src/Disputes.sol";
+import {Equivocation} from "../src/Equivocation.sol";
+import {Reward, Runs} from "../src/Runs.sol";
+import {Epoch, Settlement} from "../src/Settlement.sol";
+import {IClaimed, ShareFactory, Shares} from "../src/Shares.sol";
+import {Staking} from "../src/Staking.sol";
+import {Token} from "../src/Token.sol";
+import {Vouchers} from "../src/Vouchers.sol";
+
+interface Vm {
+    function warp(uint256 time) external;
+    function prank(address who) external;
+    function startPrank(address who) external;
+    function stopPrank() external;
+    function expectRevert() external;
+    function getNonce(address who) external view returns (uint64);
+    function computeCreateAddress(address who, uint256 nonce) external pure returns (address);
+    function addr(uint256 key) external pure returns (address);
+    function sign(uint256 key, bytes32 digest) external pure returns (uint8, bytes32, bytes32);
+}
+
+/// @dev A token that calls back into whoever holds it, on every transfer.
+contract Hostile is ERC20("Hostile", "H") {
+    address public target;
+    bytes public data;
+    bool public succeeded;
+
+    constructor() {
+        _mint(msg.sender, 1e30);
+    }
+
+    function arm(address target_, bytes calldata data_) external {
+        (target, data) = (target_, data_);
+    }
+
+    function _update(address from, address to, uint256 value) internal override {
+        super._update(from, to, value);
+        if (target != address(0)) {
+            (address t, bytes memory d) = (target, data);
+            target = address(0);
+            (bool ok,) = t.call(d);
+            succeeded = succeeded || ok;
+        }
+    }
+}
+
+/// @dev A token that keeps one part in a hundred of what is transferred.
+contract Greedy is ERC20("Greedy", "G") {
+    constructor() {
+        _mint(msg.sender, 1e30);
+    }
+
+    function _update(address from, address to, uint256 value) internal override {
+        if (from != address(0)) {
+            super._update(from, address(0xdead), value / 100);
+            value -= value / 100;
+        }
+        super._update(from, to, value);
+    }
+}
+
+/// @dev A deployment with this contract as governor, guardian and holder of all tokens.
+abstract contract Deployed {
+    Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
+
+    Token internal token;
+    Staking internal staking;
+    Runs internal runs;
+    Settlement internal settlement;
+    Disputes internal disputes;
+    Vouchers internal vouchers;
+
+    function deploy() internal {
+        vm.warp(1_800_000_000);
+        uint256 n = vm.getNonce(address(this));
+        address[8] memory a;
+        for (uint256 i; i < 8; ++i) a[i] = vm.computeCreateAddress(address(this), n + i);
+        token = new Token(address(this), 1e27);
+        staking = new Staking(token, address(this), address(this), a[4], a[5], a[6], 600, 100e18);
+        ShareFactory factory = new ShareFactory(IClaimed(a[3]));
+        runs = new Runs(address(this), address(this), a[4], factory, 300);
+        settlement = new Settlement(
+            token, address(this), address(this), runs, staking, a[5], 100e18,
+            Settlement.Params(60, 30, 30, 30, 30, 60, 3000, 4000, 100)
+        );
+        disputes = new Disputes(token, settlement, runs, staking, 50e18);
+        new Equivocation(staking);
+        vouchers = new Vouchers(address(this), address(this), runs, 60);
+        require(address(runs) == a[3] && address(vouchers) == a[7], "addresses");
+        token.approve(address(staking), type(uint256).max);
+        token.approve(address(runs), type(uint256).max);
+        token.approve(address(settlement), type(uint256).max);
+        token.approve(address(disputes), type(uint256).max);
+        token.approve(address(vouchers), type(uint256).max);
+        staking.stake(1, 1000e18);
+        settlement.depositBond(10_000e18);
+    }
+
+    function publish(IERC20 t, bytes32 manifest) internal returns (bytes32) {
+        return runs.publish(
+            Runs.Terms(t, manifest, uint48(block.timestamp + 1), 100, 1000, true, Runs.Rate(100e18, [uint16(10_000), 0, 0, 0]))
+        );
+    }
+
+    /// @dev Settles one epoch whose only reward is `amount` in all, `more` of it new.
+    function settle(bytes32 run, uint64 number, address account, uint128 amount, uint128 more) internal returns (Reward memory r) {
+        r = Reward(0, account, amount, 0);
+        bytes32 root = runs.leafOf(run, r);
+        Epoch memory e = Epoch(run, number, 0, root, bytes32(uint256(1)), 1, 1, more, 0, 0, 0, amount);
+        settlement.propose(e);
+        vm.warp(block.timestamp + 61);
+        settlement.finalize(e);
+    }
+}
+
+contract HostileTest is Deployed {
+    function setUp() public {
+        deploy();
+    }
+
+    /// @dev A token that comes back into claim is paid once.
+    function testReentrancy() public {
+        Hostile h = new Hostile();
+        bytes32 run = publish(h, bytes32(uint256(1)));
+        bytes32 other = publish(h, bytes32(uint256(2)));
+        h.approve(address(runs), type(uint256).max);
+        runs.fund(run, 1000e18);
+        runs.fund(other, 1000e18);
+        vm.warp(block.timestamp + 150);
+        Reward memory r = settle(run, 1, address(0xbeef), 100e18, 100e18);
+        bytes memory again = abi.encodeCall(Runs.claim, (run, r, new bytes32[](0)));
+        h.arm(address(runs), again);
+        runs.claim(run, r, new bytes32[](0));
+        require(!h.succeeded(), "came back in");
+        require(h.balanceOf(address(0xbeef)) == 100e18, "paid once");
+        require(h.balanceOf(address(runs)) == 1900e18, "the rest is there");
+        h.arm(address(runs), abi.encodeCall(Runs.fund, (run, 1)));
+        runs.fund(other, 5e18);
+        require(!h.succeeded(), "came back into fund");
+    }
+
+    /// @dev A token that keeps a fee is refused: the books would not balance.
+    function testFeeOnTransfer() public {
+        Greedy g = new Greedy();
+        bytes32 run = publish(g, bytes32(uint256(1)));
+        g.approve(address(runs), type(uint256).max);
+        vm.expectRevert();
+        runs.fund(run, 1000e18);
+    }
+
+    /// @dev Somebody submits the permit first: the stake goes through all the same.
+    function testPermitFrontRun(uint96 amount) public {
+        uint128 n = uint128(amount) % 1e24 + 1;
+        address who = vm.addr(77);
+        token.transfer(who, n);
+        bytes32 h = keccak256(
+            abi.encode(
+                keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"),
+                who, address(staking), uint256(n), 0, type(uint256).max
+            )
+        );
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(77, keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), h)));
+        token.permit(who, address(staking), n, type(uint256).max, v, r, s);
+        vm.prank(who);
+        staking.stakeWithPermit(0, n, type(uint256).max, v, r, s);
+        require(staking.stakeOf(who, 0) == n, "staked");
+    }
+}
+
+/// @dev What the fuzzer does to one run, its shares, its channels and the stakes.
+contract Handler is Deployed {
+    bytes32 public run;
+    bytes32[] public channels;
+    uint64 public epoch;
+    uint128 public total;
+    Reward public last;
+    address[3] public who = [address(0xa1), address(0xa2), address(0xa3)];
+
+    function start() external {
+        require(run == 0, "once");
+        deploy();
+        run = publish(token, bytes32(uint256(1)));
+        runs.fund(run, 1_000_000e18);
+    }
+
+    function stake(uint96 n, uint8 role) external {
+        staking.stake(role % 2, uint128(n) % 1e24 + 1);
+    }
+
+    function unbond(uint96 n) external {
+        staking.unbond(0, n);
+    }
+
+    function withdraw() external {
+        staking.withdraw(0);
+    }
+
+    function wait(uint16 n) external {
+        vm.warp(block.timestamp + n % 500);
+    }
+
+    function fund(uint96 n) external {
+        runs.fund(run, uint128(n) % 1e24 + 1);
+    }
+
+    function epochs(uint8 i, uint96 n) external {
+        uint64 now_ = runs.epochAt(run, block.timestamp);
+        if (now_ <= epoch + 1) vm.warp(block.timestamp + 101);
+        uint64 number = runs.epochAt(run, block.timestamp) - 1;
+        uint128 more = uint128(n) % 100e18 + 1;
+        last = settle(run, number, who[i % 3], total + more, more);
+        epoch = number;
+        total += more;
+    }
+
+    function claim() external {
+        runs.claim(run, last, new bytes32[](0));
+    }
+
+    function mint(uint8 i) external {
+        runs.get(run).shares.mint(who[i % 3]);
+    }
+
+    function move(uint8 i, uint8 j, uint96 n) external {
+        Shares s = runs.get(run).shares;
+        uint256 has = s.balanceOf(who[i % 3]);
+        vm.prank(who[i % 3]);
+        s.transfer(who[j % 3], has == 0 ? 0 : n % has);
+    }
+
+    function open(uint96 n) external {
+        channels.push(vouchers.open(run, who[n % 3], n % 1e24 + 1));
+    }
+
+    function distribute(uint96 n) external {
+        Shares s = runs.get(run).shares;
+        token.approve(address(s), type(uint256).max);
+        s.distribute(uint256(n) % 1e24 + 1);
+    }
+
+    function collect(uint8 i) external {
+        runs.get(run).shares.collect(who[i % 3]);
+    }
+
+    function pause(bool on) external {
+        if (on) runs.pause();
+        else runs.unpause();
+    }
+
+    /// @dev Every balance is exactly what is owed out of it.
+    function balanced() external view returns (bool) {
+        Runs.Run memory r = runs.get(run);
+        Shares s = r.shares;
+        uint256 deposits;
+        for (uint256 i; i < channels.length; ++i) {
+            Vouchers.Channel memory c = vouchers.get(channels[i]);
+            deposits += c.deposit - c.redeemed + c.due;
+        }
+        uint256 owed = s.waiting();
+        for (uint256 i; i < 3; ++i) owed += s.owed(who[i]);
+        uint256 held = s.held();
+        return token.balanceOf(address(staking)) == staking.held() && staking.held() == staking.slashable(address(this), 0) + staking.slashable(address(this), 1)
+            && token.balanceOf(address(runs)) == uint256(r.pool) + r.unclaimed && token.balanceOf(address(settlement)) == settlement.held()
+            && token.balanceOf(address(vouchers)) == deposits + vouchers.royalties(run) && token.balanceOf(address(s)) == held && owed <= held
+            && held - owed <= 1e6;
+    }
+}
+
+contract BooksTest {
+    Handler internal handler;
+
+    function setUp() public {
+        handler = new Handler();
+        handler.start();
+    }
+
+    function targetContracts() public view returns (address[] memory all) {
+        all = new address[](1);
+        all[0] = address(handler);
+    }
+
+    function invariant_booksBalance() public view {
+        require(handler.balanced(), "the books do not balance");
+    }
+}

@@ -1,0 +1,379 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+func roleFlag(c *cobra.Command, role *string) {
+	c.Flags().StringVar(role, "role", "validator", "validator or trainer")
+}
+
+func roleOf(s string) (uint8, error) {
+	switch s {
+	case "trainer":
+		return chain.Trainer, nil
+	case "validator":
+		return chain.Validator, nil
+	}
+	return 0, usagef("--role %q: want validator or trainer", s)
+}
+
+func amountOf(s string) (chain.Amount, error) {
+	v, err := chain.ParseAmount(s)
+	if err != nil {
+		return nil, usageError{err, "for example 12.5"}
+	}
+	return v, nil
+}
+
+func (a *app) stakeCmd() *cobra.Command {
+	var f chainFlags
+	var role, hot string
+	c := &cobra.Command{
+		Use:   "stake AMOUNT",
+		Short: "Stake tokens as a validator or trainer",
+		Long: `Stakes AMOUNT tokens of this peer's account. --hot registers a second key, a file
+with 64 hex digits, that may sign for the account and cannot move its stake.`,
+		Example: `  shoal stake 1000
+  shoal stake 50 --role trainer
+  shoal stake 1000 --hot hot.hex --dry-run`,
+		Args: exactly("AMOUNT"),
+		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
+			n, err := amountOf(args[0])
+			if err != nil {
+				return err
+			}
+			r, err := roleOf(role)
+			if err != nil {
+				return err
+			}
+			if err := t.spend(ctx, n, chain.Stake{Role: r, Amount: n}); err != nil {
+				return err
+			}
+			if hot != "" {
+				if err := t.register(ctx, hot); err != nil {
+					return err
+				}
+			}
+			return t.done()
+		}),
+	}
+	f.add(c, true)
+	roleFlag(c, &role)
+	c.Flags().StringVar(&hot, "hot", "", "file with the secret of a hot key to register")
+	return c
+}
+
+// register makes the key in a file sign for this account.
+func (t *teller) register(ctx context.Context, name string) error {
+	secret, err := t.a.readSecret(name, "")
+	if err != nil {
+		return err
+	}
+	k, err := wire.NewKey(secret)
+	if err != nil {
+		return fmt.Errorf("hot key: %w", err)
+	}
+	nonce, err := t.ledger.KeyNonce(ctx, t.me)
+	if err != nil {
+		return err
+	}
+	now, err := t.ledger.Now(ctx)
+	if err != nil {
+		return err
+	}
+	deadline := now + 3600
+	_, err = t.do(ctx, chain.RegisterKey{Key: chain.AddressOf(k), Deadline: deadline,
+		Sig: chain.SignDigest(k, t.where.Book.KeyDigest(t.me, chain.AddressOf(k), nonce, deadline))})
+	return err
+}
+
+func (a *app) unbondCmd() *cobra.Command {
+	var f chainFlags
+	var role string
+	c := &cobra.Command{
+		Use:   "unbond AMOUNT",
+		Short: "Start to take stake back",
+		Long: `AMOUNT counts for nothing from now on, can still be slashed, and can be taken by
+"shoal withdraw" once the unbonding delay is over.`,
+		Example: "  shoal unbond 1000 --role validator",
+		Args:    exactly("AMOUNT"),
+		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
+			n, err := amountOf(args[0])
+			if err != nil {
+				return err
+			}
+			r, err := roleOf(role)
+			if err != nil {
+				return err
+			}
+			if _, err := t.do(ctx, chain.Unbond{Role: r, Amount: n}); err != nil {
+				return err
+			}
+			return t.done()
+		}),
+	}
+	f.add(c, true)
+	roleFlag(c, &role)
+	return c
+}
+
+func (a *app) withdrawCmd() *cobra.Command {
+	var f chainFlags
+	var role string
+	var bonds bool
+	c := &cobra.Command{
+		Use:   "withdraw",
+		Short: "Take what has finished unbonding, or free bonds",
+		Example: `  shoal withdraw --role trainer
+  shoal withdraw --bonds`,
+		Args: exactly(),
+		RunE: a.at(&f, func(ctx context.Context, t *teller, _ []string) error {
+			r, err := roleOf(role)
+			if err != nil {
+				return err
+			}
+			var act chain.Action = chain.Withdraw{Role: r}
+			if bonds {
+				free, err := t.ledger.Bonds(ctx, t.me)
+				if err != nil {
+					return err
+				}
+				act = chain.WithdrawBond{Amount: free}
+			}
+			if _, err := t.do(ctx, act); err != nil {
+				var no *chain.Refusal
+				if errors.As(err, &no) && no.Reason == "NothingMatured" {
+					if when := t.matures(ctx, r); when > 0 {
+						return advise(err, "the next part is free %s", time.Unix(int64(when), 0).Format(time.RFC1123))
+					}
+				}
+				return err
+			}
+			return t.done()
+		}),
+	}
+	f.add(c, true)
+	roleFlag(c, &role)
+	c.Flags().BoolVar(&bonds, "bonds", false, "take the bonds of no live proposal instead")
+	return c
+}
+
+// matures is when the next unbonding is over, 0 if there is none.
+func (t *teller) matures(ctx context.Context, role uint8) (first uint64) {
+	s, err := t.ledger.StakeOf(ctx, t.me, role)
+	if err != nil {
+		return 0
+	}
+	for _, u := range s.Leaving {
+		if first == 0 || u.Matures < first {
+			first = u.Matures
+		}
+	}
+	return first
+}
+
+// runOf finds a run's ID: 64 hex digits, or a manifest's CID or file with the
+// account that published it, by default this one.
+func (t *teller) runOf(s, sponsor string) (chain.Hash, error) {
+	who := t.me
+	if sponsor != "" {
+		var err error
+		if who, err = chain.ParseAddress(sponsor); err != nil {
+			return chain.Hash{}, usagef("--sponsor: %v", err)
+		}
+	}
+	if h, err := chain.ParseHash(s); err == nil {
+		return h, nil
+	}
+	c, err := wire.ParseCID(s)
+	if err != nil {
+		if _, c, err = readManifest(s); err != nil {
+			return chain.Hash{}, advise(fmt.Errorf("%s is no run: %w", s, err), "give the ID on the ledger (0x…), the manifest's CID, or its file")
+		}
+	}
+	d, err := chain.Digest(c)
+	return chain.RunID(d, who), err
+}
+
+func (a *app) fundCmd() *cobra.Command {
+	var f chainFlags
+	var budget, sponsor string
+	var length time.Duration
+	var royalty uint16
+	c := &cobra.Command{
+		Use:   "fund RUN AMOUNT",
+		Short: "Pay into a run's pool, and put the run on the ledger first",
+		Long: `RUN is a run's ID on the ledger, its manifest's CID or its manifest's file. With a
+file and --budget a run that the ledger does not know is published first, with
+this account as its sponsor: the split and whether there are shares are the
+manifest's. What the epochs leave goes back to the sponsor after the run's end.`,
+		Example: `  shoal fund run.yaml 1000 --budget 10 --epoch 1h
+  shoal fund 0x8c1f… 50`,
+		Args: exactly("RUN", "AMOUNT"),
+		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
+			n, err := amountOf(args[1])
+			if err != nil {
+				return err
+			}
+			id, err := t.runOf(args[0], sponsor)
+			if err != nil {
+				return err
+			}
+			_, err = t.ledger.Run(ctx, id)
+			var no *chain.Refusal
+			if errors.As(err, &no) && no.Reason == "RunUnknown" && budget != "" {
+				if err = t.publish(ctx, args[0], budget, length, royalty); err == nil && f.dry {
+					return t.done() // the rest cannot be tried before that
+				}
+			}
+			if err != nil {
+				return err
+			}
+			if err := t.spend(ctx, n, chain.Fund{Run: id, Amount: n}); err != nil {
+				return err
+			}
+			a.say("run %s", id)
+			return t.done()
+		}),
+	}
+	f.add(c, true)
+	c.Flags().StringVar(&budget, "budget", "", "publish the run with this budget of tokens an epoch")
+	c.Flags().DurationVar(&length, "epoch", time.Hour, "length of an epoch of a run that is published")
+	c.Flags().Uint16Var(&royalty, "royalty", 1000, "parts per 10,000 of paid inference that go to the holders of shares")
+	c.Flags().StringVar(&sponsor, "sponsor", "", "address that published the run (default this account)")
+	return c
+}
+
+func (t *teller) publish(ctx context.Context, file, budget string, length time.Duration, royalty uint16) error {
+	per, err := amountOf(budget)
+	if err != nil {
+		return err
+	}
+	m, c, err := readManifest(file)
+	if err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	d, err := chain.Digest(c)
+	if err != nil {
+		return err
+	}
+	now, err := t.ledger.Now(ctx)
+	if err != nil {
+		return err
+	}
+	r := m.Rewards
+	split := [4]uint16{uint16(r.Trainers), uint16(r.Workers), uint16(r.Validators), uint16(r.Sponsor)}
+	if split == [4]uint16{} {
+		split = [4]uint16{8000, 0, 2000, 0}
+	}
+	// The first epoch begins a little later than now, or the block that has it
+	// would come after its beginning.
+	_, err = t.do(ctx, chain.Publish{Manifest: d, Start: max(now, uint64(time.Now().Unix())) + 15, Length: uint64(length / time.Second), Royalty: royalty, Shares: r.Shares,
+		Rate: chain.Rate{Budget: per, Split: split}})
+	return err
+}
+
+func (a *app) balanceCmd() *cobra.Command {
+	var f chainFlags
+	c := &cobra.Command{
+		Use:     "balance [ADDRESS]",
+		Short:   "Show tokens, stakes, bonds and ether for gas",
+		Example: "  shoal balance\n  shoal balance 0x71562b71999873db5b286df957af199ec94617f7 --json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
+			who := t.me
+			if len(args) == 1 {
+				var err error
+				if who, err = chain.ParseAddress(args[0]); err != nil {
+					return usageError{err, ""}
+				}
+			}
+			tokens, err := t.ledger.Balance(ctx, who)
+			if err != nil {
+				return err
+			}
+			wei, err := t.ledger.Gas(ctx, who)
+			if err != nil {
+				return err
+			}
+			bonds, err := t.ledger.Bonds(ctx, who)
+			if err != nil {
+				return err
+			}
+			v := map[string]any{"address": who, "tokens": chain.FormatAmount(tokens), "ether": chain.FormatAmount(wei), "bonds": chain.FormatAmount(bonds)}
+			var b strings.Builder
+			fmt.Fprintf(&b, "%s\n  tokens  %s\n  ether   %s\n  bonds   %s\n", who, v["tokens"], v["ether"], v["bonds"])
+			for role, name := range []string{"trainer", "validator"} {
+				s, err := t.ledger.StakeOf(ctx, who, uint8(role))
+				if err != nil {
+					return err
+				}
+				v[name] = map[string]any{"active": chain.FormatAmount(s.Active), "leaving": s.Leaving}
+				fmt.Fprintf(&b, "  staked  %s as %s\n", chain.FormatAmount(s.Active), name)
+				for _, u := range s.Leaving {
+					fmt.Fprintf(&b, "          %s leaves, free %s\n", chain.FormatAmount(u.Amount), time.Unix(int64(u.Matures), 0).Format(time.RFC1123))
+				}
+			}
+			return a.show(v, b.String())
+		}),
+	}
+	f.add(c, false)
+	return c
+}
+
+func (a *app) sharesCmd() *cobra.Command {
+	var f chainFlags
+	var sponsor string
+	var mint, collect bool
+	c := &cobra.Command{
+		Use:   "shares RUN",
+		Short: "Show, mint and collect on the ownership shares of a run",
+		Long: `A share of a run's model is minted for each unit of reward that was claimed.
+--mint mints those of this account; --collect pays out what its shares have
+earned from paid inference.`,
+		Example: "  shoal shares run.yaml --mint --collect",
+		Args:    exactly("RUN"),
+		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
+			id, err := t.runOf(args[0], sponsor)
+			if err != nil {
+				return err
+			}
+			if mint {
+				if _, err := t.do(ctx, chain.MintShares{Run: id, Account: t.me}); err != nil {
+					return err
+				}
+			}
+			if collect {
+				if _, err := t.do(ctx, chain.Collect{Run: id, Holder: t.me}); err != nil {
+					return err
+				}
+			}
+			if mint || collect {
+				if err := t.done(); err != nil || f.dry || a.json {
+					return err
+				}
+			}
+			s, err := t.ledger.SharesOf(ctx, id, t.me)
+			if err != nil {
+				return err
+			}
+			v := map[string]any{"run": id, "shares": chain.FormatAmount(s.Balance), "supply": chain.FormatAmount(s.Supply), "owed": chain.FormatAmount(s.Owed)}
+			return a.show(v, fmt.Sprintf("%s of %s shares, %s to collect\n", v["shares"], v["supply"], v["owed"]))
+		}),
+	}
+	f.add(c, true)
+	c.Flags().BoolVar(&mint, "mint", false, "mint the shares of what was claimed")
+	c.Flags().BoolVar(&collect, "collect", false, "collect what the shares have earned")
+	c.Flags().StringVar(&sponsor, "sponsor", "", "address that published the run (default this account)")
+	return c
+}
