@@ -36,4 +36,11 @@
 // a window of bytes in flight that follows its measured rate; whoever delivers
 // asks for more. What a provider lacks, loses or is late with goes to another.
 // See sched for the rules.
+//
+// A payload that has just been made is at one peer, and all the others want it
+// at once. Single blocks and roots of files are therefore asked of providers in
+// turn, the likeliest first, and who lacks one is told to forget that it was
+// asked, because Bitswap would have it send the block as soon as it has it, to
+// a peer that has it by then. The leaves of a file are asked for in random order, so
+// that peers soon have different ones for each other.
 package block

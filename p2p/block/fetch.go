@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -123,7 +124,7 @@ func (x *Exchange) Fetch(ctx context.Context, c wire.CID, from []wire.PeerID, li
 
 // FetchFile returns a file of at most limit bytes, and keeps its blocks in the
 // store, not pinned. Its root is asked for as Fetch does; what that links to, of
-// many peers at once.
+// many peers at once, in random order.
 func (x *Exchange) FetchFile(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64) ([]byte, error) {
 	for try := 0; ; try++ {
 		if _, err := x.fetch(ctx, c, aFile, from, limit, nil); err != nil {
@@ -399,6 +400,9 @@ func (f *fetch) message(ev event, now time.Time) error {
 		}
 		f.unsaved += int64(len(b.data))
 		f.backlog = append(f.backlog, b)
+		if f.plan.shape == aFile { // of those who fetch it now, each soon has another part for the others
+			rand.Shuffle(len(fresh), func(i, j int) { fresh[i], fresh[j] = fresh[j], fresh[i] })
+		}
 		for _, c := range fresh {
 			if err := f.meet(c); err != nil {
 				return err

@@ -105,3 +105,46 @@ func TestFetchInTurn(t *testing.T) {
 		}
 	})
 }
+
+// What one on a slow line has made, others pass on: it need not send all of it
+// to each.
+func TestFetchRelieves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, size = 5, 10 << 20
+		net := p2ptest.New(t, p2ptest.Options{Link: func(i int) (up, down int) {
+			if i == 0 {
+				return 8, 100
+			}
+			return 100, 100
+		}})
+		all := make([]*simPeer, n)
+		for i := range all {
+			all[i] = newSimPeer(t, net, i, nil)
+			all[i].connect(t, all[:i]...)
+		}
+		time.Sleep(time.Second)
+		file, err := all[0].s.PutFile(t.Context(), bytesOf(1, size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t0 := time.Now()
+		var wg sync.WaitGroup
+		for _, me := range all[1:] {
+			wg.Go(func() {
+				if _, err := me.x.FetchFile(t.Context(), file, peers(all...), 1<<30); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		took, sent, in := time.Since(t0), float64(all[0].x.Stats().Sent)/size, 0.0
+		for _, me := range all[1:] {
+			b, _ := me.h.Bandwidth()
+			in += float64(b) / size / (n - 1)
+		}
+		t.Logf("%v; its author sent it %.1f times, each of %d received it %.2f times", took, sent, n-1, in)
+		if took > 38*time.Second || sent > 3.4 || in > 1.6 { // 42 s if it sends all to each, 10 s once
+			t.Errorf("took %v; its author sent it %.1f times, each of %d received it %.2f times", took, sent, n-1, in)
+		}
+	})
+}
