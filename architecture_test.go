@@ -47,7 +47,6 @@ gpu/ref: gpu
 gpu/cpu: gpu
 gpu/gputest: gpu gpu/ref
 gpu/hf:
-gpu/hf/chat:
 gpu/llama: gpu gpu/hf
 
 toploc/calibrate: toploc gpu gpu/hf gpu/llama
