@@ -1,0 +1,29 @@
+#!/bin/sh
+# Plants one bug of each kind in a copy of the contracts and wants forge to find it.
+set -eu
+cd "$(dirname "$0")/.."
+modules=${SHOAL_NODE_MODULES:-$PWD}
+if [ ! -x "$modules/node_modules/@foundry-rs/forge-linux-amd64/bin/forge" ]; then
+	echo "SKIPPED: no bug was planted: no forge under $modules (npm install)" >&2
+	exit 0
+fi
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+plant() { # name, file, what is there, what comes instead
+	rm -rf "$dir/src"
+	cp -r src test foundry.toml "$dir"
+	sed -i "s|$3|$4|" "$dir/src/$2"
+	if cmp -s "src/$2" "$dir/src/$2"; then
+		echo "$1: nothing was planted in $2" >&2
+		exit 1
+	fi
+	if SHOAL_NODE_MODULES=$modules FOUNDRY_INVARIANT_RUNS=128 sh "$dir/test/forge.sh" > "$dir/log" 2>&1; then
+		echo "$1: NOT found" >&2
+		exit 1
+	fi
+	grep -q 'FAIL' "$dir/log" || { cat "$dir/log" >&2; exit 1; }
+	echo "$1: found: $(grep -m1 'FAIL' "$dir/log" | cut -c1-100)"
+}
+plant rounding Shares.sol 'perShare += x / supply;' 'perShare += x / supply + (1 << 90);'
+plant "missing check" Runs.sol 'if (w.amount <= had) revert NothingToClaim();' 'had = 0;'
+plant re-entrancy Runs.sol 'function claim(bytes32 id, Reward calldata w, bytes32\[\] calldata proof) external nonReentrant' 'function claim(bytes32 id, Reward calldata w, bytes32[] calldata proof) external'
