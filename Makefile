@@ -45,7 +45,7 @@ toploc-table: ## the table of toploc/README.md: forgeries and limits
 	SHOAL_TOPLOC_TABLE=1 go test -timeout 2h -count 1 -run Table -v ./toploc/calibrate
 
 contracts: ## compile, bind, fuzz and check the contracts (needs npm)
-	cd chain/contracts && npm install --no-audit --no-fund && sh generate.sh && sh test/forge.sh
+	cd chain/contracts && npm install --no-audit --no-fund && sh generate.sh && sh test/forge.sh && sh test/planted.sh
 	git diff --exit-code -- chain/contracts
 	SHOAL_CHAIN=1 go test -timeout 20m -count 1 ./chain/... && SHOAL_CHAIN=1 go test -count 1 -run Ledger ./cmd/shoal
 
