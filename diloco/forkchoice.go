@@ -50,7 +50,7 @@ func (m *Machine) ghost() *node {
 			if k.gen != m.gen {
 				k.gen, k.ghost = m.gen, 0
 			}
-			if !k.bad && m.eligible(at, k) && (best == nil || heavier(k, best)) {
+			if !k.bad && !m.now.Before(k.shunned) && m.eligible(at, k) && (best == nil || heavier(k, best)) {
 				best = k
 			}
 		}
@@ -98,6 +98,13 @@ func (m *Machine) choose() {
 			m.r.patience, m.dirty = true, true
 		}
 	}
+	if n := m.shunned; n != nil {
+		if m.now.Before(n.shunned) {
+			m.at(n.shunned)
+		} else {
+			m.shunned, m.dirty = nil, true
+		}
+	}
 	if m.dirty {
 		m.dirty = false
 		m.target = m.ghost()
@@ -138,12 +145,27 @@ func (m *Machine) holdBack(t *node) bool {
 	if !m.now.Before(until) {
 		return false
 	}
+	hold := false
 	for _, w := range m.wants {
 		if w.round == t.round && w.tries < 2 {
 			w.next = m.now
-			m.at(until)
-			return true
+			hold = true
 		}
 	}
-	return false
+	if hold {
+		m.at(until)
+	}
+	return hold
+}
+
+// shun leaves a branch aside for a while whose state nobody in reach has:
+// those who made it may be gone for ever, with all that they held. It is tried
+// again, ever more rarely.
+func (m *Machine) shun(n *node) {
+	n.shuns++
+	n.shunned = m.now.Add(2 * m.cfg.Deadline << min(n.shuns-1, 4))
+	m.dirty = true
+	if m.shunned == nil || n.shunned.Before(m.shunned.shunned) {
+		m.shunned = n
+	}
 }

@@ -25,6 +25,7 @@ type Machine struct {
 	head    *node // what this peer builds on; its state is here
 	target  *node // what fork choice wants as head
 	toFinal *node // found final, not yet acted upon
+	shunned *node // the next to be tried again of those left aside
 	dirty   bool  // target is to be chosen anew
 	gen     uint64
 
@@ -171,10 +172,7 @@ func (m *Machine) grow(chain []*Commit) {
 		if err != nil {
 			return
 		}
-		var merged []Weighted
-		for _, w := range c.Merged() {
-			merged = append(merged, w)
-		}
+		merged := c.Merged()
 		var n *node
 		if p := m.nodes[c.Parent]; p != nil {
 			n = m.insert(p, id, c, merged)

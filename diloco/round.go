@@ -17,12 +17,11 @@ type round struct {
 	expect  int  // trainers that may still send: active, not convicted
 	deltas  int  // of these, whose delta is held
 
-	votes     int    // of active members
-	weight    uint64 // theirs
-	total     uint64 // of all active members
-	electors  int    // active members that are not convicted
-	voteAsked bool
-	votedAt   time.Time
+	votes    int    // of active members
+	weight   uint64 // theirs
+	total    uint64 // of all active members
+	electors int    // active members that are not convicted
+	votedAt  time.Time
 
 	mostAt   time.Time // when 2/3 of the deltas were held
 	quorumAt time.Time // when 2/3 of the weight had voted
@@ -352,6 +351,25 @@ func (m *Machine) tryForm() {
 		}
 	}
 	m.form(m.heldVotes())
+	if m.job != nil || m.hasOwnChild() {
+		return
+	}
+	// Something that the votes name is not to be had. Those who held it may be
+	// gone for ever: in the end the votes that name it count for nothing here.
+	if m.now.Before(m.extended()) {
+		m.at(m.extended())
+		return
+	}
+	m.form(m.servedVotes())
+}
+
+// servedVotes returns the votes for the head that name only what is held.
+func (m *Machine) servedVotes() []*Message {
+	return slices.DeleteFunc(m.heldVotes(), func(v *Message) bool {
+		vote := v.Body.(*Vote)
+		return slices.ContainsFunc(vote.Deltas, func(id wire.CID) bool { return m.deltas[id] == nil || !m.deltas[id].held }) ||
+			slices.ContainsFunc(vote.Joins, func(id wire.CID) bool { return m.envelope(id) == nil })
+	})
 }
 
 // courtesy is how much longer to wait for a member whose vote came too late for

@@ -398,10 +398,13 @@ func (m *Machine) stateFetched(ev StateFetched) {
 		m.stateTries++
 		m.stateNext = m.now.Add(backoff(time.Second, m.stateTries))
 		n.misses = 0 // the deltas may be in reach again
+		if n.failed++; n.failed >= 3 && !m.now.Before(m.extended()) {
+			m.shun(n)
+		}
 		return
 	}
 	m.stateTries, m.stateNext = 0, time.Time{}
-	n.held = true
+	n.held, n.failed = true, 0
 }
 
 // backoff doubles a wait with each try, up to half a minute.

@@ -3,6 +3,7 @@ package diloco
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -32,7 +33,10 @@ type node struct {
 	outcomes           []outcome     // states that outer steps on this one gave
 	block              []byte        // encoded, until it is stored
 	from               []wire.PeerID // who served it
-	misses             int           // how often its outer step or deltas failed
+	failed             int           // how often its state could not be had
+	shuns              int           // how often it was left aside for that, now until
+	shunned            time.Time
+	misses             int // how often its outer step or deltas failed
 }
 
 // An outcome is the state that an outer step gave.

@@ -285,3 +285,20 @@ func TestPlantedJournal(t *testing.T) {
 		return c
 	})
 }
+
+// All but one die for good, at any moment of a round: also where the dead have
+// voted for what only they held, and where they have gone on to a commit whose
+// state nobody else has. The one goes on.
+func TestSurvivor(t *testing.T) {
+	for i := range 100 {
+		at := 100*time.Second + time.Duration(i)*300*time.Millisecond
+		faults := []Fault{{Kind: Mute, At: at - 2*time.Second, Until: at + time.Second, Peers: []int{0}}}
+		for p := 1; p < 5; p++ {
+			faults = append(faults, Fault{Kind: Crash, At: at, Peers: []int{p}, Point: int(crashNow)})
+		}
+		r, err := Run(Config{Seed: uint64(i), Peers: 5, Stop: 8, Leak: 4, Latency: time.Second, Fetch: float64(i%2) * 0.6, Faults: faults})
+		if err != nil {
+			t.Errorf("death at %v: %v (%+v)", at, err, *r)
+		}
+	}
+}
