@@ -228,8 +228,10 @@ func (m *measurement) project(p *toploc.Projection, seq int, a []uint16) (out []
 	return out, nil
 }
 
-// choose sets the limits a half above the most that any honest chunk of the
-// calibrating half has, and a little more.
+// choose sets version 1's limits at twice the most that any honest chunk of the
+// calibrating half has, and a little more: few texts are far worse than all others
+// (their activations hang on a hair), and what is near the honest ones is version
+// 2's to find.
 func (m *measurement) choose(r *Report, compared []comparison) {
 	var tokens toploc.TokenLimits
 	var widest float64
@@ -259,10 +261,10 @@ func (m *measurement) choose(r *Report, compared []comparison) {
 		}
 	}
 	for _, l := range []*toploc.Limits{&r.Prefill, &r.Decode} {
-		l.ExpMismatches += 1 + (l.ExpMismatches+1)/2
-		l.SignMismatches += 1 + (l.SignMismatches+1)/2
-		l.MantErrMean = l.MantErrMean*1.5 + 0.25
-		l.MantErrMedian = math.Ceil(l.MantErrMedian*1.5) + 1
+		l.ExpMismatches = 2*l.ExpMismatches + 2
+		l.SignMismatches = 2*l.SignMismatches + 2
+		l.MantErrMean = 2*l.MantErrMean + 0.5
+		l.MantErrMedian = 2*l.MantErrMedian + 1
 	}
 	for _, l := range []*toploc.ProjectionLimits{&r.ProjectionPrefill, &r.ProjectionDecode} {
 		*l = widened(*l, m.c.Bits)
@@ -282,8 +284,8 @@ func (m *measurement) choose(r *Report, compared []comparison) {
 func widened(l toploc.ProjectionLimits, bits int) toploc.ProjectionLimits {
 	guess := math.Exp2(float64(bits - 2)) // the mean of guessing
 	return toploc.ProjectionLimits{
-		Mean:       min(l.Mean*1.4, (l.Mean+guess)/2),
-		WorstToken: min(l.WorstToken*1.5, 2*guess),
+		Mean:       min(l.Mean*1.5, (l.Mean+guess)/2),
+		WorstToken: min(l.WorstToken*1.75, 2*guess),
 	}
 }
 
