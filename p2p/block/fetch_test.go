@@ -132,7 +132,7 @@ func TestFetchOneLies(t *testing.T) {
 		seed := byte(0)
 		var mu sync.Mutex
 		liar := newVillain(t, net, 2, func(w []bsmsg.Entry, send func(bsmsg.BitSwapMessage)) {
-			for range 10 {
+			for range maxUnaskedBlocks + 4 { // one answer is enough to be noticed
 				mu.Lock()
 				seed++
 				m := bsmsg.New(false)
