@@ -199,6 +199,35 @@ func (pr *Projector) header(b []byte, tokens int) {
 	copy(b[8:], tag[:])
 }
 
+// A ProjectionHeader is what a version 2 record says of itself.
+type ProjectionHeader struct {
+	Bits, Values, Tokens int
+	Tag                  [8]byte
+}
+
+// ParseProjectionHeader reads a version 2 record's header and checks the record's
+// size against it. ok is false for what does not begin as such a record does.
+func ParseProjectionHeader(record []byte) (h ProjectionHeader, ok bool, err error) {
+	if len(record) < 2 || binary.BigEndian.Uint16(record) != projMagic {
+		return h, false, nil
+	}
+	if len(record) < projHeader {
+		return h, true, fmt.Errorf("projection record has %d bytes, its header alone %d", len(record), projHeader)
+	}
+	h = ProjectionHeader{int(record[3]), int(record[4]), int(binary.BigEndian.Uint16(record[6:])), [8]byte(record[8:])}
+	p := Projection{Values: h.Values, Bits: h.Bits, Gain: []float32{1}}
+	if err := p.validate(); err != nil {
+		return h, true, err
+	}
+	switch {
+	case record[2] != projVersion || record[5] != 0:
+		return h, true, fmt.Errorf("projection record of version %d", record[2])
+	case h.Tokens == 0 || len(record) != p.RecordSize(h.Tokens):
+		return h, true, fmt.Errorf("projection record has %d bytes, want %d for %d tokens", len(record), p.RecordSize(h.Tokens), h.Tokens)
+	}
+	return h, true, nil
+}
+
 // A ProjectionResult compares a version 2 record with the verifier's own rows:
 // by how many steps of quantisation a number is off, round the circle of 2^Bits.
 // Honest rounding alone makes a mean of 0.25, guessing one of 2^Bits/4.

@@ -219,12 +219,37 @@ func TestProjectKernelsAreTheirPortableTwin(t *testing.T) {
 	})
 }
 
+func TestParseProjectionHeader(t *testing.T) {
+	p := Projection{Values: 8, Bits: 4, Gain: gains(6, 9)}
+	rec := records(t, projector(t, p, Params{Hidden: 6, TopK: 1, Batch: 3}, 0, "job"), gauss(3, 18))[0]
+	h, ok, err := ParseProjectionHeader(rec)
+	if !ok || err != nil || h.Values != 8 || h.Bits != 4 || h.Tokens != 3 || h.Tag != [8]byte(rec[8:]) {
+		t.Errorf("%+v %t %v", h, ok, err)
+	}
+	if _, ok, err := ParseProjectionHeader((&Proof{Modulus: Prime, Coeffs: make([]uint16, 16)}).AppendBinary(nil)); ok || err != nil {
+		t.Errorf("a version 1 record is taken for one of version 2: %v", err)
+	}
+	for i, v := range map[int]byte{2: 3, 3: 1, 4: 3, 5: 1, 7: 4} {
+		bad := bytes.Clone(rec)
+		bad[i] = v
+		if _, ok, err := ParseProjectionHeader(bad); !ok || err == nil {
+			t.Errorf("byte %d set to %d: %t %v", i, v, ok, err)
+		}
+	}
+	if _, ok, err := ParseProjectionHeader(rec[:9]); !ok || err == nil {
+		t.Errorf("a short one: %t %v", ok, err)
+	}
+}
+
 func FuzzProjectionCheck(f *testing.F) {
 	p := Projection{Values: 2, Bits: 3, Gain: gains(6, 9)}
 	params := Params{Hidden: 6, TopK: 1, Batch: 3}
 	a := gauss(3, 18)
 	f.Add(records(f, projector(f, p, params, 0, "job"), a)[0])
 	f.Fuzz(func(t *testing.T, rec []byte) {
+		if h, ok, err := ParseProjectionHeader(rec); ok && err == nil && (h.Tokens < 1 || len(rec) < 17) {
+			t.Fatalf("%+v", h)
+		}
 		pr := projector(t, p, params, 0, "job")
 		for i := 0; i < len(a); i += 6 {
 			if _, err := pr.Push(a[i : i+6]); err != nil {

@@ -16,9 +16,16 @@ type Limits struct {
 }
 
 // Published are the limits of the paper for bfloat16 (exponents 38, mean 10,
-// median 8) with a sign limit of ours. A constant polynomial passes the first
-// three; control points and the sign limit are what stops it.
+// median 8; k = 128) with a sign limit of ours. A constant polynomial passes the
+// first three; control points and the sign limit are what stops it.
 var Published = Limits{ExpMismatches: 38, MantErrMean: 10, MantErrMedian: 8, SignMismatches: 4}
+
+// For scales limits that were made for k = 128 to another k: counts in proportion.
+func (l Limits) For(k int) Limits {
+	l.ExpMismatches = l.ExpMismatches * k / 128
+	l.SignMismatches = (l.SignMismatches*k + 127) / 128
+	return l
+}
 
 // Check returns what of r is over the limits, nil if nothing is.
 func (l Limits) Check(r Result) error {

@@ -7,24 +7,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/toploc"
 )
 
-// maxInspected is the longest record that inspect reads, that of top-k 4096.
-var maxInspected = toploc.RecordSize(4096)
+// maxInspected is the longest record that inspect reads, well above one of top-k
+// 4096 and one of a long prompt's projections.
+const maxInspected = 1 << 20
 
 // An inspection is what can be said of a record without activations.
 type inspection struct {
 	Line     int    `json:"line"`
+	Version  int    `json:"version"`
 	Bytes    int    `json:"bytes"`
 	TopK     int    `json:"topk"`
 	Modulus  int    `json:"modulus"`
 	Degree   int    `json:"degree"` // of the polynomial, -1 where it is zero
 	SHA256   string `json:"sha256,omitempty"`
 	RepeatOf int    `json:"repeat_of,omitempty"` // line of the same record
+	Values   int    `json:"values,omitempty"`    // of version 2: numbers a token,
+	Bits     int    `json:"bits,omitempty"`      // their bits,
+	Tokens   int    `json:"tokens,omitempty"`    // and the chunk's tokens
+	Tag      string `json:"tag,omitempty"`       // of the job and chunk
 	OK       bool   `json:"ok"`
 	Reason   string `json:"reason"`
 }
@@ -34,7 +41,7 @@ func (a *app) toplocInspectCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect FILE",
 		Short: "Show what proof records hold, without activations",
-		Long: `Reads base64 records, one a line, and says of each its size, modulus and degree, whether
+		Long: `Reads base64 records of either version, one a line, and says of each what it holds, whether
 an honest prover can have written it, and whether it is an earlier line again. Exit code 1
 if any is refused.`,
 		Example: `  shoal toploc inspect proofs.txt
@@ -65,7 +72,7 @@ func (a *app) toplocInspect(name string, in io.Reader, k int) error {
 	seen := map[[32]byte]int{}
 	bad := 0
 	if !a.json {
-		fmt.Fprintf(a.out, "%6s %6s %6s %8s %7s  %-16s %s\n", "line", "bytes", "top-k", "modulus", "degree", "sha-256", "verdict")
+		fmt.Fprintf(a.out, "%6s %7s %6s %6s %8s %7s  %-16s %s\n", "line", "version", "bytes", "top-k", "modulus", "degree", "sha-256", "verdict")
 	}
 	for {
 		b, err := r.next()
@@ -108,17 +115,35 @@ func (a *app) printInspection(v inspection) error {
 		return json.NewEncoder(a.out).Encode(v)
 	}
 	verdict := "ok"
+	if v.Version == 2 {
+		verdict = fmt.Sprintf("ok: %d tokens, %d × %d bits each, tag %s", v.Tokens, v.Values, v.Bits, v.Tag)
+	}
 	if !v.OK {
 		verdict = v.Reason
 	}
-	_, err := fmt.Fprintf(a.out, "%6d %6d %6d %8d %7d  %-16.16s %s\n", v.Line, v.Bytes, v.TopK, v.Modulus, v.Degree, v.SHA256, verdict)
+	number := func(n int) string {
+		if v.Version == 2 {
+			return "–"
+		}
+		return strconv.Itoa(n)
+	}
+	_, err := fmt.Fprintf(a.out, "%6d %7d %6d %6s %8s %7s  %-16.16s %s\n", v.Line, v.Version, v.Bytes, number(v.TopK), number(v.Modulus), number(v.Degree), v.SHA256, verdict)
 	return err
 }
 
 // inspect looks at one record, which err says is none.
 func inspect(b []byte, err error) inspection {
-	v := inspection{Bytes: len(b), TopK: max(0, len(b)/2-1), Degree: -1}
-	if err == nil && (len(b) < 4 || len(b)%2 != 0 || len(b) > maxInspected) {
+	v := inspection{Version: 1, Bytes: len(b), TopK: max(0, len(b)/2-1), Degree: -1}
+	if h, ok, herr := toploc.ParseProjectionHeader(b); err == nil && ok {
+		v.Version, v.TopK, v.Values, v.Bits, v.Tokens = 2, 0, h.Values, h.Bits, h.Tokens
+		if v.OK = herr == nil; herr != nil {
+			v.Reason = herr.Error()
+		} else {
+			v.Tag = hex.EncodeToString(h.Tag[:])
+		}
+		return v
+	}
+	if err == nil && (len(b) < 4 || len(b)%2 != 0 || len(b) > toploc.RecordSize(4096)) {
 		err = fmt.Errorf("%d bytes are no record: want 2+2k for k of 1 to 4096", len(b))
 	}
 	var pf *toploc.Proof

@@ -267,6 +267,9 @@ func TestToplocPolicyAndProjections(t *testing.T) {
 	if n := strings.Count(out, `"proj_err_mean":0.2`); n != 3 || strings.Count(out, `"ok":true`) != 3 {
 		t.Errorf("%s", out)
 	}
+	if got := must("inspect", v2); strings.Count(got, "8 × 4 bits each") != 3 {
+		t.Errorf("%s", got)
+	}
 	out, errs, code := shoalToploc(t, nil, "verify", "--policy", policy, "--strict", "--proofs", proofs, "--projections", v2, "--job", "18", rows)
 	if code != 1 || strings.Count(out, "another job") != 3 || !strings.Contains(errs, "3 of 3") {
 		t.Errorf("another job's records: exit %d, %s, %s", code, out, errs)

@@ -38,8 +38,9 @@ mant_err_median; 2^64 if none agrees), and how many of their signs (sign_mismatc
 Without --strict that judges nothing.
 
 --strict adds ok and reason, refuses every malformed or forged record, and fails unless
-all chunks pass. Its limits are the published ones, which some forgeries pass, unless a
---policy of the model has better ones. --projections checks version 2 records too.`,
+all chunks pass. Its limits are the published ones in proportion to --topk, under which
+another prompt or coarser weights may pass, unless a --policy of the model has better ones.
+--projections checks version 2 records too.`,
 		Example: `  shoal toploc verify --hidden 4096 --topk 128 --batch 32 --proofs proofs.txt own.bf16
   shoal toploc verify --hidden 4096 --strict --seen seen.txt --proofs proofs.txt own.bf16
   shoal toploc verify --policy policy.json --strict --job 17 --projections v2.txt --proofs proofs.txt own.bf16`,
@@ -164,7 +165,8 @@ func (v *toplocVerifier) begin(cmd *cobra.Command) error {
 	if !v.vf.strict {
 		return nil
 	}
-	s := toploc.Strict{Params: v.vf.p, Prefill: toploc.Published, Decode: toploc.Published, Seed: v.vf.seed}
+	published := toploc.Published.For(v.vf.p.TopK)
+	s := toploc.Strict{Params: v.vf.p, Prefill: published, Decode: published, Seed: v.vf.seed}
 	if r := v.vf.rules; r != nil {
 		s.Prefill, s.Decode = r.Prefill, r.Decode
 	}

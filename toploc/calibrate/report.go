@@ -84,16 +84,10 @@ type DraftResult struct {
 }
 
 // paper and deployed are published limits for k = 128, scaled to another k.
-func paper(k int) toploc.Limits { return scaled(toploc.Published, k) }
+func paper(k int) toploc.Limits { return toploc.Published.For(k) }
 
 func deployed(k int) toploc.Limits {
-	return scaled(toploc.Limits{ExpMismatches: 60, MantErrMean: 40, MantErrMedian: 40, SignMismatches: 128}, k)
-}
-
-func scaled(l toploc.Limits, k int) toploc.Limits {
-	l.ExpMismatches = l.ExpMismatches * k / 128
-	l.SignMismatches = (l.SignMismatches*k + 127) / 128
-	return l
+	return toploc.Limits{ExpMismatches: 60, MantErrMean: 40, MantErrMedian: 40, SignMismatches: 128}.For(k)
 }
 
 func (m *measurement) report() (r *Report, err error) {
