@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -108,7 +109,7 @@ func slice(name string) (reg.Register, reg.Register) {
 func base(name string) reg.Register { return Load(Param(name).Base(), GP64()) }
 
 func begin(w width, name, signature string) {
-	TEXT(name+w.name, 4 /* NOSPLIT */, signature)
+	TEXT(name+w.name, attr.NOSPLIT, signature)
 	Pragma("noescape")
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -105,7 +106,7 @@ func gather(w width) {
 
 // ramp returns at, at+1, … at+15 and a step of 16.
 func ramp(at reg.GPVirtual) (iota, step reg.VecVirtual) {
-	m := GLOBL("ramp", 8|16 /* RODATA|NOPTR */)
+	m := GLOBL("ramp", attr.RODATA|attr.NOPTR)
 	for i := range 16 {
 		DATA(4*i, U32(uint32(i)))
 	}
