@@ -93,7 +93,7 @@ func (a *app) root() *cobra.Command {
 hardware, no coordinator. Every peer holds the same weights under one CID, and
 anyone can recompute a model's whole history, bit for bit.`,
 		Example: `  # lend this machine to a run, by its CID or by a name heard in the swarm
-  shoal join moby --bootstrap /ip4/203.0.113.7/udp/4001/quic-v1/p2p/16Uiu2…
+  shoal join moby --bootstrap /ip4/203.0.113.7/udp/4747/quic-v1/p2p/16Uiu2…
 
   # publish a run of your own and take part in it
   shoal manifest init > run.yaml

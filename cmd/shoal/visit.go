@@ -67,20 +67,21 @@ func (s *session) findNear(ctx context.Context, name string, running *status, pa
 	return s.find(ctx, name, min(patience, hearing))
 }
 
-// settled is how long a position must stand before it counts as the swarm's.
+// settled is how long the observer follows before its position counts as the swarm's.
 const settled = 2 * time.Second
 
 // tip finds the commit of a run to trace or to take out: the stop rule's where
 // the run is over, else the last final one. It follows the run as an observer
 // until that is known.
 func (s *session) tip(ctx context.Context, run wire.CID, running *status, patience time.Duration) (wire.CID, error) {
-	if running != nil && running.Run == run {
-		if c := running.Result; c.Defined() {
-			return c, nil
+	if running != nil && running.Run == run && running.FinalRound > 0 {
+		if err := s.meet(ctx); err != nil {
+			return "", err
 		}
-		if running.FinalRound > 0 {
-			return running.Final, nil
+		if running.Done {
+			return running.Result, nil
 		}
+		return running.Final, nil
 	}
 	n, err := node.New(node.Options{
 		Dir: s.app.dir, Key: s.key, Run: run, Net: s.net, Blocks: s.blocks, Board: s.board,
@@ -99,6 +100,26 @@ func (s *session) tip(ctx context.Context, run wire.CID, running *status, patien
 		err = <-ended
 	}
 	return c, err
+}
+
+// meet waits until the first peer is connected.
+func (s *session) meet(ctx context.Context) error {
+	limit := time.NewTimer(hearing)
+	defer limit.Stop()
+	tick := time.NewTicker(redraw / 5)
+	defer tick.Stop()
+	for len(s.net.Peers()) == 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.New("interrupted")
+		case <-limit.C:
+			return noPeers("fetch")
+		case err := <-s.failed:
+			return err
+		}
+	}
+	return nil
 }
 
 // watchTip waits until the observer n knows where the run stands.
@@ -128,9 +149,9 @@ func (s *session) watchTip(ctx context.Context, n *node.Node, ended chan error) 
 		switch {
 		case st.Done:
 			return st.Result, nil
-		case st.FinalRound == 0 || st.Final != was.Final || st.Phase == node.Syncing:
+		case st.FinalRound == 0 || st.Phase == node.Syncing || st.Phase == node.FindingPeers || was.FinalRound == 0:
 			since = time.Now()
-		case time.Since(since) > settled && (st.Round < st.Rounds || time.Since(since) > 10*settled):
+		case time.Since(since) > settled && st.Round < st.Rounds, time.Since(since) > 10*settled: // or it is about to be over
 			return st.Final, nil
 		}
 		was = st
