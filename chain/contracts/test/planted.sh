@@ -9,10 +9,10 @@ if [ ! -x "$modules/node_modules/@foundry-rs/forge-linux-amd64/bin/forge" ]; the
 fi
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-plant() { # name, file, what is there, what comes instead
+plant() { # name, file, sed script
 	rm -rf "$dir/src"
 	cp -r src test foundry.toml "$dir"
-	sed -i "s|$3|$4|" "$dir/src/$2"
+	sed -i "$3" "$dir/src/$2"
 	if cmp -s "src/$2" "$dir/src/$2"; then
 		echo "$1: nothing was planted in $2" >&2
 		exit 1
@@ -24,6 +24,14 @@ plant() { # name, file, what is there, what comes instead
 	grep -q 'FAIL' "$dir/log" || { cat "$dir/log" >&2; exit 1; }
 	echo "$1: found: $(grep -m1 'FAIL' "$dir/log" | cut -c1-100)"
 }
-plant rounding Shares.sol 'perShare += x / supply;' 'perShare += x / supply + (1 << 90);'
-plant "missing check" Runs.sol 'if (w.amount <= had) revert NothingToClaim();' 'had = 0;'
-plant re-entrancy Runs.sol 'function claim(bytes32 id, Reward calldata w, bytes32\[\] calldata proof) external nonReentrant' 'function claim(bytes32 id, Reward calldata w, bytes32[] calldata proof) external'
+case ${1:-all} in all | rounding)
+	plant rounding Shares.sol 's|perShare += x / supply;|perShare += x / supply + (1 << 90);|' ;;
+esac
+case ${1:-all} in all | check)
+	plant "missing check" Runs.sol 's|if (w.amount <= had) revert NothingToClaim();|had = 0;|' ;;
+esac
+case ${1:-all} in all | re-entrancy) # no guard, and the record after the payment
+	plant re-entrancy Runs.sol '/function claim(/s| nonReentrant||
+		/claimed\[id\]\[w.account\] = w.amount;/d
+		s|token.safeTransfer(w.account, due);|token.safeTransfer(w.account, due); claimed[id][w.account] = w.amount;|' ;;
+esac
