@@ -331,7 +331,7 @@ func (p *peer) effect(e diloco.Effect) {
 		}
 		w.after(4*d, p, func() {
 			if ev.Err == nil {
-				p.keepState(e.State, w.check.round(e.State))
+				p.states[e.State] = w.check.round(e.State)
 			}
 			p.step(ev)
 		})
@@ -349,6 +349,7 @@ func (p *peer) effect(e diloco.Effect) {
 		p.head, p.headAt = e.Head, w.now
 		p.known = map[*byte]bool{}
 		w.check.adopted(w, p, e)
+		p.makeRoom(e.Commit.Round)
 	case diloco.Train:
 		p.train(e)
 	case diloco.Cut:
@@ -416,20 +417,17 @@ func (p *peer) merge(e diloco.Merge) {
 	}
 	w.after(w.between(100*time.Millisecond, 600*time.Millisecond), p, func() {
 		if ev.Err == nil {
-			p.keepState(ev.State, e.Round)
+			p.states[ev.State] = e.Round
 		}
 		p.step(ev)
 	})
 }
 
-// keepState puts a state on the disk, where older ones make room.
-func (p *peer) keepState(c wire.CID, round uint64) {
-	p.states[c] = round
-	if k := p.w.check.commits[p.head]; k != nil {
-		for c, r := range p.states {
-			if r+diloco.KeepStates < k.Round {
-				delete(p.states, c)
-			}
+// makeRoom drops the states that a shell need not keep at that head.
+func (p *peer) makeRoom(head uint64) {
+	for c, r := range p.states {
+		if r+diloco.KeepStates < head {
+			delete(p.states, c)
 		}
 	}
 }
