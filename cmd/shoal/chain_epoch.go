@@ -24,6 +24,9 @@ func (a *app) epochCmd() *cobra.Command {
 		Long: `An epoch's file holds everything that its two roots stand for: every reward and
 every signed receipt. A proposer makes it from the receipts and publishes it;
 anyone recomputes it and challenges what is wrong.`,
+		Example: `  shoal epoch propose --help
+  shoal epoch challenge epoch.json
+  shoal epoch finalize epoch.json`,
 	}, a.epochProposeCmd(), a.epochChallengeCmd(), a.epochFinalizeCmd())
 }
 
