@@ -36,7 +36,7 @@ func (m *Machine) firstJoins() []*Message {
 
 // tryFirstVote votes on genesis once enough peers are there and no more come.
 func (m *Machine) tryFirstVote() {
-	if _, said := m.voted[m.head.id]; said || m.silent() || m.leaving || m.joins[m.cfg.Self] == nil {
+	if _, said := m.voted[m.head.id]; said || m.floor > 0 || m.silent() || m.leaving || m.joins[m.cfg.Self] == nil {
 		return
 	}
 	if len(m.joins) < m.cfg.MinPeers {

@@ -49,6 +49,7 @@ type Machine struct {
 	attested, attestedSource uint64
 	attesting                wire.CID            // asked for and not heard yet
 	voted, sentDelta         map[wire.CID]uint64 // by parent: its round
+	floor                    uint64              // rounds before it are not in own, so nothing is said about them
 	saying                   map[wire.CID]bool   // Deltas asked for and not heard yet, by parent
 	lastJoin                 *Message
 	joinAsked                uint64   // round of the last Join asked for, plus 1
@@ -133,11 +134,15 @@ func (m *Machine) Start(now time.Time) []Effect {
 // Restore begins from the journal. chain holds the commits from that of
 // Status.Keep to the head, parents first, all of which the machine once asked to Store,
 // and whose last one's state is held. own holds what this peer has signed for
-// rounds from Status.Keep on, and at least its latest Attest and Join. A chain
-// that is too short costs this peer some of its judgement on old claims, no
-// safety.
+// rounds from Status.Keep on, and at least its latest Attest and Join. Status.Keep
+// belongs to the head with which it was read. A chain that does not reach back to
+// what its own head calls final is of no use: the machine then begins at genesis,
+// and fetches, but never contradicts own.
 func (m *Machine) Restore(now time.Time, chain []*Commit, own []wire.Signed) []Effect {
 	m.now = now
+	if len(chain) > 0 {
+		m.floor = chain[0].Round
+	}
 	m.grow(chain)
 	m.begin()
 	m.restoring = true
@@ -162,8 +167,12 @@ func (m *Machine) Restore(now time.Time, chain []*Commit, own []wire.Signed) []E
 	return m.settle()
 }
 
-// grow plants the journal's chain.
+// grow plants the journal's chain. Its first commit becomes the root, which is
+// taken for final; so it must be one that the head knows to be.
 func (m *Machine) grow(chain []*Commit) {
+	if len(chain) == 0 || chain[0].Round > 1 && chain[0].Round > chain[len(chain)-1].FinalRound {
+		return
+	}
 	for i, c := range chain {
 		if c.Round == 0 {
 			continue

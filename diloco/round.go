@@ -194,7 +194,7 @@ func (m *Machine) tryVote() {
 		m.tryFirstVote()
 		return
 	}
-	if _, said := m.voted[m.head.id]; said || !r.member || m.silent() || m.behind() || !m.head.descends(m.final) {
+	if _, said := m.voted[m.head.id]; said || !r.member || m.head.round < m.floor || m.silent() || m.behind() || !m.head.descends(m.final) {
 		return
 	}
 	if m.done && !m.wanted() {

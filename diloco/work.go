@@ -27,7 +27,7 @@ type workID struct {
 // behind is cut and its delta offered late; the next begins when it has answered.
 func (m *Machine) tryTrain() {
 	in, h := &m.inner, m.head
-	trains := m.r.member && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
+	trains := m.r.member && h.round >= m.floor && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
 	if t := in.train; t != nil {
 		if t.Round == h.round && t.State == h.c.State && trains && !in.late {
 			if t.Head != h.id {

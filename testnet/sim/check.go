@@ -15,6 +15,7 @@ import (
 type checker struct {
 	commits map[wire.CID]*diloco.Commit // all that an honest peer has stored
 	rounds  map[wire.CID]uint64         // by state
+	madeAt  map[wire.CID]time.Duration  // when somebody stored it first
 	made    map[string]wire.CID         // by parent and votes: the commit
 	final   map[uint64]wire.CID         // by round
 	upTo    map[wire.CID]bool           // final commits whose ancestors have been checked
@@ -39,7 +40,7 @@ func (c *checker) init(w *world) {
 	*c = checker{
 		commits: map[wire.CID]*diloco.Commit{}, made: map[string]wire.CID{}, final: map[uint64]wire.CID{},
 		upTo: map[wire.CID]bool{}, words: map[wordKey]wire.CID{}, attests: map[wire.PeerID][]*diloco.Attest{},
-		fates: map[wire.CID]bool{}, rounds: map[wire.CID]uint64{},
+		fates: map[wire.CID]bool{}, rounds: map[wire.CID]uint64{}, madeAt: map[wire.CID]time.Duration{},
 	}
 	id, err := w.genesis.CID()
 	if err != nil {
@@ -68,6 +69,7 @@ func (c *checker) stored(w *world, p *peer, e diloco.Store) {
 	commit := e.Commit
 	c.commits[e.CID] = commit
 	c.rounds[commit.State] = commit.Round
+	c.madeAt[e.CID] = w.now
 	parent := c.commits[commit.Parent]
 	if parent == nil {
 		w.violate("peer %d stores commit %s of round %d before its parent", p.n, e.CID.Short(), commit.Round)
@@ -192,7 +194,7 @@ func (c *checker) finalized(w *world, p *peer, e diloco.Finalized) {
 		}
 		c.final[k.Round] = id
 		c.upTo[id] = true
-		c.dropped(w, k)
+		c.dropped(w, id, k)
 		id = k.Parent
 	}
 	if c.final[e.Commit.Round] != e.CID {
@@ -201,14 +203,14 @@ func (c *checker) finalized(w *world, p *peer, e diloco.Finalized) {
 }
 
 // dropped looks for members that a final commit dropped although they answered.
-func (c *checker) dropped(w *world, k *diloco.Commit) {
+func (c *checker) dropped(w *world, id wire.CID, k *diloco.Commit) {
 	parent := c.commits[k.Parent]
 	if parent == nil {
 		return
 	}
 	for _, m := range parent.Roster {
 		p := w.index[m.Peer]
-		if !p.honest || p.leaving || p.gone || m.Banned || p.excused+w.cfg.Deadline*4 > w.now || !c.answered(p, k) {
+		if !p.honest || p.leaving || p.gone || m.Banned || p.excused+w.cfg.Deadline*4 > c.madeAt[id] || !c.answered(p, k) {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(k.Roster, m.Peer, func(x diloco.Member, id wire.PeerID) int { return x.Peer.Compare(id) })

@@ -346,7 +346,7 @@ func (p *peer) effect(e diloco.Effect) {
 			p.crash(p.crashFor)
 			return
 		}
-		p.head, p.headAt = e.Head, w.now
+		p.head, p.headAt, p.keep = e.Head, w.now, p.m.Status().Keep
 		p.known = map[*byte]bool{}
 		w.check.adopted(w, p, e)
 		p.makeRoom(e.Commit.Round)
@@ -355,7 +355,7 @@ func (p *peer) effect(e diloco.Effect) {
 	case diloco.Cut:
 		p.cut(e)
 	case diloco.Finalized:
-		p.keep, p.final = p.m.Status().Keep, e.CID
+		p.final = e.CID
 		w.note(p, "final", e.CID)
 		w.check.finalized(w, p, e)
 	case diloco.Convicted:
