@@ -41,8 +41,9 @@ sim: ## search for violations of the protocol's invariants
 interop: ## a checkpoint fetched by an independent IPFS client (needs npm)
 	SHOAL_INTEROP=1 go test -timeout 20m -count 1 -run Interop -v ./p2p/block
 
-toploc-table: ## the table of toploc/README.md: forgeries and limits
-	SHOAL_TOPLOC_TABLE=1 go test -timeout 2h -count 1 -run Table -v ./toploc/calibrate
+toploc-table: ## the tables of toploc/README.md, to toploc-table/: forgeries and limits
+	mkdir -p toploc-table
+	SHOAL_TOPLOC_TABLE=$(CURDIR)/toploc-table go test -timeout 2h -count 1 -run Table -v ./toploc/calibrate
 
 contracts: ## compile, bind, fuzz and check the contracts (needs npm)
 	cd chain/contracts && npm install --no-audit --no-fund && sh generate.sh && sh test/forge.sh && sh test/planted.sh

@@ -265,7 +265,7 @@ func FuzzProjectionCheck(f *testing.F) {
 func BenchmarkProject32x4096(b *testing.B) {
 	a := gauss(1, 32*4096)
 	pr := projector(b, Projection{Values: 8, Bits: 4, Gain: gains(4096, 20)}, Default(4096), 0, "job")
-	bench(b, 0, func() {
+	bench(b, nil, func() {
 		for i := 0; i < len(a); i += 4096 {
 			if _, err := pr.Push(a[i : i+4096]); err != nil {
 				b.Fatal(err)

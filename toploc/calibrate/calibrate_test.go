@@ -29,16 +29,17 @@ func measure(t *testing.T, net calibrate.Net, other []calibrate.Draft, text []in
 }
 
 // TestTable calibrates a model that is trained here, and tries everything on it.
-// With SHOAL_TOPLOC_TABLE=1 it is the README's table.
+// With SHOAL_TOPLOC_TABLE it is the README's table, of a larger model at the usual k.
 func TestTable(t *testing.T) {
 	text := corpus(t)
-	steps, sequences, tokens := 100, 16, 64
-	if full() {
-		steps, sequences, tokens = 600, 256, 256
+	hidden, topk, steps, sequences, tokens := 128, 64, 100, 16, 64
+	if tables() != "" {
+		hidden, topk, steps, sequences, tokens = 256, 128, 600, 256, 256
 	}
-	net := trained(t, config(128, 3), text, steps, 1)
+	net := trained(t, config(hidden, 3), text, steps, 1)
 	small := trained(t, config(64, 1), text, steps, 2)
-	r := measure(t, net, []calibrate.Draft{{Name: "a smaller model", Model: small, Temperature: 1}}, text, sequences, 48, tokens, 64)
+	r := measure(t, net, []calibrate.Draft{{Name: "a smaller model", Model: small, Temperature: 1}}, text, sequences, 48, tokens, topk)
+	keep(t, "trained", r)
 	judge(t, r)
 }
 
@@ -49,10 +50,12 @@ func TestTableStories(t *testing.T) {
 		t.Skip("SKIPPED: the shared models are not here")
 	}
 	sequences, tokens := 16, 64
-	if full() {
+	if tables() != "" {
 		sequences, tokens = 256, 256
 	}
-	judge(t, measure(t, *net, nil, text, sequences, 48, tokens, 64))
+	r := measure(t, *net, nil, text, sequences, 48, tokens, 64)
+	keep(t, "stories260K", r)
+	judge(t, r)
 }
 
 // judge holds a report to what must be so on any model.

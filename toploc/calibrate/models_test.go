@@ -1,6 +1,7 @@
 package calibrate_test
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -18,8 +19,26 @@ import (
 // shared is where the data lies that is not part of the project.
 const shared = "../../../shared/data"
 
-// full asks for the table of the README: SHOAL_TOPLOC_TABLE=1.
-func full() bool { return os.Getenv("SHOAL_TOPLOC_TABLE") != "" }
+// tables is the directory to write the README's tables to: SHOAL_TOPLOC_TABLE. Empty
+// asks for a small calibration.
+func tables() string { return os.Getenv("SHOAL_TOPLOC_TABLE") }
+
+// keep writes a report there, as tables and as JSON.
+func keep(t testing.TB, name string, r *calibrate.Report) {
+	t.Helper()
+	if tables() == "" {
+		return
+	}
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ext, b := range map[string][]byte{".md": []byte(r.Markdown()), ".json": append(b, '\n')} {
+		if err := os.WriteFile(filepath.Join(tables(), name+ext), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
 
 func device(t testing.TB, threads int, isa string) gpu.Device {
 	t.Helper()

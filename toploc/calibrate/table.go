@@ -3,6 +3,8 @@ package calibrate
 import (
 	"fmt"
 	"strings"
+
+	"github.com/shoalnet/shoal/toploc"
 )
 
 // Markdown writes the report as the tables of a README.
@@ -28,7 +30,11 @@ func (r *Report) Markdown() string {
 		f(" %.2g: %.2g %%;", b.Margin, 100*b.Rate)
 	}
 	f(" each count has a false-reject bound of %.1g a sequence.\n", r.Tokens.Alpha/float64(max(1, len(r.Tokens.Beyond))))
-	f("\n| forgery: chunks that pass | chunks | reference %s | reference %s | strict, paper's | strict, calibrated | version 2 | margin v1 | margin v2 |\n|---|---|---|---|---|---|---|---|---|\n", "38/10/8", "60/40/40")
+	three := func(l toploc.Limits) string {
+		return fmt.Sprintf("%d/%.3g/%.3g", l.ExpMismatches, l.MantErrMean, l.MantErrMedian)
+	}
+	k := r.Params.TopK
+	f("\n| forgery: chunks that pass, k = %d | chunks | reference, paper's %s | reference, deployed %s | strict, paper's | strict, calibrated | version 2 | margin v1 | margin v2 |\n|---|---|---|---|---|---|---|---|---|\n", k, three(paper(k)), three(deployed(k)))
 	for _, g := range r.Forgeries {
 		v2, m2 := share(g.V2, g.Chunks), times(g.Margin2)
 		if g.NoV2 {
