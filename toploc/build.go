@@ -9,7 +9,7 @@ import (
 // Params fix what prover and verifier must agree on.
 type Params struct {
 	Hidden int  `json:"hidden"` // activations of one token; at least 1
-	TopK   int  `json:"topk"`   // activations in a proof; at most the size of the smallest chunk
+	TopK   int  `json:"topk"`   // activations in a proof; at most the size of the smallest chunk, and 640 is a good limit
 	Batch  int  `json:"batch"`  // tokens in a chunk of generated tokens
 	Ties   Ties `json:"ties"`
 }
@@ -108,7 +108,7 @@ func fromPoints(pos []uint32, bits []uint16) (*Proof, error) {
 	return p, nil
 }
 
-var errRepeatedPosition = errors.New("a position occurs twice")
+var errNoModulus = errors.New("no modulus keeps the positions apart: choose a smaller top-k, or shorter chunks")
 
 // injectiveModulus returns the largest m up to Prime for which all pos are
 // distinct mod m.
@@ -135,5 +135,5 @@ func injectiveModulus(pos []uint32) (uint32, error) {
 			seen[p%m/64] = 0
 		}
 	}
-	return 0, errRepeatedPosition
+	return 0, errNoModulus
 }

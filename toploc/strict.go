@@ -42,17 +42,23 @@ func (l Limits) Check(r Result) error {
 	return nil
 }
 
-// MinModulus is the least modulus that is taken for honest. At k = 128 each
-// candidate modulus fails with a probability of 0.12 at most, so that falling from
-// 65497 below 65000 does not happen.
-const MinModulus = 65000
+// MinModulus is the least modulus that is taken for honest at a k. At 128 each
+// candidate fails with a probability of 0.12 at most, at 640 with one of 0.96, so that
+// falling from 65497 below 65000 has less than 1e-9. Beyond, chunks of more than p
+// activations may fall far, and at about 1200 they have no modulus at all.
+func MinModulus(k int) int {
+	if k <= 640 {
+		return 65000
+	}
+	return 1 << 15
+}
 
 // Strict judges whole sequences.
 type Strict struct {
 	Params  Params
 	Prefill Limits // for the chunk of the prompt: quieter than decoding
 	Decode  Limits
-	// MinModulus refuses moduli that no honest chunk needs. 0 means MinModulus.
+	// MinModulus refuses moduli that no honest chunk needs. 0 means MinModulus(TopK).
 	MinModulus int
 	// Controls is how many positions outside the verifier's top-k are evaluated;
 	// 0 means 256, and 4096 is the most. Seed, which the prover must not know
@@ -66,7 +72,9 @@ type Strict struct {
 	// Seen, if not nil, is asked whether a record was in an earlier submission and
 	// remembers it: once for each record of generated tokens that passes all else.
 	// A prompt's record is no evidence, it repeats with the prompt. So do those of a
-	// prompt answered greedily: there, version 2 binds to the job.
+	// prompt answered greedily: there, version 2 binds to the job. Forget what it was
+	// asked for a sequence that fails in the end: else whoever gets hold of a record can
+	// have its owner's refused.
 	Seen func(record []byte) bool
 }
 
@@ -145,7 +153,7 @@ func (j *Judge) chunk(t *Top, record []byte) (v ChunkVerdict, err error) {
 	}
 	floor := s.MinModulus
 	if floor == 0 {
-		floor = MinModulus
+		floor = MinModulus(s.Params.TopK)
 	}
 	if int(pf.Modulus) < floor {
 		return v, fmt.Errorf("modulus %d is below %d: no honest chunk needs it", pf.Modulus, floor)

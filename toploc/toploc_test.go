@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -227,5 +228,29 @@ func TestControlsOfHonestProofs(t *testing.T) {
 			}
 		}
 		t.Logf("spread %g: at most %d hits, limit up to %d", spread, worst, limit)
+	}
+}
+
+// With many points in more than p positions, honest moduli fall far below p.
+func TestStrictOfLargeK(t *testing.T) {
+	for _, k := range []int{256, 512, 640, 700, 900} {
+		p := Params{Hidden: 4096, TopK: k, Batch: 256}
+		for seed := range uint64(4) {
+			a := gauss(seed, 256*4096)
+			pf, err := BuildChunk(p, a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := Strict{Params: p, Prefill: Published, Decode: Published.For(k), Seed: 1}
+			v, err := s.Verify([][]byte{pf.AppendBinary(nil)}, a, 0)
+			if err != nil || !v[0].OK {
+				t.Errorf("k %d, modulus %d: %v %v", k, pf.Modulus, v, err)
+			}
+		}
+	}
+	// and then there is none at all.
+	_, err := BuildChunk(Params{Hidden: 4096, TopK: 4096, Batch: 32}, gauss(1, 32*4096))
+	if err == nil || !strings.Contains(err.Error(), "smaller top-k") {
+		t.Errorf("4096 points: %v", err)
 	}
 }

@@ -162,8 +162,8 @@ func inspect(b []byte, err error) inspection {
 	}
 	v.OK = true
 	switch {
-	case pf.Modulus < toploc.MinModulus:
-		v.OK, v.Reason = false, fmt.Sprintf("modulus %d is below %d: no honest chunk needs it", pf.Modulus, toploc.MinModulus)
+	case int(pf.Modulus) < toploc.MinModulus(v.TopK):
+		v.OK, v.Reason = false, fmt.Sprintf("modulus %d is below %d: no honest chunk needs it", pf.Modulus, toploc.MinModulus(v.TopK))
 	case v.TopK >= 16 && v.Degree < v.TopK/2:
 		v.OK, v.Reason = false, fmt.Sprintf("a polynomial of degree %d through %d activations: constant or made up", v.Degree, v.TopK)
 	}
