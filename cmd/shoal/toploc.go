@@ -171,7 +171,7 @@ func (r *rowReader) each(cmd *cobra.Command, push func(row []uint16) error) erro
 			return err
 		}
 		if err := push(row); err != nil {
-			return fmt.Errorf("%s: %w", r.name, err)
+			return err
 		}
 	}
 }
@@ -210,7 +210,10 @@ memory that depends on --topk and --hidden only.`,
 				} else {
 					pf, err = pr.Push(row)
 				}
-				if pf != nil && err == nil {
+				if err != nil {
+					return fmt.Errorf("%s: %w", args[0], err)
+				}
+				if pf != nil {
 					_, err = fmt.Fprintln(a.out, pf.Base64())
 				}
 				return err

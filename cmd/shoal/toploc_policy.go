@@ -85,7 +85,7 @@ each token, by projections that the job's identifier draws: what a forger cannot
 				if row != nil {
 					var err error
 					if whole, err = pr.Push(row); err != nil {
-						return err
+						return fmt.Errorf("%s: %w", args[0], err)
 					}
 				}
 				if !whole {

@@ -83,15 +83,19 @@ type toplocLedger struct {
 }
 
 func openLedger(name string) (*toplocLedger, error) {
-	l := &toplocLedger{name: name, old: map[[32]byte]struct{}{}}
 	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
-		return l, nil
+		return readLedger(name, strings.NewReader(""))
 	} else if err != nil {
 		return nil, fmt.Errorf("--seen: %w", err)
 	}
 	defer f.Close()
-	s := bufio.NewScanner(f)
+	return readLedger(name, f)
+}
+
+func readLedger(name string, in io.Reader) (*toplocLedger, error) {
+	l := &toplocLedger{name: name, old: map[[32]byte]struct{}{}}
+	s := bufio.NewScanner(in)
 	for n := 1; s.Scan(); n++ {
 		var id [32]byte
 		if b, err := hex.DecodeString(s.Text()); err != nil || len(b) != len(id) {

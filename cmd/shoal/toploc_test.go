@@ -227,6 +227,10 @@ func TestToplocStrict(t *testing.T) {
 		if code != 1 || !strings.Contains(errs, c.errs) {
 			t.Errorf("%s: exit %d, %s", name, code, errs)
 		}
+		// One object a chunk, of which one fails: who reads nothing else knows as much.
+		if len(lines) != 5 || !slices.ContainsFunc(lines, func(l line) bool { return !*l.OK }) {
+			t.Errorf("%s: %d objects, of which none fails", name, len(lines))
+		}
 		if c.reason != "" && (len(lines) != 5 || *lines[2].OK || !strings.Contains(*lines[2].Reason, c.reason) || !*lines[4].OK) {
 			t.Errorf("%s: %d lines, third %q", name, len(lines), *lines[2].Reason)
 		}
@@ -380,7 +384,7 @@ func TestToplocRefuses(t *testing.T) {
 		"empty":          {append([]string{"prove", empty}, small...), 1, "is empty"},
 		"long prompt":    {append([]string{"prove", rows, "--prompt-tokens", "9"}, small...), 1, "fewer than the 9"},
 		"short chunk":    {[]string{"prove", "--hidden", "64", "--topk", "100", "--batch", "7", rows}, 1, "has no top 100"},
-		"bad record":     {append([]string{"verify", rows, "--proofs", proofs}, small...), 1, "line 1"},
+		"bad record":     {append([]string{"verify", rows, "--proofs", proofs}, small...), 1, "shoal: " + proofs + ": line 1"},
 		"no policy":      {append([]string{"verify", rows, "--policy", proofs, "--proofs", proofs}, small...), 1, "--policy"},
 		"v2, no job":     {append([]string{"verify", rows, "--strict", "--projections", proofs, "--proofs", proofs}, small...), 2, "--projections needs"},
 		"project":        {append([]string{"project", rows}, small...), 2, "are needed"},
@@ -398,6 +402,17 @@ func TestToplocRefuses(t *testing.T) {
 	if code != 1 || !strings.Contains(errs, "after 7 rows") || len(strings.Fields(out)) != 1 {
 		t.Errorf("exit %d, %q %q", code, out, errs)
 	}
+}
+
+func FuzzToplocLedger(f *testing.F) {
+	f.Add([]byte(strings.Repeat("0a", 32) + "\n"))
+	f.Add([]byte("\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l, err := readLedger("fuzz", bytes.NewReader(b))
+		if err == nil && len(l.old) > (len(b)+1)/64 {
+			t.Fatalf("%d hashes of %d bytes", len(l.old), len(b))
+		}
+	})
 }
 
 // Whatever the file holds, records come out one a line, or an error does.

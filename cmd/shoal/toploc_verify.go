@@ -38,7 +38,7 @@ mant_err_median; 2^64 if none agrees), and how many of their signs (sign_mismatc
 Without --strict that judges nothing.
 
 --strict adds ok and reason, refuses every malformed or forged record, and fails unless
-all chunks pass. Its limits are the published ones in proportion to --topk, under which
+all chunks pass and there is one record for each. Its limits are the published ones in proportion to --topk, under which
 another prompt or coarser weights may pass, unless a --policy of the model has better ones.
 --projections checks version 2 records too.`,
 		Example: `  shoal toploc verify --hidden 4096 --topk 128 --batch 32 --proofs proofs.txt own.bf16
@@ -54,7 +54,7 @@ another prompt or coarser weights may pass, unless a --policy of the model has b
 	f.StringVar(&vf.ties, "ties", "auto", "lowest, libstdcxx, or auto: the rule under which a record agrees exactly, else libstdcxx as the reference's own verifier on a CPU")
 	f.BoolVar(&vf.strict, "strict", false, "judge each chunk, and refuse what no honest prover sends")
 	f.Uint64Var(&vf.seed, "seed", 0, "draws the control points of --strict (default: at random)")
-	f.StringVar(&vf.policy, "policy", "", "the model's parameters and limits, as `shoal toploc calibrate` writes them")
+	f.StringVar(&vf.policy, "policy", "", "the model's parameters and limits, as shoal toploc calibrate writes them")
 	f.StringVar(&vf.projections, "projections", "", "with --strict, --policy and --job, a file of version 2 records, one a line")
 	f.StringVar(&vf.job, "job", "", "the job that version 2 records are bound to")
 	f.StringVar(&vf.seen, "seen", "", "with --strict, a file of hashes of accepted records: refuse those in it, add new ones")
@@ -122,12 +122,12 @@ func (a *app) toplocVerify(cmd *cobra.Command, name string, vf *toplocVerifyFlag
 		defer f.Close()
 		v2 = newRecordReader(vf.projections, f, 0, vf.rules.Projection.RecordSize(max(vf.prompt, vf.p.Batch)))
 	}
-	v := &toplocVerifier{vf: vf, v2: v2, sem: sem, out: json.NewEncoder(a.out), proofs: newRecordReader(vf.proofs, pf, toploc.RecordSize(vf.p.TopK), 0)}
+	v := &toplocVerifier{vf: vf, rows: name, v2: v2, sem: sem, out: json.NewEncoder(a.out), proofs: newRecordReader(vf.proofs, pf, toploc.RecordSize(vf.p.TopK), 0)}
 	if err := v.begin(cmd); err != nil {
 		return err
 	}
 	if err := r.each(cmd, v.push); err != nil {
-		return err
+		return errors.Join(err, v.print())
 	}
 	return v.end()
 }
@@ -135,6 +135,7 @@ func (a *app) toplocVerify(cmd *cobra.Command, name string, vf *toplocVerifyFlag
 // A toplocVerifier checks records while the rows stream in.
 type toplocVerifier struct {
 	vf     *toplocVerifyFlags
+	rows   string // file
 	sem    toploc.Semantics
 	out    *json.Encoder
 	proofs *recordReader
@@ -146,6 +147,9 @@ type toplocVerifier struct {
 	proj   *toploc.Projector
 	chunks int
 	failed int
+	// last is the verdict that is printed when the next is there, or the end: that the
+	// sequence has more records than chunks is the last chunk's to say.
+	last *toplocResult
 }
 
 func (v *toplocVerifier) begin(cmd *cobra.Command) error {
@@ -205,12 +209,12 @@ func (v *toplocVerifier) push(row []uint16) error {
 			tops[i], err = s.Push(row)
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", v.rows, err)
 		}
 	}
 	if v.proj != nil && row != nil {
 		if _, err := v.proj.Push(row); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", v.rows, err)
 		}
 	}
 	if tops[0] == nil {
@@ -219,10 +223,7 @@ func (v *toplocVerifier) push(row []uint16) error {
 	v.chunks++
 	record, err := v.proofs.next()
 	if err == io.EOF {
-		if v.failed++; v.vf.strict {
-			return nil // end says how many there are
-		}
-		return fmt.Errorf("%s holds %d records, chunk %d has none", v.vf.proofs, v.proofs.read, v.chunks-1)
+		err = recordError{fmt.Errorf("%s holds %d records, chunk %d has none", v.vf.proofs, v.proofs.read, v.chunks-1)}
 	}
 	var bad recordError
 	if err != nil && (!v.vf.strict || !errors.As(err, &bad)) {
@@ -287,7 +288,20 @@ func (v *toplocVerifier) chunk(tops []*toploc.Top, record []byte, bad error) err
 	if !ok {
 		v.failed++
 	}
-	return v.out.Encode(toplocResult{res, &hits, &ok, &reason, proj})
+	if err := v.print(); err != nil {
+		return err
+	}
+	v.last = &toplocResult{res, &hits, &ok, &reason, proj}
+	return nil
+}
+
+// print prints the verdict that was held back, if there is one.
+func (v *toplocVerifier) print() error {
+	if v.last == nil {
+		return nil
+	}
+	defer func() { v.last = nil }()
+	return v.out.Encode(v.last)
 }
 
 // projection checks the next version 2 record. What is wrong with it is a
@@ -317,6 +331,7 @@ func (v *toplocVerifier) projection(prefill bool) (toploc.ProjectionResult, erro
 
 // end says what is wrong with the sequence as a whole.
 func (v *toplocVerifier) end() error {
+	var count error
 	for _, r := range []*recordReader{v.proofs, v.v2} {
 		if r == nil {
 			continue
@@ -324,9 +339,16 @@ func (v *toplocVerifier) end() error {
 		if err := r.drain(); err != nil {
 			return err
 		}
-		if r.read != v.chunks {
-			return fmt.Errorf("%d records in %s for %d chunks", r.read, r.name, v.chunks)
+		if r.read != v.chunks && count == nil {
+			count = fmt.Errorf("%d records in %s for %d chunks", r.read, r.name, v.chunks)
 		}
+	}
+	if count != nil && v.last != nil && *v.last.OK {
+		no, reason := false, count.Error()
+		v.last.OK, v.last.Reason = &no, &reason
+	}
+	if err := errors.Join(v.print(), count); err != nil {
+		return err
 	}
 	if v.failed > 0 {
 		return fmt.Errorf("%d of %d chunks fail", v.failed, v.chunks)
