@@ -71,6 +71,9 @@ func (r *recordReader) next() ([]byte, error) {
 	if err != nil {
 		return fail(err)
 	}
+	if r.size > 0 && len(b) != r.size {
+		return fail(fmt.Errorf("%d bytes, want %d", len(b), r.size))
+	}
 	return b, nil
 }
 

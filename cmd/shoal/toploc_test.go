@@ -419,6 +419,7 @@ func FuzzToplocLedger(f *testing.F) {
 func FuzzToplocRecords(f *testing.F) {
 	f.Add([]byte("/9kAAQAC\n/9kAAQAD\r\n\n"), 6)
 	f.Add([]byte(strings.Repeat("A", 1<<17)+"\n/9kAAQAC"), 0)
+	f.Add([]byte("AAAA\nAA=="), 1) // of as many characters, not of as many bytes
 	f.Fuzz(func(t *testing.T, b []byte, size int) {
 		if size < 0 || size > 1<<13 {
 			return
