@@ -87,3 +87,34 @@ func ExampleSampler() {
 	fmt.Println(again.Token == token, again.Margin, err)
 	// Output: true 0 <nil>
 }
+
+// Version 2 records are bound to a job: who has the rows but not the job's name, or
+// the name but not the rows, has none that pass.
+func ExampleProjector() {
+	params := toploc.Default(896)
+	a := rows(32, params.Hidden)
+	p := toploc.Projection{Values: 8, Bits: 4, Gain: make([]float32, params.Hidden)}
+	for c := range p.Gain {
+		p.Gain[c] = 20 // a policy has those that calibration measured
+	}
+	projector := func(job string) *toploc.Projector {
+		pr, err := toploc.NewProjector(p, params, 0, []byte(job))
+		if err != nil {
+			panic(err) // the parameters are wrong
+		}
+		for i := 0; i < len(a); i += params.Hidden {
+			if _, err := pr.Push(a[i : i+params.Hidden]); err != nil {
+				panic(err)
+			}
+		}
+		return pr
+	}
+	record := projector("job 17").Record()
+	r, err := projector("job 17").Check(record)
+	fmt.Printf("%d bytes, off by %.2f steps, %v\n", len(record), r.Mean, err)
+	_, err = projector("job 18").Check(record)
+	fmt.Println(err)
+	// Output:
+	// 144 bytes, off by 0.26 steps, <nil>
+	// projection record of another job, chunk or projection
+}
