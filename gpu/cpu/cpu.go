@@ -59,10 +59,11 @@ var _ gpu.Device = (*Device)(nil)
 
 // A worker is what one thread needs for itself.
 type worker struct {
-	k     *kernels
-	pack  []float32 // panels of B, kernels.pack values
-	score []float32 // attention: scores of a block of queries
-	dp    []float32 // attention: their gradients
+	k      *kernels
+	pack   []float32 // panels of B, kernels.pack values
+	strips []float32 // of A, kernels.strips values
+	score  []float32 // attention: scores of a block of queries
+	dp     []float32 // attention: their gradients
 }
 
 // New makes a device. It fails where the processor lacks the ISA asked for.
@@ -79,7 +80,7 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{k: k, workers: make([]*worker, o.Threads)}
 	for i := range d.workers {
-		d.workers[i] = &worker{k: k, pack: aligned(k.pack)}
+		d.workers[i] = &worker{k: k, pack: aligned(k.pack), strips: aligned(k.strips)}
 	}
 	d.pool = newPool(d.workers)
 	return d, nil
