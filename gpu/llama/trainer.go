@@ -170,9 +170,9 @@ func power(b float64, n uint64) float64 {
 	r := 1.0
 	for ; n > 0; n >>= 1 {
 		if n&1 == 1 {
-			r *= b
+			r = float64(r * b)
 		}
-		b *= b
+		b = float64(b * b)
 	}
 	return r
 }
