@@ -33,7 +33,7 @@ const lanes = 16
 var tailMask Mem
 
 func constraints() {
-	ConstraintExpr("amd64,!purego,!noasm")
+	ConstraintExpr("amd64,!purego")
 	tailMask = GLOBL("tailMask", attr.RODATA|attr.NOPTR)
 	for i := range 2 * lanes {
 		v := uint32(0)
