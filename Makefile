@@ -11,7 +11,7 @@ SEEDS ?= 1000
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: demo build test lint bench fuzz sim interop toploc-table contracts clean
+.PHONY: demo build test lint bench bench-engine fuzz sim interop toploc-table contracts clean
 
 build: ## one static binary
 	go build -ldflags='-s -w' -o bin/shoal ./cmd/shoal
@@ -28,6 +28,13 @@ lint:
 
 bench:
 	go test -run '^$$' -bench '$(BENCH)' $(PKG)
+
+bench-engine: ## the CPU engine beside OpenBLAS, oneDNN and PyTorch (needs Debian and, to install them, root)
+	@for p in gcc libc6-dev libopenblas-dev libopenblas0-openmp libdnnl-dev python3-torch; do \
+	  dpkg -s $$p >/dev/null 2>&1 || apt-get install -y --no-install-recommends $$p >/dev/null 2>&1 || \
+	  { apt-get update >/dev/null 2>&1; apt-get install -y --no-install-recommends $$p >/dev/null 2>&1; } || \
+	  echo "SKIPPED $$p: apt-get install $$p failed"; done
+	go run ./gpu/cpu/bench $(BENCH_ENGINE)
 
 fuzz: ## each fuzz target for FUZZTIME
 	@set -e; for p in $$(go list $(PKG)); do \

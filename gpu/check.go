@@ -85,7 +85,16 @@ func CheckRoPE(x, cos, sin Matrix, r Rotation) {
 func (s AttentionShape) Check(op string, out, stats, q, k, v Matrix) {
 	if s.Seqs < 0 || s.Queries < 0 || s.Keys < s.Queries || s.KVHeads <= 0 || s.Heads <= 0 ||
 		s.Heads%s.KVHeads != 0 || s.HeadDim <= 0 {
+		s.From = nil
 		fail(op, "shape %+v", s)
+	}
+	if s.From != nil && len(s.From) != s.Seqs*s.Queries {
+		fail(op, "%d first keys for %d queries", len(s.From), s.Seqs*s.Queries)
+	}
+	for t, from := range s.From {
+		if last := s.Keys - s.Queries + t%s.Queries; from < 0 || int(from) > last {
+			fail(op, "query %d sees keys %d to %d", t, from, last)
+		}
 	}
 	CheckShape(op, out, s.Seqs*s.Queries, s.Heads*s.HeadDim)
 	CheckShape(op, q, s.Seqs*s.Queries, s.Heads*s.HeadDim)

@@ -106,6 +106,9 @@ type AttentionShape struct {
 	Heads   int // query heads
 	KVHeads int // key and value heads; divides Heads
 	HeadDim int // columns of one head
+	// From, where not nil, has the first key that each query row sees, counted
+	// within its sequence: where its document begins in a packed sequence.
+	From []int32
 }
 
 // An AdamW holds the numbers of one step of AdamW (Loshchilov and Hutter

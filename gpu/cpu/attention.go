@@ -23,11 +23,11 @@ type attentionJob struct {
 
 // maxScores bounds a block's scores so that they stay in the second-level
 // cache.
-const maxScores = 64 << 10
+const maxScores = 64 << 10 // values
 
 // plan chooses the block and gives every worker the scratch for it.
 func (d *Device) plan(j *attentionJob) {
-	j.block = max(16, min(32, maxScores/max(1, j.s.Keys)))
+	j.block = max(28, min(112, maxScores/max(1, j.s.Keys)))
 	for _, w := range d.workers {
 		grow(&w.score, j.block*j.s.Keys)
 		if j.backward {
@@ -64,24 +64,40 @@ func (j *attentionJob) run(w *worker, task int) {
 	}
 }
 
+// from is the first key that query row t sees, floor the first that any of the n
+// query rows from t on sees.
+func (j *attentionJob) from(t int) int {
+	if j.s.From == nil {
+		return 0
+	}
+	return int(j.s.From[t])
+}
+
+func (j *attentionJob) floor(t, n int) int {
+	lo := j.from(t)
+	for i := 1; i < n && lo > 0; i++ {
+		lo = min(lo, j.from(t+i))
+	}
+	return lo
+}
+
 func (j *attentionJob) forward(w *worker, b, h int) {
 	dim, kern := j.s.HeadDim, w.k
 	scale := float32(1 / math.Sqrt(float64(dim)))
 	kv := h / (j.s.Heads / j.s.KVHeads)
-	if j.s.Queries == 0 {
-		return
-	}
-	k, v := at(&j.k, b*j.s.Keys, kv*dim), at(&j.v, b*j.s.Keys, kv*dim)
 	for i0 := 0; i0 < j.s.Queries; i0 += j.block {
 		n := min(j.block, j.s.Queries-i0)
-		keys := j.s.Keys - j.s.Queries + i0 + n // those that the block's last query sees
 		t := b*j.s.Queries + i0
+		lo, hi := j.floor(t, n), j.s.Keys-j.s.Queries+i0+n // keys that the block's queries see
+		keys := hi - lo
+		k, v := at(&j.k, b*j.s.Keys+lo, kv*dim), at(&j.v, b*j.s.Keys+lo, kv*dim)
 		p := w.score[:n*keys]
 		kern.product(w, gpu.NT, n, keys, dim, at(&j.q, t, h*dim), j.q.Stride, k, j.k.Stride, p, keys, false)
 		for i := range n {
-			seen := keys - n + i + 1
+			from, seen := j.from(t+i)-lo, keys-n+i+1
 			r := p[i*keys : (i+1)*keys]
-			m, sum := kern.softmax(r[:seen], scale, 1)
+			m, sum := kern.softmax(r[from:seen], scale, 1)
+			clear(r[:from])
 			clear(r[seen:])
 			st := at(&j.stats, t+i, 2*h)
 			st[0], st[1] = m, 1/sum
@@ -93,30 +109,30 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 func (j *attentionJob) back(w *worker, b, kv int) {
 	dim, kern, group := j.s.HeadDim, w.k, j.s.Heads/j.s.KVHeads
 	scale := float32(1 / math.Sqrt(float64(dim)))
-	if j.s.Keys == 0 {
-		return
-	}
 	base := b * j.s.Keys
-	k, v := at(&j.k, base, kv*dim), at(&j.v, base, kv*dim)
-	dk, dv := at(&j.dk, base, kv*dim), at(&j.dv, base, kv*dim)
 	for i := range j.s.Keys {
-		clear(dk[i*j.dk.Stride : i*j.dk.Stride+dim])
-		clear(dv[i*j.dv.Stride : i*j.dv.Stride+dim])
+		clear(at(&j.dk, base+i, kv*dim)[:dim])
+		clear(at(&j.dv, base+i, kv*dim)[:dim])
 	}
 	for h := kv * group; h < (kv+1)*group; h++ {
 		for i0 := 0; i0 < j.s.Queries; i0 += j.block {
-			n := min(j.block, j.s.Queries-i0)
-			keys, t := i0+n, base+i0
-			p, dp := w.score[:n*keys], grow(&w.dp, n*keys)
+			n, t := min(j.block, j.s.Queries-i0), base+i0
+			lo := j.floor(t, n)
+			keys := i0 + n - lo
+			k, v := at(&j.k, base+lo, kv*dim), at(&j.v, base+lo, kv*dim)
+			dk, dv := at(&j.dk, base+lo, kv*dim), at(&j.dv, base+lo, kv*dim)
+			p, dp := w.score[:n*keys], w.dp[:n*keys]
 			q, do := at(&j.q, t, h*dim), at(&j.dout, t, h*dim)
 			kern.product(w, gpu.NT, n, keys, dim, q, j.q.Stride, k, j.k.Stride, p, keys, false)
 			kern.product(w, gpu.NT, n, keys, dim, do, j.dout.Stride, v, j.v.Stride, dp, keys, false)
 			for i := range n {
-				seen := i0 + i + 1
+				from, seen := j.from(t+i)-lo, keys-n+i+1
 				r, dr := p[i*keys:(i+1)*keys], dp[i*keys:(i+1)*keys]
 				st := at(&j.stats, t+i, 2*h)
 				delta := kern.dot(do[i*j.dout.Stride:i*j.dout.Stride+dim], at(&j.out, t+i, h*dim))
-				kern.softmaxBack(dr[:seen], r[:seen], scale, st[0], st[1], delta)
+				kern.softmaxBack(dr[from:seen], r[from:seen], scale, st[0], st[1], delta)
+				clear(r[:from])
+				clear(dr[:from])
 				clear(r[seen:])
 				clear(dr[seen:])
 			}

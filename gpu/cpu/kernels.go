@@ -5,8 +5,8 @@ import "github.com/shoalnet/shoal/gpu"
 // kernels are the inner loops of one instruction set. Slices of one call have
 // the length of the first, or more.
 type kernels struct {
-	name string
-	pack int // values of scratch that product needs
+	name         string
+	pack, strips int // values of scratch that product needs
 
 	// product computes C (m, n) = op(A)·op(B), or C += with acc. lda, ldb and
 	// ldc are the distances of rows.

@@ -25,7 +25,7 @@ func native() []*kernels {
 }
 
 var avx512 = kernels{
-	name: "avx512", pack: maxPanels,
+	name: "avx512", pack: maxPanels, strips: maxStrips,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling512, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
 	},
@@ -38,7 +38,7 @@ var avx512 = kernels{
 }
 
 var avx2 = kernels{
-	name: "avx2", pack: maxPanels,
+	name: "avx2", pack: maxPanels, strips: maxStrips,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling256, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
 	},
@@ -51,13 +51,13 @@ var avx2 = kernels{
 }
 
 var tiling512 = tiling{
-	lanes: 16, vectors: 4,
+	lanes: 16, vectors: 2, rows: 14,
 	row: tiles512Row[:], col: tiles512Col[:], rowEdge: tiles512Row[:], colEdge: tiles512Col[:],
-	transpose: transpose512,
+	transpose: transpose512, panel: panel512,
 }
 
 var tiling256 = tiling{
-	lanes: 8, vectors: 2,
+	lanes: 8, vectors: 2, rows: 6,
 	row: tiles256Row[:], col: tiles256Col[:], rowEdge: tiles256RowMasked[:], colEdge: tiles256ColMasked[:],
-	transpose: transpose256,
+	transpose: transpose256, panel: panel256,
 }

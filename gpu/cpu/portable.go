@@ -6,18 +6,28 @@ import (
 	"github.com/shoalnet/shoal/gpu"
 )
 
-// The portable kernels. Every product is converted to float32 before it is
-// added to something: the Go specification lets a compiler fuse x*y + z, even
-// where an assignment stands between, and for arm64 and GOAMD64=v3 it does,
-// but never across a conversion. Reductions
-// run in sixteen lanes as the assembly's do.
+// The portable kernels do what the assembly does, lane by lane: reductions run
+// in sixteen lanes, and what is fused there is fused here (fma). Every other
+// product is converted to float32 before it is added to something: the Go
+// specification lets a compiler fuse x*y + z, even where an assignment stands
+// between, and for arm64 and GOAMD64=v3 it does, but never across a conversion.
 
-var portable = kernels{
-	name: "portable", product: productGo,
-	dot: dotGo, dot3: dot3Go, add: addGo,
-	normalize: normalizeGo, normBack: normBackGo,
-	softmax: softmaxGo, softmaxBack: softmaxBackGo, rope: ropeGo,
-	swiglu: swigluGo, swigluBack: swigluBackGo, adamw: adamwGo,
+// portable has the matrix product that a compiler makes fastest; its sums are
+// rounded more often than the assembly's.
+var portable = goKernels(tileFast)
+
+// exact gives the assembly's bits.
+var exact = goKernels(tileFused)
+
+func goKernels(tile tileGo) kernels {
+	return kernels{
+		name: "portable", pack: 4 * goK, strips: goRows * goK,
+		product: productGo(tile),
+		dot:     dotGo, dot3: dot3Go, add: addGo,
+		normalize: normalizeGo, normBack: normBackGo,
+		softmax: softmaxGo, softmaxBack: softmaxBackGo, rope: ropeGo,
+		swiglu: swigluGo, swigluBack: swigluBackGo, adamw: adamwGo,
+	}
 }
 
 // lanes is how many partial sums a reduction keeps.
@@ -39,12 +49,12 @@ func dotGo(x, y []float32) float32 {
 	for len(x) >= lanes {
 		a, b := x[:lanes], y[:lanes]
 		for i := range s {
-			s[i] += float32(a[i] * b[i])
+			s[i] = fma(a[i], b[i], s[i])
 		}
 		x, y = x[lanes:], y[lanes:]
 	}
 	for i := range x {
-		s[i] += float32(x[i] * y[i])
+		s[i] = fma(x[i], y[i], s[i])
 	}
 	return tree(&s)
 }
@@ -53,7 +63,7 @@ func dot3Go(x, y, z []float32) float32 {
 	var s [lanes]float32
 	y, z = y[:len(x)], z[:len(x)]
 	for i := range x {
-		s[i%lanes] += float32(float32(x[i]*y[i]) * z[i])
+		s[i%lanes] = fma(float32(x[i]*y[i]), z[i], s[i%lanes])
 	}
 	return tree(&s)
 }
@@ -77,8 +87,8 @@ func normBackGo(dx, dgain, dy, x, gain []float32, a, b float32) {
 	dgain, dy, x, gain = dgain[:n], dy[:n], x[:n], gain[:n]
 	for i := range dx {
 		t := float32(a * dy[i])
-		dgain[i] += float32(t * x[i])
-		dx[i] = dx[i] + float32(t*gain[i]) - float32(b*x[i])
+		dgain[i] = fma(t, x[i], dgain[i])
+		dx[i] = fma(-b, x[i], fma(t, gain[i], dx[i]))
 	}
 }
 
@@ -105,12 +115,12 @@ func expGo(x float32) float32 {
 	}
 	x = min(x, expHigh)
 	n := float32(math.RoundToEven(float64(float32(x * log2e))))
-	r := x - float32(n*ln2High) - float32(n*ln2Low)
+	r := fma(-n, ln2Low, fma(-n, ln2High, x))
 	p := expPoly[0]
 	for _, c := range expPoly[1:] {
-		p = float32(p*r) + c
+		p = fma(p, r, c)
 	}
-	p = float32(float32(p*r)*r) + r + 1
+	p = fma(p, float32(r*r), r) + 1
 	// 2^n in two factors, because 2^128 is not a float32.
 	h := int32(n) >> 1
 	p = float32(p * math.Float32frombits(uint32(h+127)<<23))
@@ -127,7 +137,7 @@ func softmaxGo(y []float32, a, b float32) (m, sum float32) {
 	m = float32(m * a)
 	var s [lanes]float32
 	for i := range y {
-		y[i] = expGo(float32(a*y[i]) - m)
+		y[i] = expGo(fma(a, y[i], -m))
 		s[i%lanes] += y[i]
 	}
 	sum = tree(&s)
@@ -141,7 +151,7 @@ func softmaxGo(y []float32, a, b float32) (m, sum float32) {
 func softmaxBackGo(dp, p []float32, a, m, inv, d float32) {
 	p = p[:len(dp)]
 	for i := range dp {
-		p[i] = float32(expGo(float32(a*p[i])-m) * inv)
+		p[i] = float32(expGo(fma(a, p[i], -m)) * inv)
 		dp[i] = float32(float32(dp[i]-d)*a) * p[i]
 	}
 }
@@ -153,8 +163,8 @@ func ropeGo(x, c, s []float32, heads int, a float32) {
 		x0, x1 := x[2*h*n:][:n], x[(2*h+1)*n:][:n]
 		for i := range x0 {
 			u, v, t := x0[i], x1[i], float32(a*s[i])
-			x0[i] = float32(u*c[i]) - float32(v*t)
-			x1[i] = float32(v*c[i]) + float32(u*t)
+			x0[i] = fma(u, c[i], -float32(v*t))
+			x1[i] = fma(v, c[i], float32(u*t))
 		}
 	}
 }
@@ -174,7 +184,7 @@ func swigluBackGo(dgate, dup, dout, gate, up []float32) {
 		sigma := 1 / (1 + expGo(-g))
 		silu := float32(sigma * g)
 		dup[i] = silu * d
-		dgate[i] = float32(u*d) * (sigma + float32(silu*(1-sigma)))
+		dgate[i] = float32(u*d) * fma(1-sigma, silu, sigma)
 	}
 }
 
@@ -184,10 +194,10 @@ func adamwGo(p, g, m, v []float32, o *gpu.AdamW) {
 	r1, r2 := 1-o.Beta1, 1-o.Beta2
 	for i := range p {
 		x := float32(g[i] * o.Scale)
-		mi := float32(m[i]*o.Beta1) + float32(r1*x)
-		vi := float32(v[i]*o.Beta2) + float32(r2*float32(x*x))
+		mi := fma(m[i], o.Beta1, float32(r1*x))
+		vi := fma(v[i], o.Beta2, float32(r2*float32(x*x)))
 		m[i], v[i], g[i] = mi, vi, 0
 		root := float32(math.Sqrt(float64(float32(vi*o.Correct2)))) + o.Eps
-		p[i] = float32(p[i]*o.Keep) - float32(float32(mi*o.Rate)/root)
+		p[i] = fma(p[i], o.Keep, -float32(float32(mi*o.Rate)/root))
 	}
 }

@@ -2,84 +2,87 @@ package cpu
 
 import "github.com/shoalnet/shoal/gpu"
 
-// productGo is the portable matrix product: tiles of 2 by 4 elements of C stay
-// in registers while k runs.
-func productGo(_ *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
-	// Element (i, x) of op(A) is at i·ai + x·ax, element (x, j) of op(B) at
-	// x·bx + j·bj.
-	ai, ax, bx, bj := lda, 1, ldb, 1
-	switch l {
-	case gpu.NT:
-		bx, bj = 1, ldb
-	case gpu.TN:
-		ai, ax = 1, lda
-	}
-	if !acc {
-		for i := range m {
-			clear(c[i*ldc : i*ldc+n])
-		}
-	}
-	if k == 0 {
-		return
-	}
-	i := 0
-	for ; i+2 <= m; i += 2 {
-		c0, c1 := c[i*ldc:i*ldc+n], c[(i+1)*ldc:(i+1)*ldc+n]
-		j := 0
-		for ; j+4 <= n; j += 4 {
-			t0, t1 := (*[4]float32)(c0[j:]), (*[4]float32)(c1[j:])
-			if bj == 1 {
-				tile2x4(k, a[i*ai:], ai, ax, b[j:], bx, t0, t1)
-			} else {
-				tile2x4T(k, a[i*ai:], ai, b[j*bj:], bj, t0, t1)
+// The portable matrix product: tiles of 2 by 4 elements of C stay in registers
+// while k runs along rows of A and rows of Bᵀ; operands that lie otherwise are
+// copied so, block by block. Each element of C is one chain over k, as in the
+// assembly.
+
+const (
+	goRows = 64  // of A in a block
+	goK    = 512 // of k in a block
+)
+
+// A tileGo adds two rows of A times four of Bᵀ; all have the length of a0.
+type tileGo func(a0, a1, b0, b1, b2, b3 []float32, c0, c1 *[4]float32)
+
+func productGo(tile tileGo) func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+	return func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+		if !acc {
+			for i := range m {
+				clear(c[i*ldc : i*ldc+n])
 			}
 		}
-		for ; j < n; j++ {
-			c0[j] = chain(c0[j], k, a[i*ai:], ax, b[j*bj:], bx)
-			c1[j] = chain(c1[j], k, a[(i+1)*ai:], ax, b[j*bj:], bx)
+		for k0 := 0; k0 < k; k0 += goK {
+			kb := min(goK, k-k0)
+			for i0 := 0; i0 < m; i0 += goRows {
+				rows := min(goRows, m-i0)
+				at, la := a, lda
+				if l == gpu.TN {
+					at, la = w.strips, kb
+					turn(at, a[k0*lda+i0:], rows, kb, lda)
+				} else {
+					at = a[i0*lda+k0:]
+				}
+				for j0 := 0; j0 < n; j0 += 4 {
+					cols := min(4, n-j0)
+					bt, lb := b, ldb
+					if l == gpu.NT {
+						bt = b[j0*ldb+k0:]
+					} else {
+						bt, lb = w.pack, kb
+						turn(bt, b[k0*ldb+j0:], cols, kb, ldb)
+					}
+					block(tile, rows, cols, kb, at, la, bt, lb, c[i0*ldc+j0:], ldc)
+				}
+			}
 		}
 	}
-	for ; i < m; i++ {
-		for j := range n {
-			c[i*ldc+j] = chain(c[i*ldc+j], k, a[i*ai:], ax, b[j*bj:], bx)
+}
+
+// turn copies cols columns of src, kb rows ss apart, to rows of dst.
+func turn(dst, src []float32, cols, kb, ss int) {
+	for x := range kb {
+		for j, v := range src[x*ss : x*ss+cols] {
+			dst[j*kb+x] = v
 		}
 	}
 }
 
-// chain is s + Σ a·b over k, one after another.
-func chain(s float32, k int, a []float32, ax int, b []float32, bx int) float32 {
-	for x := range k {
-		s += float32(a[x*ax] * b[x*bx])
+// block adds rows of A times up to four rows of Bᵀ. Where one is missing, another is
+// taken instead and its result dropped.
+func block(tile tileGo, rows, cols, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
+	row := func(j int) []float32 { j = min(j, cols-1); return b[j*ldb : j*ldb+k] }
+	b0, b1, b2, b3 := row(0), row(1), row(2), row(3)
+	var t [2][4]float32
+	for i := 0; i < rows; i += 2 {
+		other := min(i+1, rows-1)
+		a0, a1 := a[i*lda:i*lda+k], a[other*lda:other*lda+k]
+		c0, c1 := c[i*ldc:i*ldc+cols], c[other*ldc:other*ldc+cols]
+		copy(t[0][:], c0)
+		copy(t[1][:], c1)
+		tile(a0, a1, b0, b1, b2, b3, &t[0], &t[1])
+		copy(c1, t[1][:])
+		copy(c0, t[0][:])
 	}
-	return s
 }
 
-// tile2x4 adds two rows of op(A) times four columns of B, rows of B being
-// contiguous.
-func tile2x4(k int, a []float32, ai, ax int, b []float32, bx int, t0, t1 *[4]float32) {
+// tileFast rounds each product before it is added, as the compiler can do
+// without waiting.
+func tileFast(r0, r1, b0, b1, b2, b3 []float32, t0, t1 *[4]float32) {
 	s00, s01, s02, s03 := t0[0], t0[1], t0[2], t0[3]
 	s10, s11, s12, s13 := t1[0], t1[1], t1[2], t1[3]
-	for x := range k {
-		a0, a1 := a[x*ax], a[x*ax+ai]
-		v := (*[4]float32)(b[x*bx:])
-		s00 += float32(a0 * v[0])
-		s01 += float32(a0 * v[1])
-		s02 += float32(a0 * v[2])
-		s03 += float32(a0 * v[3])
-		s10 += float32(a1 * v[0])
-		s11 += float32(a1 * v[1])
-		s12 += float32(a1 * v[2])
-		s13 += float32(a1 * v[3])
-	}
-	*t0, *t1 = [4]float32{s00, s01, s02, s03}, [4]float32{s10, s11, s12, s13}
-}
-
-// tile2x4T is tile2x4 with four rows of B, contiguous along k as A's are.
-func tile2x4T(k int, a []float32, ai int, b []float32, bj int, t0, t1 *[4]float32) {
-	s00, s01, s02, s03 := t0[0], t0[1], t0[2], t0[3]
-	s10, s11, s12, s13 := t1[0], t1[1], t1[2], t1[3]
-	r0, r1 := a[:k], a[ai:ai+k]
-	b0, b1, b2, b3 := b[:k], b[bj:bj+k], b[2*bj:2*bj+k], b[3*bj:3*bj+k]
+	n := len(r0)
+	r1, b0, b1, b2, b3 = r1[:n], b0[:n], b1[:n], b2[:n], b3[:n]
 	for x, a0 := range r0 {
 		a1 := r1[x]
 		s00 += float32(a0 * b0[x])
@@ -92,4 +95,36 @@ func tile2x4T(k int, a []float32, ai int, b []float32, bj int, t0, t1 *[4]float3
 		s13 += float32(a1 * b3[x])
 	}
 	*t0, *t1 = [4]float32{s00, s01, s02, s03}, [4]float32{s10, s11, s12, s13}
+}
+
+// tileFused is tileFast with fused multiply-adds: the bits of the assembly.
+func tileFused(r0, r1, b0, b1, b2, b3 []float32, t0, t1 *[4]float32) {
+	fusedRow(r0, b0, b1, b2, b3, t0)
+	fusedRow(r1, b0, b1, b2, b3, t1)
+}
+
+func fusedRow(r, b0, b1, b2, b3 []float32, t *[4]float32) {
+	s0, s1, s2, s3 := float64(t[0]), float64(t[1]), float64(t[2]), float64(t[3])
+	n := len(r)
+	b0, b1, b2, b3 = b0[:n], b1[:n], b2[:n], b3[:n]
+	for x, v := range r {
+		a := float64(v)
+		p0, p1, p2, p3 := a*float64(b0[x]), a*float64(b1[x]), a*float64(b2[x]), a*float64(b3[x])
+		u0, u1, u2, u3 := p0+s0, p1+s1, p2+s2, p3+s3
+		f0, f1, f2, f3 := float32(u0), float32(u1), float32(u2), float32(u3)
+		if twice(u0) {
+			f0 = fmaOdd(p0, s0)
+		}
+		if twice(u1) {
+			f1 = fmaOdd(p1, s1)
+		}
+		if twice(u2) {
+			f2 = fmaOdd(p2, s2)
+		}
+		if twice(u3) {
+			f3 = fmaOdd(p3, s3)
+		}
+		s0, s1, s2, s3 = float64(f0), float64(f1), float64(f2), float64(f3)
+	}
+	*t = [4]float32{float32(s0), float32(s1), float32(s2), float32(s3)}
 }

@@ -106,7 +106,7 @@ func (j *rowsJob) crossEntropy(k *kernels, t int) {
 	}
 	at := z[target]
 	m, sum := k.softmax(z, 1, j.s)
-	j.u[t] = float32(math.Log(float64(sum)) + float64(m) - float64(at))
+	j.u[t] = float32(log(float64(sum)) + float64(m) - float64(at))
 	z[target] -= j.s
 }
 

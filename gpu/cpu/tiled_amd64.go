@@ -16,10 +16,13 @@ type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int
 type tiling struct {
 	lanes            int      // of a vector
 	vectors          int      // at most, side by side
+	rows             int      // at most, one below another; no more than lanes
 	row, col         [][]tile // A as it lies, and transposed
 	rowEdge, colEdge [][]tile // the same where the last vector is not full
-	// transpose writes blocks of (lanes, lanes) of src, side by side, to dst.
-	transpose func(blocks int, src *float32, ss int, dst *float32, ds int)
+	// transpose writes up to lanes rows of src as columns of dst, panel copies up
+	// to lanes columns; both make rows of one vector.
+	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
+	panel     func(k, cols int, src *float32, ss int, dst *float32, ds int)
 }
 
 // ptr is the address of s[i], unchecked: the shapes were checked before.
@@ -27,18 +30,15 @@ func ptr(s []float32, i int) *float32 {
 	return (*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), 4*i))
 }
 
+// Blocks are as Goto and van de Geijn (2008) have them, with the roles of A and
+// B exchanged for rows: a panel of B (blockK, 32) stays in the first-level
+// cache, blockM rows of A and maxPanels of B in the second.
 const (
-	// blockK is how much of k is done at a time; C waits in memory between.
-	blockK = 512
-	// blockM is how many rows of A meet all panels before the next rows, so
-	// that they come from the second-level cache.
-	blockM = 96
-	// maxPanels is how many values of B are held in panels at a time: at least
-	// one panel's.
-	maxPanels = 128 << 10
-	// B that is not transposed is read where it lies while a block of it is
-	// small; a larger one would miss the TLB and the first-level cache.
-	direct = 32 << 10
+	blockK    = 320 // how much of k is done at a time; C waits in memory between
+	blockM    = 112
+	maxPanels = 256 << 10 // values of B in panels at a time: at least one panel's
+	maxStrips = (blockM/6 + 1) * blockK * 8
+	few       = 32 // rows or columns that do not pay for packing
 )
 
 // tiled computes C (m, n) = or += op(A)·op(B).
@@ -49,50 +49,63 @@ func tiled(t *tiling, w *worker, l gpu.Layout, m, n, k int, a []float32, lda int
 		}
 		return
 	}
-	// Panels of B are as equal as whole vectors allow.
 	vecs := (n + t.lanes - 1) / t.lanes
 	panels := (vecs + t.vectors - 1) / t.vectors
-	for k0 := 0; k0 < k; k0 += blockK {
-		kb := min(blockK, k-k0)
-		pack := l == gpu.NT || (m > blockM && kb*ldb > direct)
+	width := t.vectors * t.lanes
+	// Blocks of k are as equal as can be.
+	blocks := (k + blockK - 1) / blockK
+	packB := l == gpu.NT || m > few
+	// A is read where it lies, but for columns, each of which would need a page
+	// of its own, and rows that would all fall into few sets of the first-level cache.
+	packA := n > few && m >= t.rows && (l == gpu.TN || lda%256 == 0)
+	for x := range blocks {
+		k0 := k * x / blocks
+		kb := k*(x+1)/blocks - k0
 		group := panels
-		if pack {
-			group = max(1, min(panels, maxPanels/(kb*t.vectors*t.lanes)))
+		if packB {
+			group = max(1, min(panels, maxPanels/(kb*width)))
 		}
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
-			if pack {
+			if packB {
 				for p := p0; p < p1; p++ {
-					v0, v1 := vecs*p/panels, vecs*(p+1)/panels
-					t.pack(l, v1-v0, kb, b, k0, v0*t.lanes, n, ldb, w.pack[(p-p0)*kb*t.vectors*t.lanes:])
+					t.packB(l, kb, b, k0, p*width, n, ldb, w.pack[(p-p0)*kb*width:])
 				}
 			}
 			for r0 := 0; r0 < m; r0 += blockM {
-				rows := min(blockM, m-r0)
+				r1 := min(m, r0+blockM)
+				strips := (r1 - r0 + t.rows - 1) / t.rows
+				if packA {
+					for i := range strips {
+						i0, i1 := r0+(r1-r0)*i/strips, r0+(r1-r0)*(i+1)/strips
+						t.packA(l, kb, a, k0, i0, i1, lda, w.strips[i*kb*t.lanes:])
+					}
+				}
 				for p := p0; p < p1; p++ {
-					v0, v1 := vecs*p/panels, vecs*(p+1)/panels
-					j0, nv := v0*t.lanes, v1-v0
+					j0 := p * width
+					nv := min(t.vectors, vecs-p*t.vectors)
 					cols := min(nv*t.lanes, n-j0)
 					row, col := t.row[nv], t.col[nv]
 					if cols < nv*t.lanes {
 						row, col = t.rowEdge[nv], t.colEdge[nv]
 					}
-					var bp *float32
-					sb := 4 * ldb
-					if pack {
-						bp, sb = ptr(w.pack, (p-p0)*kb*t.vectors*t.lanes), 4*nv*t.lanes
-					} else {
-						bp = ptr(b, k0*ldb+j0)
+					bp, sb := ptr(b, k0*ldb+j0), 4*ldb
+					if packB {
+						bp, sb = ptr(w.pack, (p-p0)*kb*width), 4*nv*t.lanes
 					}
-					blocks := (rows + len(row) - 2) / (len(row) - 1)
-					for i := range blocks {
-						i0, i1 := r0+rows*i/blocks, r0+rows*(i+1)/blocks
+					i0 := r0
+					for i := range strips {
+						i1 := r0 + (r1-r0)*(i+1)/strips
 						cp := ptr(c, i0*ldc+j0)
-						if l == gpu.TN {
+						switch {
+						case packA:
+							col[i1-i0](kb, ptr(w.strips, i*kb*t.lanes), 4*t.lanes, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
+						case l == gpu.TN:
 							col[i1-i0](kb, ptr(a, k0*lda+i0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
-						} else {
+						default:
 							row[i1-i0](kb, ptr(a, i0*lda+k0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
 						}
+						i0 = i1
 					}
 				}
 			}
@@ -100,33 +113,26 @@ func tiled(t *tiling, w *worker, l gpu.Layout, m, n, k int, a []float32, lda int
 	}
 }
 
-// pack writes the panel of nv vectors of op(B) that begins at k0, j0 to dst,
-// whose rows are full vectors; columns from n on are 0.
-func (t *tiling) pack(l gpu.Layout, nv, kb int, b []float32, k0, j0, n, ldb int, dst []float32) {
-	width := nv * t.lanes
-	cols := min(width, n-j0)
-	if l != gpu.NT {
-		for x := range kb {
-			d := dst[x*width : (x+1)*width]
-			clear(d[copy(d, b[(k0+x)*ldb+j0:][:cols]):])
+// packB writes the panel of op(B) that begins at k0, j0 to dst, whose rows are
+// full vectors; what columns beyond n hold is of no matter.
+func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, n, ldb int, dst []float32) {
+	cols := min(t.vectors*t.lanes, n-j0)
+	width := (cols + t.lanes - 1) / t.lanes * t.lanes
+	for j := 0; j < cols; j += t.lanes {
+		c := min(t.lanes, cols-j)
+		if l == gpu.NT {
+			t.transpose(kb, c, ptr(b, (j0+j)*ldb+k0), 4*ldb, ptr(dst, j), 4*width)
+		} else {
+			t.panel(kb, c, ptr(b, k0*ldb+j0+j), 4*ldb, ptr(dst, j), 4*width)
 		}
-		return
 	}
-	for j := 0; j < width; j += t.lanes {
-		whole := 0
-		if j+t.lanes <= cols {
-			if whole = kb / t.lanes; whole > 0 {
-				t.transpose(whole, ptr(b, (j0+j)*ldb+k0), 4*ldb, &dst[j], 4*width)
-			}
-		}
-		for x := whole * t.lanes; x < kb; x++ {
-			for i := j; i < j+t.lanes; i++ {
-				if i < cols {
-					dst[x*width+i] = b[(j0+i)*ldb+k0+x]
-				} else {
-					dst[x*width+i] = 0
-				}
-			}
-		}
+}
+
+// packA writes rows i0 to i1 of op(A) from k0 on to dst: one row for each k.
+func (t *tiling) packA(l gpu.Layout, kb int, a []float32, k0, i0, i1, lda int, dst []float32) {
+	if l == gpu.TN {
+		t.panel(kb, i1-i0, ptr(a, k0*lda+i0), 4*lda, ptr(dst, 0), 4*t.lanes)
+	} else {
+		t.transpose(kb, i1-i0, ptr(a, i0*lda+k0), 4*lda, ptr(dst, 0), 4*t.lanes)
 	}
 }

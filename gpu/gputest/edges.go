@@ -149,12 +149,36 @@ func gradients(s *suite) {
 
 	q, k, v := dense(n, 24), dense(n, 12), dense(n, 12)
 	dq, dk, dv, stats := empty(n, 24), empty(n, 12), empty(n, 12), empty(n, 8)
-	attend := func() { s.dev.Attention(shape, out, stats, q, k, v) }
-	attend()
-	s.dev.AttentionBackward(shape, dq, dk, dv, w, out, stats, q, k, v)
-	s.direction("attention by q", q, dq, out, w, attend)
-	s.direction("attention by k", k, dk, out, w, attend)
-	s.direction("attention by v", v, dv, out, w, attend)
+	for _, from := range [][]int32{nil, {0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 5, 5, 5, 5, 14, 14, 16, 16, 18}} {
+		shape.From = from
+		attend := func() { s.dev.Attention(shape, out, stats, q, k, v) }
+		attend()
+		s.dev.AttentionBackward(shape, dq, dk, dv, w, out, stats, q, k, v)
+		s.direction("attention by q", q, dq, out, w, attend)
+		s.direction("attention by k", k, dk, out, w, attend)
+		s.direction("attention by v", v, dv, out, w, attend)
+	}
+
+	// The gradients of linear kernels are these kernels themselves.
+	weights, dweights := dense(d, d), empty(d, d)
+	multiply := func() { s.dev.MatMul(gpu.NT, out, x, weights, false) }
+	s.dev.MatMul(gpu.NN, dx, w, weights, false)
+	s.dev.MatMul(gpu.TN, dweights, w, x, true)
+	s.direction("matmul by x", x, dx, out, w, multiply)
+	s.direction("matmul by weights", weights, dweights, out, w, multiply)
+
+	rot := gpu.Rotation{Heads: 4, HeadDim: 6, Period: n}
+	cos, sin := dense(n, 3), dense(n, 3)
+	s.dev.Copy(dx, w)
+	rot.Inverse = true
+	s.dev.RoPE(dx, cos, sin, rot)
+	rot.Inverse = false
+	s.direction("rope", x, dx, out, w, func() { s.dev.Copy(out, x); s.dev.RoPE(out, cos, sin, rot) })
+
+	tableD, ids := empty(vocab, d), s.ids(n, vocab, false)
+	words := dense(vocab, d)
+	s.dev.EmbedBackward(tableD, w, ids)
+	s.direction("embed", words, tableD, out, w, func() { s.dev.Embed(out, words, ids) })
 
 	z, loss, targets := dense(n, vocab), empty(1, n), s.ids(n, vocab, true)
 	ones, scratch := empty(1, n), empty(n, vocab)

@@ -236,6 +236,19 @@ func (s *suite) shape(backward bool) gpu.AttentionShape {
 	if !backward {
 		a.Keys += s.rng.IntN(30)
 	}
+	if a.Queries >= 8 && s.rng.IntN(2) == 0 { // documents
+		from := int32(0)
+		for t := range a.Seqs * a.Queries {
+			i := t % a.Queries
+			if i == 0 {
+				from = 0
+			}
+			if s.rng.IntN(12) == 0 {
+				from = int32(a.Keys - a.Queries + i)
+			}
+			a.From = append(a.From, from)
+		}
+	}
 	return a
 }
 

@@ -8,19 +8,30 @@ import (
 	"github.com/shoalnet/shoal/gpu/cpu"
 )
 
-// TestPortableGolden holds the portable kernels to the same weights on every
-// architecture and GOAMD64 level: no product may be fused with a sum. To try:
+// TestGolden holds reproducible training to one checksum on every architecture,
+// GOAMD64 level and instruction set, and the fast portable product, which has
+// others, to the same everywhere. To try:
 //
 //	GOAMD64=v3 go test ./gpu/llama -run Golden
 //	GOARCH=arm64 go test -exec qemu-aarch64 ./gpu/llama -run Golden
-func TestPortableGolden(t *testing.T) {
+func TestGolden(t *testing.T) {
 	cfg := small(true)
-	tr := newTrainer(t, newCPU(t, cpu.Options{Threads: 2, ISA: "portable"}), cfg, Genesis(cfg, 8))
-	train(t, tr, 0, 4)
-	if got := crc(tr.Params()); got != 0x4a041382 {
-		t.Errorf("weights after four steps have checksum %#x", got)
+	sum := func(o cpu.Options) uint32 {
+		tr := newTrainer(t, newCPU(t, o), cfg, Genesis(cfg, 8))
+		train(t, tr, 0, 4)
+		return crc(tr.Params())
+	}
+	for _, isa := range cpu.ISAs() {
+		if got := sum(cpu.Options{Threads: 2, ISA: isa, Reproducible: true}); got != goldenExact {
+			t.Errorf("%s: weights after four steps have checksum %#x", isa, got)
+		}
+	}
+	if got := sum(cpu.Options{Threads: 2, ISA: "portable"}); got != 0xee2b68db {
+		t.Errorf("fast portable: weights after four steps have checksum %#x", got)
 	}
 }
+
+const goldenExact = 0xe60b07a5
 
 func TestTrigonometry(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 4))

@@ -179,7 +179,7 @@ func (m *Model) Eval(tokens [][]int32) (float64, error) {
 		p := m.plan
 		p.load(part)
 		m.forward(p, len(part), t, 0, nil)
-		m.head(p, len(part)*t, nil)
+		m.head(p, len(part)*t, len(part)*t, nil)
 		sum += m.dev.Sum(p.loss.Slice(0, len(part)*t))
 	}
 	if err := m.dev.Sync(); err != nil {

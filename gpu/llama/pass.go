@@ -11,6 +11,8 @@ type plan struct {
 	rows    int // N at most
 	ids     []int32
 	targets []int32
+	from    []int32 // of packed sequences: the first key that each token sees
+	packed  bool
 	loss    gpu.Buffer // (N)
 	layers  []acts
 	x       gpu.Matrix // (N, D) the last block's output
@@ -18,6 +20,7 @@ type plan struct {
 	h       gpu.Matrix // (N, D) normed x
 	logits  gpu.Matrix // (chunk, V)
 	grad    *grads     // nil where nothing is learnt
+	again   bool       // blocks share their activations but x: the backward pass computes them again
 }
 
 // acts are the activations of one block.
@@ -46,11 +49,17 @@ type grads struct {
 }
 
 func newPlan(dev gpu.Device, cfg hf.Config, n int, train bool) *plan {
+	return newPlanOf(dev, cfg, n, train, false)
+}
+
+// newPlanOf is newPlan with the choice of keeping what the backward pass reads,
+// or only each block's input (checkpointing, Chen et al. 2016).
+func newPlanOf(dev gpu.Device, cfg hf.Config, n int, train, again bool) *plan {
 	d, f, q := cfg.HiddenSize, cfg.IntermediateSize, cfg.NumAttentionHeads*cfg.HeadSize()
 	qkv := q + 2*cfg.KVHeads()*cfg.HeadSize()
 	mat := func(rows, cols int) gpu.Matrix { return dev.Alloc(rows*cols).Matrix(rows, cols) }
 	p := &plan{
-		rows: n, ids: make([]int32, n), targets: make([]int32, n),
+		rows: n, ids: make([]int32, n), targets: make([]int32, n), from: make([]int32, n), again: again,
 		loss: dev.Alloc(n), x: mat(n, d), inv: dev.Alloc(n), h: mat(n, d),
 		logits: mat(min(n, max(256, 1<<18/cfg.VocabSize)), cfg.VocabSize),
 		layers: make([]acts, cfg.NumHiddenLayers),
@@ -68,6 +77,11 @@ func newPlan(dev gpu.Device, cfg hf.Config, n int, train bool) *plan {
 	for i := range p.layers {
 		if !train && i > 0 {
 			p.layers[i] = p.layers[0]
+			continue
+		}
+		if again && i > 0 {
+			p.layers[i] = p.layers[0]
+			p.layers[i].x = mat(n, d)
 			continue
 		}
 		p.layers[i] = acts{
@@ -89,7 +103,7 @@ func newPlan(dev gpu.Device, cfg hf.Config, n int, train bool) *plan {
 	return p
 }
 
-// load lays sequences of T+1 tokens out as ids and targets.
+// load lays sequences of T+1 tokens out as ids and targets, each one document.
 func (p *plan) load(tokens [][]int32) {
 	t := len(tokens[0]) - 1
 	for i, s := range tokens {
@@ -122,7 +136,7 @@ func (m *Model) rotation(start, period int, inverse bool) gpu.Rotation {
 // tokens that stand at positions from start on. With a cache there is one
 // sequence, whose earlier keys and values the cache holds.
 func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
-	n, dev, eps := seqs*t, m.dev, float32(m.cfg.RMSNormEps)
+	n, dev := seqs*t, m.dev
 	dev.Embed(p.layers[0].x.Row(0, n), m.w.embed, p.ids[:n])
 	for i := range p.layers {
 		w, a := &m.w.layers[i], p.layers[i].first(n)
@@ -130,27 +144,35 @@ func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
 		if i+1 < len(p.layers) {
 			next = p.layers[i+1].x.Row(0, n)
 		}
-		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
-		m.project(w, &a)
-		k, q, v := m.columns(a.qkv)
-		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(start, t, false))
-		s := m.shape(seqs, t, t)
-		if c != nil {
-			dev.Copy(c.k[i].Row(start, t), k)
-			dev.Copy(c.v[i].Row(start, t), v)
-			k, v, s.Keys = c.k[i].Row(0, start+t), c.v[i].Row(0, start+t), start+t
-		}
-		dev.Attention(s, a.o, a.stats, q, k, v)
-		dev.Copy(a.x2, a.x)
-		dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
-		m.bias(a.x2, a.ones, w.ob)
-		dev.RMSNorm(a.h2, a.inv2, a.x2, w.norm2, eps)
-		dev.MatMul(gpu.NT, a.gu, a.h2, w.gateUp, false)
-		dev.SwiGLU(a.a, a.gu)
+		m.block(p, i, w, &a, seqs, t, start, c)
 		dev.Copy(next, a.x2)
 		dev.MatMul(gpu.NT, next, a.a, w.down, true)
 	}
-	dev.RMSNorm(p.h.Row(0, n), p.inv.Slice(0, n), p.x.Row(0, n), m.w.norm, eps)
+	dev.RMSNorm(p.h.Row(0, n), p.inv.Slice(0, n), p.x.Row(0, n), m.w.norm, float32(m.cfg.RMSNormEps))
+}
+
+// block computes the activations of block i from its input a.x up to a.a; what
+// follows is its output x2 + Wdown·a.
+func (m *Model) block(p *plan, i int, w *layer, a *acts, seqs, t, start int, c *cache) {
+	dev, eps := m.dev, float32(m.cfg.RMSNormEps)
+	dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
+	m.project(w, a)
+	k, q, v := m.columns(a.qkv)
+	dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(start, t, false))
+	s := m.shape(seqs, t, t)
+	s.From = p.documents(seqs * t)
+	if c != nil {
+		dev.Copy(c.k[i].Row(start, t), k)
+		dev.Copy(c.v[i].Row(start, t), v)
+		k, v, s.Keys = c.k[i].Row(0, start+t), c.v[i].Row(0, start+t), start+t
+	}
+	dev.Attention(s, a.o, a.stats, q, k, v)
+	dev.Copy(a.x2, a.x)
+	dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
+	m.bias(a.x2, a.ones, w.ob)
+	dev.RMSNorm(a.h2, a.inv2, a.x2, w.norm2, eps)
+	dev.MatMul(gpu.NT, a.gu, a.h2, w.gateUp, false)
+	dev.SwiGLU(a.a, a.gu)
 }
 
 // first is the view of the first n rows.
@@ -183,9 +205,10 @@ func (g *grads) first(n int) grads {
 
 // head computes the losses of the pass's n tokens, a chunk of rows at a time so
 // that the logits of a large vocabulary are never all kept; with gradients g
-// it also sets p.grad.dh and adds to the head's.
-func (m *Model) head(p *plan, n int, g *weights) {
-	scale := float32(1 / float64(n))
+// it also sets p.grad.dh and adds to the head's, of a loss that is the sum over
+// tokens divided by that of all predictions of a step.
+func (m *Model) head(p *plan, n, predictions int, g *weights) {
+	scale := float32(1 / float64(predictions))
 	for i := 0; i < n; i += p.logits.Rows {
 		rows := min(p.logits.Rows, n-i)
 		z, h := p.logits.Row(0, rows), p.h.Row(i, rows)
@@ -198,8 +221,8 @@ func (m *Model) head(p *plan, n int, g *weights) {
 	}
 }
 
-// backward adds the gradients of the mean loss of the last forward pass and
-// head to g.
+// backward adds the gradients of the loss of the last forward pass and head to
+// g.
 func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 	n, dev := seqs*t, m.dev
 	d := p.grad.first(n)
@@ -207,6 +230,9 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 	dev.RMSNormBackward(d.dx, g.norm, d.dh, p.x.Row(0, n), m.w.norm, p.inv.Slice(0, n))
 	for i := len(p.layers) - 1; i >= 0; i-- {
 		w, dw, a := &m.w.layers[i], &g.layers[i], p.layers[i].first(n)
+		if p.again && i+1 < len(p.layers) {
+			m.block(p, i, w, &a, seqs, t, 0, nil)
+		}
 		// MLP
 		dev.MatMul(gpu.NN, d.da, d.dx, w.down, false)
 		dev.MatMul(gpu.TN, dw.down, d.dx, a.a, true)
@@ -220,7 +246,9 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 		m.biasBackward(dw.ob, a.ones, d.dx)
 		k, q, v := m.columns(a.qkv)
 		dk, dq, dv := m.columns(d.dqkv)
-		dev.AttentionBackward(m.shape(seqs, t, t), dq, dk, dv, d.do, a.o, a.stats, q, k, v)
+		s := m.shape(seqs, t, t)
+		s.From = p.documents(n)
+		dev.AttentionBackward(s, dq, dk, dv, d.do, a.o, a.stats, q, k, v)
 		dev.RoPE(d.dqkv, m.cos, m.sin, m.rotation(0, t, true))
 		m.projectBackward(w, dw, &a, &d)
 		dev.RMSNormBackward(d.dx, dw.norm1, d.dh, a.x, w.norm1, a.inv1)

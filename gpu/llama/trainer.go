@@ -20,6 +20,21 @@ type Options struct {
 	Eps         float64 // added to the root of the second moment; above 0
 	WeightDecay float64 // decoupled, of matrices only; norm gains do not decay
 	Clip        float64 // largest norm of the whole gradient; 0 clips nothing
+
+	// MicroBatch is how many sequences go through the model at a time; the
+	// gradients of a step's are added before it is made. 0 means all: the fastest,
+	// with the most memory. Sums over tokens of norms' gains and of tied embeddings
+	// are added in another order for another MicroBatch, so that results differ in
+	// their last bits.
+	MicroBatch int
+	// Checkpoint keeps each block's input only and computes the rest of its
+	// activations again in the backward pass: the same bits for less memory and
+	// about a third more time.
+	Checkpoint bool
+	// Pack says that sequences hold several documents, each ended by the token
+	// Separator, that must not see one another.
+	Pack      bool
+	Separator int32
 }
 
 // DefaultOptions are DiLoCo's inner AdamW settings (Douillard et al. 2023 as
@@ -35,6 +50,9 @@ func (o Options) Validate() error {
 			return fmt.Errorf("%s: %g is out of range [%g, %g]", name, v, lo, hi)
 		}
 		return nil
+	}
+	if o.MicroBatch < 0 {
+		return fmt.Errorf("micro-batch of %d sequences", o.MicroBatch)
 	}
 	return errors.Join(
 		in("beta1", o.Beta1, 0, 1, true),
@@ -123,16 +141,32 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n := len(tokens) * length
-	if t.train == nil || t.train.rows < n {
-		t.train = newPlan(t.dev, t.cfg, n, true)
+	group := len(tokens)
+	if t.opts.MicroBatch > 0 {
+		group = min(group, t.opts.MicroBatch)
+	}
+	if t.train == nil || t.train.rows < group*length {
+		t.train = newPlanOf(t.dev, t.cfg, group*length, true, t.opts.Checkpoint)
+	}
+	predictions := t.opts.predictions(tokens)
+	if predictions == 0 {
+		return 0, fmt.Errorf("llama: every token of the batch is the separator %d", t.opts.Separator)
 	}
 	t.rotary(length)
-	t.train.load(tokens)
-	t.forward(t.train, len(tokens), length, 0, nil)
-	t.head(t.train, n, &t.g)
-	t.backward(t.train, len(tokens), length, &t.g)
-	loss := t.dev.Sum(t.train.loss.Slice(0, n)) / float64(n)
+	var sum float64
+	for i := 0; i < len(tokens); i += group {
+		part := tokens[i:min(i+group, len(tokens))]
+		n := len(part) * length
+		t.train.load(part)
+		if t.opts.Pack {
+			t.train.separate(len(part), length, t.opts.Separator)
+		}
+		t.forward(t.train, len(part), length, 0, nil)
+		t.head(t.train, n, predictions, &t.g)
+		t.backward(t.train, len(part), length, &t.g)
+		sum += t.dev.Sum(t.train.loss.Slice(0, n))
+	}
+	loss := sum / float64(predictions)
 	if !finite(loss) {
 		return loss, fmt.Errorf("loss %g: %w", loss, ErrNotFinite)
 	}
@@ -170,9 +204,9 @@ func power(b float64, n uint64) float64 {
 	r := 1.0
 	for ; n > 0; n >>= 1 {
 		if n&1 == 1 {
-			r *= b
+			r = float64(r * b)
 		}
-		b *= b
+		b = float64(b * b)
 	}
 	return r
 }

@@ -16,9 +16,9 @@ var ys = []reg.VecPhysical{reg.Y0, reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y
 	reg.Y11, reg.Y12, reg.Y13, reg.Y14, reg.Y15}
 
 // rows512 and rows256 are the most rows of a tile by its number of vectors:
-// as many as the registers hold beside a row of B.
+// for two, as many as the registers hold beside a row of B.
 var (
-	rows512 = []int{0, 14, 14, 9, 6}
+	rows512 = []int{0, 14, 14}
 	rows256 = []int{0, 6, 6}
 )
 
@@ -39,6 +39,8 @@ func tiles() {
 	}
 	transpose512()
 	transpose256()
+	panel(zmm)
+	panel(ymm)
 }
 
 // tile emits C (mr, cols) = or += op(A)·B with C in registers while k runs, so
@@ -58,7 +60,6 @@ func tile(w width, mr, nv int, col, masked bool) {
 	}
 	TEXT(fmt.Sprintf("tile%s%s%dx%d%s", w.name, form, mr, nv, suffix), attr.NOSPLIT,
 		"func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)")
-	Pragma("noescape")
 	Pragma("noescape")
 	t := &tileRegs{width: w, mr: mr, nv: nv, masked: masked}
 	k := Load(Param("k"), GP64())
@@ -275,97 +276,186 @@ func (t *tileRegs) multiply(a Mem, i int) {
 	}
 }
 
-// transpose512 emits the packing of Bᵀ: blocks of sixteen rows by sixteen
-// columns of src become columns of dst, whose rows are ds bytes apart.
-func transpose512() {
-	TEXT("transpose512", attr.NOSPLIT, "func(blocks int, src *float32, ss int, dst *float32, ds int)")
+// panel emits the packing of rows that are copied as they lie: cols elements, one
+// vector at most, of each of k rows of src, sb bytes apart, into rows of dst. What
+// is beyond cols becomes 0.
+func panel(w width) {
+	TEXT("panel"+w.name, attr.NOSPLIT, "func(k, cols int, src *float32, ss int, dst *float32, ds int)")
 	Pragma("noescape")
-	n := Load(Param("blocks"), GP64())
+	n := Load(Param("k"), GP64())
+	cols := Load(Param("cols"), GP64())
 	s := Load(Param("src"), GP64())
 	ss := Load(Param("ss"), GP64())
 	d := Load(Param("dst"), GP64())
 	ds := Load(Param("ds"), GP64())
-	z := zs
+	v := []reg.VecVirtual{w.vec(), w.vec(), w.vec(), w.vec()}
+	get := func(i int) {}
+	if w.halves == 1 {
+		loadMask(cols, reg.K1)
+		get = func(i int) { VMOVUPS_Z(Mem{Base: s}, reg.K1, v[i]) }
+	} else {
+		m, p := w.vec(), GP64()
+		LEAQ(tailMask.Offset(4*lanes), p)
+		SHLQ(Imm(2), cols)
+		SUBQ(cols, p)
+		VMOVUPS(Mem{Base: p}, m)
+		get = func(i int) { VMASKMOVPS(Mem{Base: s}, m, v[i]) }
+	}
+	rest := GP64()
+	MOVQ(n, rest)
+	ANDQ(Imm(3), rest)
+	SHRQ(Imm(2), n)
+	JE(LabelRef("rest"))
 	Label("loop")
-	p := GP64()
-	MOVQ(s, p)
-	for i := range 16 {
-		VMOVUPS(Mem{Base: p}, z[i])
-		if i < 15 {
-			ADDQ(ss, p)
-		}
+	for i := range 4 {
+		get(i)
+		ADDQ(ss, s)
 	}
-	for i := 0; i < 16; i += 2 { // pairs of rows
-		VUNPCKLPS(z[i+1], z[i], z[16+i])
-		VUNPCKHPS(z[i+1], z[i], z[17+i])
-	}
-	for i := 0; i < 16; i += 4 { // quads: z[i+c] holds column 4L+c of rows i to i+3 in lane L
-		VUNPCKLPD(z[18+i], z[16+i], z[i])
-		VUNPCKHPD(z[18+i], z[16+i], z[i+1])
-		VUNPCKLPD(z[19+i], z[17+i], z[i+2])
-		VUNPCKHPD(z[19+i], z[17+i], z[i+3])
-	}
-	for c := range 4 { // even and odd lanes of the upper and the lower eight rows
-		VSHUFF32X4(U8(0x88), z[4+c], z[c], z[16+c])
-		VSHUFF32X4(U8(0xdd), z[4+c], z[c], z[20+c])
-		VSHUFF32X4(U8(0x88), z[12+c], z[8+c], z[24+c])
-		VSHUFF32X4(U8(0xdd), z[12+c], z[8+c], z[28+c])
-	}
-	for c := range 4 {
-		VSHUFF32X4(U8(0x88), z[24+c], z[16+c], z[c])
-		VSHUFF32X4(U8(0x88), z[28+c], z[20+c], z[4+c])
-		VSHUFF32X4(U8(0xdd), z[24+c], z[16+c], z[8+c])
-		VSHUFF32X4(U8(0xdd), z[28+c], z[20+c], z[12+c])
-	}
-	for i := range 16 {
-		VMOVUPS(z[i], Mem{Base: d})
+	for i := range 4 {
+		VMOVUPS(v[i], Mem{Base: d})
 		ADDQ(ds, d)
 	}
-	ADDQ(Imm(64), s)
 	DECQ(n)
 	JNE(LabelRef("loop"))
+	Label("rest")
+	TESTQ(rest, rest)
+	JE(LabelRef("done"))
+	Label("one")
+	get(0)
+	ADDQ(ss, s)
+	VMOVUPS(v[0], Mem{Base: d})
+	ADDQ(ds, d)
+	DECQ(rest)
+	JNE(LabelRef("one"))
+	Label("done")
 	end()
 }
 
-// transpose256 is transpose512 for blocks of eight by eight.
-func transpose256() {
-	TEXT("transpose256", attr.NOSPLIT, "func(blocks int, src *float32, ss int, dst *float32, ds int)")
+// loadMask sets the lower n bits of k.
+func loadMask(n reg.Register, k reg.OpmaskPhysical) {
+	m := GP64()
+	MOVQ(I64(-1), m)
+	BZHIQ(n, m, m)
+	KMOVW(m.As32(), k)
+}
+
+// turning is the frame of the two packings of transposed rows: up to lanes rows
+// of src, each k elements and ss bytes after the other, become the columns of
+// k rows of dst, each one vector and ds bytes after the other. Where there are fewer rows
+// the last is repeated. load reads the element of each row that p is at; turn emits
+// the exchange among registers, of which out are the results.
+func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
+	TEXT(name, attr.NOSPLIT, "func(k, rows int, src *float32, ss int, dst *float32, ds int)")
 	Pragma("noescape")
-	n := Load(Param("blocks"), GP64())
+	n := Load(Param("k"), GP64())
+	rows := Load(Param("rows"), GP64())
 	s := Load(Param("src"), GP64())
 	ss := Load(Param("ss"), GP64())
 	d := Load(Param("dst"), GP64())
 	ds := Load(Param("ds"), GP64())
-	y := ys
-	Label("loop")
-	p := GP64()
-	MOVQ(s, p)
-	for i := range 8 {
-		VMOVUPS(Mem{Base: p}, y[i])
-		if i < 7 {
-			ADDQ(ss, p)
+	most := len(in)
+	zero := GP64()
+	XORQ(zero, zero)
+	p, left, step := GP64(), GP64(), GP64()
+	block := func(get func(i int)) {
+		MOVQ(s, p)
+		MOVQ(rows, left)
+		MOVQ(ss, step)
+		for i := range most {
+			get(i)
+			if i < most-1 {
+				DECQ(left)
+				CMOVQEQ(zero, step)
+				ADDQ(step, p)
+			}
 		}
+		turn()
 	}
-	for i := 0; i < 8; i += 2 {
-		VUNPCKLPS(y[i+1], y[i], y[8+i])
-		VUNPCKHPS(y[i+1], y[i], y[9+i])
-	}
-	for i := 0; i < 8; i += 4 {
-		VUNPCKLPD(y[10+i], y[8+i], y[i])
-		VUNPCKHPD(y[10+i], y[8+i], y[i+1])
-		VUNPCKLPD(y[11+i], y[9+i], y[i+2])
-		VUNPCKHPD(y[11+i], y[9+i], y[i+3])
-	}
-	for c := range 4 {
-		VPERM2F128(U8(0x20), y[4+c], y[c], y[8+c])
-		VPERM2F128(U8(0x31), y[4+c], y[c], y[12+c])
-	}
-	for i := range 8 {
-		VMOVUPS(y[8+i], Mem{Base: d})
+	CMPQ(n, Imm(uint64(most)))
+	JL(LabelRef("tail"))
+	Label("loop")
+	block(func(i int) { VMOVUPS(Mem{Base: p}, in[i]) })
+	for i := range most {
+		VMOVUPS(out[i], Mem{Base: d})
 		ADDQ(ds, d)
 	}
-	ADDQ(Imm(32), s)
-	DECQ(n)
-	JNE(LabelRef("loop"))
+	ADDQ(Imm(uint64(w.bytes)), s)
+	SUBQ(Imm(uint64(most)), n)
+	CMPQ(n, Imm(uint64(most)))
+	JGE(LabelRef("loop"))
+	Label("tail")
+	TESTQ(n, n)
+	JE(LabelRef("done"))
+	if w.halves == 1 {
+		loadMask(n, reg.K1)
+		block(func(i int) { VMOVUPS_Z(Mem{Base: p}, reg.K1, in[i]) })
+	} else {
+		m := GP64()
+		LEAQ(tailMask.Offset(4*lanes), m)
+		q := GP64()
+		MOVQ(n, q)
+		SHLQ(Imm(2), q)
+		SUBQ(q, m)
+		// out[0] is free until the exchange.
+		block(func(i int) {
+			VMOVUPS(Mem{Base: m}, out[0])
+			VMASKMOVPS(Mem{Base: p}, out[0], in[i])
+		})
+	}
+	for i := range most - 1 {
+		VMOVUPS(out[i], Mem{Base: d})
+		ADDQ(ds, d)
+		DECQ(n)
+		JE(LabelRef("done"))
+	}
+	Label("done")
 	end()
+}
+
+func transpose512() {
+	z := zs
+	turning(zmm, "transpose512", z[:16], z[:16], func() {
+		for i := 0; i < 16; i += 2 { // pairs of rows
+			VUNPCKLPS(z[i+1], z[i], z[16+i])
+			VUNPCKHPS(z[i+1], z[i], z[17+i])
+		}
+		for i := 0; i < 16; i += 4 { // quads: z[i+c] holds column 4L+c of rows i to i+3 in lane L
+			VUNPCKLPD(z[18+i], z[16+i], z[i])
+			VUNPCKHPD(z[18+i], z[16+i], z[i+1])
+			VUNPCKLPD(z[19+i], z[17+i], z[i+2])
+			VUNPCKHPD(z[19+i], z[17+i], z[i+3])
+		}
+		for c := range 4 { // even and odd lanes of the upper and the lower eight rows
+			VSHUFF32X4(U8(0x88), z[4+c], z[c], z[16+c])
+			VSHUFF32X4(U8(0xdd), z[4+c], z[c], z[20+c])
+			VSHUFF32X4(U8(0x88), z[12+c], z[8+c], z[24+c])
+			VSHUFF32X4(U8(0xdd), z[12+c], z[8+c], z[28+c])
+		}
+		for c := range 4 {
+			VSHUFF32X4(U8(0x88), z[24+c], z[16+c], z[c])
+			VSHUFF32X4(U8(0x88), z[28+c], z[20+c], z[4+c])
+			VSHUFF32X4(U8(0xdd), z[24+c], z[16+c], z[8+c])
+			VSHUFF32X4(U8(0xdd), z[28+c], z[20+c], z[12+c])
+		}
+	})
+}
+
+func transpose256() {
+	y := ys
+	turning(ymm, "transpose256", y[:8], y[8:16], func() {
+		for i := 0; i < 8; i += 2 {
+			VUNPCKLPS(y[i+1], y[i], y[8+i])
+			VUNPCKHPS(y[i+1], y[i], y[9+i])
+		}
+		for i := 0; i < 8; i += 4 {
+			VUNPCKLPD(y[10+i], y[8+i], y[i])
+			VUNPCKHPD(y[10+i], y[8+i], y[i+1])
+			VUNPCKLPD(y[11+i], y[9+i], y[i+2])
+			VUNPCKHPD(y[11+i], y[9+i], y[i+3])
+		}
+		for c := range 4 {
+			VPERM2F128(U8(0x20), y[4+c], y[c], y[8+c])
+			VPERM2F128(U8(0x31), y[4+c], y[c], y[12+c])
+		}
+	})
 }

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/shoalnet/shoal/gpu/cpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
+)
+
+// A model is what a step trains.
+type model struct{ dim, layers, heads, inter, vocab, seq, batch int }
+
+// models are those of the notes: 6.1 and 15.2 million parameters.
+var models = []model{{288, 6, 6, 768, 512, 256, 8}, {288, 6, 6, 768, 32000, 256, 8}}
+
+func (m model) args() string {
+	return fmt.Sprintf("%d %d %d %d %d %d %d", m.dim, m.layers, m.heads, m.inter, m.vocab, m.seq, m.batch)
+}
+
+func (m model) tokens() int { return m.seq * m.batch }
+
+// flop are the useful operations of a step: six for each weight of a product
+// and token, and the causal half of attention.
+func (m model) flop() float64 {
+	weights := m.layers*(4*m.dim*m.dim+3*m.dim*m.inter) + m.vocab*m.dim
+	return 6*float64(weights)*float64(m.tokens()) + 6*float64(m.layers)*float64(m.batch*m.seq*m.seq*m.dim)
+}
+
+// serve is the engine as a process of its own, as step.py is: "isa threads
+// model...".
+func serve(args string) error {
+	var isa string
+	var threads int
+	var m model
+	if _, err := fmt.Sscan(args, &isa, &threads, &m.dim, &m.layers, &m.heads, &m.inter, &m.vocab, &m.seq, &m.batch); err != nil {
+		return fmt.Errorf("-serve %q: %w", args, err)
+	}
+	runtime.GOMAXPROCS(threads)
+	cfg := hf.Config{HiddenSize: m.dim, IntermediateSize: m.inter, NumHiddenLayers: m.layers, NumAttentionHeads: m.heads, NumKeyValueHeads: m.heads,
+		VocabSize: m.vocab, MaxPositionEmbeddings: m.seq, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true}
+	dev, err := cpu.New(cpu.Options{Threads: threads, ISA: isa})
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	tr, err := llama.NewTrainer(dev, cfg, llama.Genesis(cfg, 1), llama.DefaultOptions())
+	if err != nil {
+		return err
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	tokens := make([][]int32, m.batch)
+	for i := range tokens {
+		tokens[i] = make([]int32, m.seq+1)
+		for j := range tokens[i] {
+			tokens[i][j] = int32(rng.IntN(m.vocab))
+		}
+	}
+	step := func() {
+		if _, e := tr.Step(tokens, 1e-3); e != nil {
+			err = e
+		}
+	}
+	for in := bufio.NewScanner(os.Stdin); in.Scan() && err == nil; {
+		t := timed(0, step)
+		fmt.Println(t[0], t[1])
+	}
+	var use unix.Rusage
+	if e := unix.Getrusage(unix.RUSAGE_SELF, &use); e == nil {
+		fmt.Fprintln(os.Stderr, use.Maxrss)
+	}
+	return err
+}
+
+// A runner is a process that makes steps.
+type runner struct {
+	name string
+	*process
+	times [][2]float64
+	rss   strings.Builder
+}
+
+func (r *runner) median(clock int) float64 {
+	var x []float64
+	for _, t := range r.times {
+		x = append(x, t[clock])
+	}
+	return median(x)
+}
+
+// runners starts the engine and PyTorch on m.
+func runners(o options, m model, threads int) ([]*runner, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	var all []*runner
+	add := func(name string, env []string, bin string, args ...string) error {
+		r := &runner{name: name, process: &process{name: name, cmd: exec.Command(bin, args...)}}
+		r.cmd.Stderr = &r.rss
+		err := r.start(env)
+		if err == nil {
+			all = append(all, r)
+		}
+		return err
+	}
+	for _, isa := range cpu.ISAs() {
+		if isa == "portable" && len(all) > 0 {
+			continue // minutes
+		}
+		if err := add(isa, nil, self, "-serve", fmt.Sprintf("%s %d %s", isa, threads, m.args())); err != nil {
+			return nil, err
+		}
+	}
+	if out, err := exec.Command(o.python, "-c", "import torch; print(torch.__version__)").CombinedOutput(); err != nil {
+		fmt.Printf("SKIPPED PyTorch: %s cannot import torch: %v\n", o.python, err)
+	} else {
+		version := strings.TrimSpace(string(out))
+		args := append([]string{filepath.Join(o.peers, "step.py"), strconv.Itoa(threads)}, strings.Fields(m.args())...)
+		for name, core := range map[string]string{"tuned": "SkylakeX", "AVX2": "Haswell"} {
+			env := []string{"OPENBLAS_CORETYPE=" + core, "OMP_NUM_THREADS=" + strconv.Itoa(threads), "OPENBLAS_NUM_THREADS=" + strconv.Itoa(threads)}
+			if err := add("torch "+version+" "+name, env, o.python, args...); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// step compares training steps.
+func step(o options, bins map[string]string) error {
+	for _, m := range models {
+		for _, threads := range o.threads {
+			if err := stepOn(o, bins, m, threads); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func stepOn(o options, bins map[string]string, m model, threads int) error {
+	all, err := runners(o, m, threads)
+	if err != nil {
+		return err
+	}
+	var peak *process
+	if bins["peak"] != "" {
+		if peak, err = start("peak", nil, bins["peak"]); err != nil {
+			return err
+		}
+		defer peak.close()
+	}
+	var peaks []float64
+	for range o.rounds {
+		for _, r := range all {
+			t, err := r.ask("1")
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, r.rss.String())
+			}
+			r.times = append(r.times, t)
+		}
+		if peak != nil {
+			t, err := peak.ask("512 0.02")
+			if err != nil {
+				return err
+			}
+			peaks = append(peaks, 2*24*16e6/t[1])
+		}
+	}
+	for _, r := range all {
+		if err := r.close(); err != nil {
+			return fmt.Errorf("%s: %w: %s", r.name, err, r.rss.String())
+		}
+	}
+	fmt.Printf("\nTraining step, dim %d, %d layers, vocabulary %d, %d x %d tokens, %d threads; medians of %d, by wall and by processor time\n",
+		m.dim, m.layers, m.vocab, m.batch, m.seq, threads, o.rounds)
+	w := table()
+	fmt.Fprintln(w, "\ttokens/s\tper core-s\tGFLOP/core-s\tof AVX-512 peak\tfirst/this\tper core-s\tMiB\t")
+	first := all[0]
+	for _, r := range all {
+		wall, proc := r.median(0), r.median(1)
+		kib, _ := strconv.ParseFloat(strings.TrimSpace(lastLine(r.rss.String())), 64)
+		share := "-"
+		if peak != nil {
+			share = fmt.Sprintf("%.0f %%", 100*m.flop()/proc/median(peaks))
+		}
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t%s\t%.2f\t%.2f\t%.0f\t\n", r.name, float64(m.tokens())/wall, float64(m.tokens())/proc,
+			m.flop()/proc/1e9, share, wall/first.median(0), proc/first.median(1), kib/1024)
+	}
+	return w.Flush()
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
+
+// load measures steps on all cores with and without as many busy processes.
+func load(o options) error {
+	m := models[0]
+	threads := o.threads[len(o.threads)-1]
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	var idle, busy []float64
+	r, err := start("engine", nil, self, "-serve", fmt.Sprintf("%s %d %s", cpu.ISAs()[0], threads, m.args()))
+	if err != nil {
+		return err
+	}
+	for range o.rounds {
+		t, err := r.ask("1")
+		if err != nil {
+			return err
+		}
+		idle = append(idle, t[0])
+		var spinners []*exec.Cmd
+		for range runtime.NumCPU() {
+			c := exec.Command(self, "-serve", "spin")
+			if err := c.Start(); err != nil {
+				return err
+			}
+			spinners = append(spinners, c)
+		}
+		t, err = r.ask("1")
+		for _, c := range spinners {
+			c.Process.Kill()
+			c.Wait()
+		}
+		if err != nil {
+			return err
+		}
+		busy = append(busy, t[0])
+	}
+	fmt.Printf("\nWith %d other processes that compute: %.2f of the speed without (%d threads, medians of %d steps in turns)\n",
+		runtime.NumCPU(), median(idle)/median(busy), threads, o.rounds)
+	return r.close()
+}

@@ -1,0 +1,144 @@
+package llama
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/shoalnet/shoal/gpu/cpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/ref"
+)
+
+// gradientOf gives loss and gradient of tokens under options that o changes.
+func gradientOf(t *testing.T, tr func(o Options) *Trainer, tokens [][]int32, change func(*Options)) (float64, []float32) {
+	t.Helper()
+	o := DefaultOptions()
+	change(&o)
+	x := tr(o)
+	loss, err := x.gradient(tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return loss, slices.Clone(x.grads.Host)
+}
+
+// apart is the distance of two gradients as a part of the first's norm.
+func apart(a, b []float32) float64 {
+	var diff, norm float64
+	for i := range a {
+		d := float64(a[i]) - float64(b[i])
+		diff, norm = diff+d*d, norm+float64(a[i])*float64(a[i])
+	}
+	return math.Sqrt(diff / norm)
+}
+
+// TestMicroBatchesAndCheckpoints holds both to the gradients of whole batches.
+func TestMicroBatchesAndCheckpoints(t *testing.T) {
+	for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen3": family(hf.Qwen3, true)} {
+		for _, dev := range devices(t) {
+			rng := rand.New(rand.NewPCG(5, 6))
+			params := wild(cfg, rng)
+			tokens := batch(rng, 5, 13, cfg.VocabSize)
+			trainer := func(o Options) *Trainer {
+				tr, err := NewTrainer(dev, cfg, params, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return tr
+			}
+			loss, want := gradientOf(t, trainer, tokens, func(*Options) {})
+			again, got := gradientOf(t, trainer, tokens, func(o *Options) { o.Checkpoint = true })
+			if again != loss || !slices.Equal(got, want) {
+				t.Errorf("%s, %s: with checkpoints loss %g, gradient off by %g; want the same bits", name, dev.Name(), again-loss, apart(want, got))
+			}
+			for _, m := range []int{1, 2, 3, 9} {
+				l, got := gradientOf(t, trainer, tokens, func(o *Options) { o.MicroBatch, o.Checkpoint = m, m == 2 })
+				if math.Abs(l-loss) > 1e-6*loss || apart(want, got) > 1e-6 {
+					t.Errorf("%s, %s: micro-batches of %d: loss %.9g, want %.9g; gradient off by %.2g", name, dev.Name(), m, l, loss, apart(want, got))
+				}
+			}
+		}
+	}
+}
+
+// TestPackedDocuments holds a packed sequence to its documents alone.
+func TestPackedDocuments(t *testing.T) {
+	const sep = 3
+	cfg := small(true)
+	for _, dev := range devices(t) {
+		rng := rand.New(rand.NewPCG(5, 8))
+		params := wild(cfg, rng)
+		trainer := func(o Options) *Trainer {
+			tr, err := NewTrainer(dev, cfg, params, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return tr
+		}
+		var packed []int32
+		var loss float64
+		want := make([]float32, len(params))
+		lengths := []int{7, 1, 12, 2, 9}
+		predictions := 0
+		for _, n := range lengths {
+			doc := make([]int32, n)
+			for i := range doc {
+				doc[i] = 4 + int32(rng.IntN(cfg.VocabSize-4))
+			}
+			doc = append(doc, sep)
+			packed = append(packed, doc...)
+			l, g := gradientOf(t, trainer, [][]int32{doc}, func(*Options) {})
+			predictions += n
+			loss += l * float64(n)
+			for i := range g {
+				want[i] += g[i] * float32(n)
+			}
+		}
+		loss /= float64(predictions)
+		for i := range want {
+			want[i] /= float32(predictions)
+		}
+		packed = append(packed, 5) // the target of the last separator: none
+		for _, checkpoint := range []bool{false, true} {
+			l, got := gradientOf(t, trainer, [][]int32{packed}, func(o *Options) { o.Pack, o.Separator, o.Checkpoint = true, sep, checkpoint })
+			if math.Abs(l-loss) > 1e-5*loss || apart(want, got) > 1e-5 {
+				t.Errorf("%s: packed: loss %.9g, alone %.9g; gradient off by %.2g", dev.Name(), l, loss, apart(want, got))
+			}
+		}
+		if l, _ := gradientOf(t, trainer, [][]int32{packed}, func(*Options) {}); math.Abs(l-loss) < 1e-3 {
+			t.Errorf("%s: without masks the loss is the same, %g: nothing was tested", dev.Name(), l)
+		}
+	}
+	o := DefaultOptions()
+	o.Pack, o.Separator = true, 3
+	tr, err := NewTrainer(ref.New(), cfg, Genesis(cfg, 1), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tr.Step([][]int32{{3, 3, 3}}, 1e-3); err == nil {
+		t.Error("a batch of separators was taken")
+	}
+}
+
+// TestOptionsAllocateNothing holds steps with all options to no allocation.
+func TestOptionsAllocateNothing(t *testing.T) {
+	cfg := wide()
+	o := DefaultOptions()
+	o.MicroBatch, o.Checkpoint, o.Pack, o.Separator = 2, true, true, 7
+	tr, err := NewTrainer(newCPU(t, cpu.Options{Threads: 2}), cfg, Genesis(cfg, 3), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := batch(rand.New(rand.NewPCG(9, 9)), 5, 33, cfg.VocabSize)
+	step := func() {
+		if _, err := tr.Step(tokens, 1e-3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step()
+	if n := testing.AllocsPerRun(10, step); n != 0 {
+		t.Errorf("%g allocations a step", n)
+	}
+}
