@@ -48,6 +48,7 @@ gpu/cpu: gpu
 gpu/gputest: gpu gpu/ref
 gpu/hf:
 gpu/llama: gpu gpu/hf
+gpu/worker: gpu/hf
 
 toploc/calibrate: toploc gpu gpu/hf gpu/llama
 
