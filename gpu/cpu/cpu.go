@@ -53,6 +53,7 @@ type Device struct {
 	reduce  reduceJob
 	adam    adamJob
 	scatter embedBackwardJob
+	decode  decoding
 }
 
 var _ gpu.Device = (*Device)(nil)
