@@ -28,6 +28,8 @@ type generateFlags struct {
 	topK        int
 	topP, minP  float64
 	repetition  float64
+	frequency   float64
+	presence    float64
 	stop        []string
 	logProbs    bool
 	eos         []int // tokens that end the text
@@ -67,6 +69,8 @@ goes on from the latter half of it.`,
 	f.Float64Var(&gf.topP, "top-p", 0, "of those, among the fewest with this share of probability; 0 is all")
 	f.Float64Var(&gf.minP, "min-p", 0, "of those, among the ones this fraction as likely as the likeliest; 0 is all")
 	f.Float64Var(&gf.repetition, "repetition-penalty", 1, "above 1 makes tokens that the text has already less likely")
+	f.Float64Var(&gf.frequency, "frequency-penalty", 0, "taken from a token's logit for each time that it was written")
+	f.Float64Var(&gf.presence, "presence-penalty", 0, "taken from a token's logit once it was written")
 	f.StringArrayVar(&gf.stop, "stop", nil, "end before this text; may be given more than once")
 	f.BoolVar(&gf.logProbs, "logprobs", false, "with --json: each token and its log-probability")
 	f.Uint64Var(&gf.seed, "seed", 1, "equal seeds give equal text")
@@ -198,18 +202,18 @@ func write(ctx context.Context, m *llama.Model, w *speaker, gf generateFlags, cf
 		}
 		before := left
 		o := llama.GenerateOptions{MaxTokens: left, Temperature: gf.temperature, TopK: gf.topK, TopP: gf.topP, MinP: gf.minP,
-			Repetition: gf.repetition, Seed: gf.seed + part<<32}
-		if gf.logProbs {
-			o.LogProb = func(id int32, p float64) { w.logProbs = append(w.logProbs, spokenFor{id, p}) }
-		}
+			Repetition: gf.repetition, Frequency: gf.frequency, Presence: gf.presence, Seed: gf.seed + part<<32, LogProbs: gf.logProbs}
 		for _, e := range gf.eos {
 			o.Stop = append(o.Stop, int32(e))
 		}
 		var werr error
 		room := cfg.MaxPositionEmbeddings - len(prompt) + 1
-		err := m.Generate(ctx, prompt, o, func(id int32) bool {
+		err := m.Generate(ctx, prompt, o, func(x llama.Token) bool {
 			left--
-			werr = w.say(id)
+			if gf.logProbs {
+				w.logProbs = append(w.logProbs, spokenFor{x.ID, x.LogProb})
+			}
+			werr = w.say(x.ID)
 			return werr == nil
 		})
 		if err = errors.Join(err, werr); err != nil {

@@ -119,9 +119,8 @@ func (m *Model) rotation(start, period int, inverse bool) gpu.Rotation {
 }
 
 // forward computes the last hidden states, normed, of seqs sequences of t
-// tokens that stand at positions from start on. With a cache there is one
-// sequence, whose earlier keys and values the cache holds.
-func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
+// tokens each.
+func (m *Model) forward(p *plan, seqs, t int) {
 	n, dev, eps := seqs*t, m.dev, float32(m.cfg.RMSNormEps)
 	dev.Embed(p.layers[0].x.Row(0, n), m.w.embed, p.ids[:n])
 	for i := range p.layers {
@@ -133,14 +132,8 @@ func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
 		m.project(w, &a)
 		k, q, v := m.columns(a.qkv)
-		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(start, t, false))
-		s := m.shape(seqs, t, t)
-		if c != nil {
-			dev.Copy(c.k[i].Row(start, t), k)
-			dev.Copy(c.v[i].Row(start, t), v)
-			k, v, s.Keys = c.k[i].Row(0, start+t), c.v[i].Row(0, start+t), start+t
-		}
-		dev.Attention(s, a.o, a.stats, q, k, v)
+		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(0, t, false))
+		dev.Attention(m.shape(seqs, t, t), a.o, a.stats, q, k, v)
 		dev.Copy(a.x2, a.x)
 		dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
 		m.bias(a.x2, a.ones, w.ob)

@@ -129,7 +129,7 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 	}
 	t.rotary(length)
 	t.train.load(tokens)
-	t.forward(t.train, len(tokens), length, 0, nil)
+	t.forward(t.train, len(tokens), length)
 	t.head(t.train, n, &t.g)
 	t.backward(t.train, len(tokens), length, &t.g)
 	loss := t.dev.Sum(t.train.loss.Slice(0, n)) / float64(n)
