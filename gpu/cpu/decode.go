@@ -53,8 +53,10 @@ func (d *Device) Pack(half bool, w ...gpu.Matrix) gpu.Packed {
 	}
 	if half {
 		j.to.Half = make([]uint16, n)
+		huge(unsafe.Pointer(unsafe.SliceData(j.to.Half)), 2*n)
 	} else {
 		j.to.Buffer = d.Alloc(n)
+		huge(unsafe.Pointer(unsafe.SliceData(j.to.Host)), 4*n)
 	}
 	d.pool.run(j, panels, n)
 	p, *j = j.to, packJob{}
