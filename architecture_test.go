@@ -47,6 +47,7 @@ gpu/ref: gpu
 gpu/cpu: gpu
 gpu/gputest: gpu gpu/ref
 gpu/hf:
+gpu/hf/chat:
 gpu/llama: gpu gpu/hf
 gpu/worker: gpu/hf
 
@@ -65,7 +66,7 @@ cmd/shoal: *
 // pure packages decide; they start no goroutine, read no clock and do no I/O.
 var pure = []string{
 	"p2p/wire", "diloco", "diloco/codec", "diloco/outer", "diloco/shard",
-	"node/manifest", "gpu/hf", "gpu/ref", "toploc",
+	"node/manifest", "gpu/hf", "gpu/hf/chat", "gpu/ref", "toploc",
 }
 
 // owners says which packages alone may import a family of libraries, and why.

@@ -23,6 +23,7 @@ const maxModel = 1 << 38 // bytes of a model directory
 
 type generateFlags struct {
 	prompt      string
+	chat        chatFlags
 	tokens      int
 	temperature float64
 	topK        int
@@ -46,8 +47,13 @@ func (a *app) generateCmd() *cobra.Command {
 		Short: "Let a model write",
 		Long: `MODEL is a directory with config.json, model.safetensors and tokenizer.json, or the CID
 of one, which is fetched. Equal seeds give equal text. Text beyond the model's context
-goes on from the latter half of it.`,
+goes on from the latter half of it.
+
+With --chat the prompt is what a user says: the model's own chat template makes the
+text of it, and what is written is the answer.`,
 		Example: `  shoal generate model/ -p "Call me "
+  shoal generate model/ --chat -p "Who is Ishmael?"
+  shoal generate model/ --messages conversation.json --chat-vars '{"enable_thinking": false}'
   shoal generate model/ -p "Call me " -n 1000 --temperature 0.6 --seed 3
   shoal generate bafybei… -p "Call me "`,
 		Args: exactly("MODEL"),
@@ -63,6 +69,7 @@ goes on from the latter half of it.`,
 	nf.add(c)
 	f := c.Flags()
 	f.StringVarP(&gf.prompt, "prompt", "p", "", "text to go on from")
+	gf.chat.add(c)
 	f.IntVarP(&gf.tokens, "tokens", "n", 300, "how many tokens to write")
 	f.Float64Var(&gf.temperature, "temperature", 0.8, "0 takes the likeliest token each time")
 	f.IntVar(&gf.topK, "top-k", 0, "choose among this many likeliest tokens; 0 is all")
@@ -107,7 +114,7 @@ func (a *app) modelFiles(ctx context.Context, name string, kf *keyFlags, nf *net
 				return nil, advise(fmt.Errorf("model: %w", err), "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
 			}
 		}
-		for _, f := range []string{tokenizerConfigFile, generationFile} {
+		for _, f := range []string{tokenizerConfigFile, generationFile, chatTemplateFile} {
 			if files[f], err = optional(name, f, maxTokenizer); err != nil {
 				return nil, err
 			}
@@ -166,6 +173,12 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 		gf.eos = append(slices.Clone(gf.eos), g.EOS...)
 	}
 	ids := o.tok.EncodePrompt(gf.prompt)
+	if gf.chat.asked() {
+		if gf.prompt, err = gf.chat.render(files, gf.prompt); err != nil {
+			return err
+		}
+		ids = o.tok.Encode(gf.prompt) // a template writes BOS itself
+	}
 	if len(ids) == 0 {
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
 	}
