@@ -24,7 +24,7 @@ import (
 const (
 	tokenizerConfigFile = "tokenizer_config.json"
 	generationFile      = "generation_config.json"
-	chatTemplateFile    = "chat_template.jinja" // instead of chat_template in tokenizer_config.json
+	chatTemplateFile    = "chat_template.jinja"          // instead of chat_template in tokenizer_config.json
 	shardIndexFile      = "model.safetensors.index.json" // instead of model.safetensors
 )
 
