@@ -47,8 +47,10 @@ gpu/ref: gpu
 gpu/cpu: gpu
 gpu/gputest: gpu gpu/ref
 gpu/hf:
+gpu/hf/chat:
 gpu/llama: gpu gpu/hf
 gpu/cpu/bench: gpu gpu/cpu gpu/hf gpu/llama
+gpu/worker: gpu/hf
 
 toploc/calibrate: toploc gpu gpu/hf gpu/llama
 
@@ -65,7 +67,7 @@ cmd/shoal: *
 // pure packages decide; they start no goroutine, read no clock and do no I/O.
 var pure = []string{
 	"p2p/wire", "diloco", "diloco/codec", "diloco/outer", "diloco/shard",
-	"node/manifest", "gpu/hf", "gpu/ref", "toploc",
+	"node/manifest", "gpu/hf", "gpu/hf/chat", "gpu/ref", "toploc",
 }
 
 // owners says which packages alone may import a family of libraries, and why.

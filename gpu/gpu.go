@@ -200,4 +200,6 @@ type Device interface {
 	// AdamW makes one step on p, its gradient g, and its moments m and v, all
 	// of one length, and clears g.
 	AdamW(p, g, m, v Buffer, o AdamW)
+
+	Decoder
 }

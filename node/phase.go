@@ -37,7 +37,9 @@ func (t *trainer) open(start *State) error {
 		if head.Run != t.run {
 			return fmt.Errorf("%w: it is of the run %s", errCorrupt, head.Run)
 		}
-		if err := live.Load(bufio.NewReaderSize(r, 1<<20)); err != nil {
+		if err := live.Load(bufio.NewReaderSize(r, 1<<20)); errors.Is(err, ErrEngineLost) {
+			return err
+		} else if err != nil {
 			return fmt.Errorf("%w: %w", errCorrupt, err)
 		}
 		return nil

@@ -20,6 +20,11 @@ var (
 	ErrBadContent = errors.New("bad content")
 )
 
+// ErrEngineLost is what a Trainer's methods wrap where what computes is gone,
+// with all that it held, and a new trainer must be made: a worker process that
+// was killed, say. It says nothing about what was asked of it.
+var ErrEngineLost = errors.New("the engine is lost")
+
 // A Judge decides about a message of a topic before it is relayed. It is
 // called by many goroutines.
 type Judge func(ctx context.Context, from wire.PeerID, data []byte) wire.Judgement
@@ -112,11 +117,11 @@ type Engine interface {
 // A batch is (B, T+1) token IDs: position t predicts t+1.
 type Trainer interface {
 	// Step does one inner step at learning rate lr and returns the mean loss in
-	// nats per token before it.
+	// nats per token before it; NaN where loss or gradient is not finite.
 	Step(batch [][]int32, lr float64) (loss float64, err error)
 	// Eval returns the mean loss without changing anything.
 	Eval(batch [][]int32) (loss float64, err error)
-	// Params are the live weights: to be read, not kept.
+	// Params are the live weights: to be read, not kept. Nil where the engine is lost.
 	Params() []float32
 	// SetParams copies params in; moments and step count stay.
 	SetParams(params []float32) error

@@ -136,6 +136,9 @@ func (t *trainer) loop(ctx context.Context) error {
 		if e := t.nextEval(); e != nil {
 			began := time.Now()
 			loss, err := t.evalState(ctx, e.state)
+			if errors.Is(err, ErrEngineLost) {
+				t.close() // another is made when one is needed
+			}
 			e.done(loss, time.Since(began), err)
 			continue
 		}

@@ -199,7 +199,7 @@ func (b *bench) model(ctx context.Context, name string, cfg hf.Config, seqs, tok
 	}
 	const n = 64
 	rate, err = b.best(ctx, n, func() error {
-		return m.Generate(ctx, []int32{1}, llama.GenerateOptions{MaxTokens: n}, func(int32) bool { return true })
+		return m.Generate(ctx, []int32{1}, llama.GenerateOptions{MaxTokens: n}, func(llama.Token) bool { return true })
 	})
 	if err != nil {
 		return err

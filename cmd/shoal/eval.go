@@ -24,6 +24,7 @@ import (
 const (
 	tokenizerConfigFile = "tokenizer_config.json"
 	generationFile      = "generation_config.json"
+	chatTemplateFile    = "chat_template.jinja"          // instead of chat_template in tokenizer_config.json
 	shardIndexFile      = "model.safetensors.index.json" // instead of model.safetensors
 )
 
@@ -167,13 +168,7 @@ func bosTokens(tok *hf.Tokenizer, config []byte) ([]int32, error) {
 	if err := json.Unmarshal(config, &j); err != nil {
 		return nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
 	}
-	name := ""
-	if json.Unmarshal(j.BOS, &name) != nil { // an object, as transformers 4 wrote it, or nothing
-		var o struct{ Content string }
-		if json.Unmarshal(j.BOS, &o) == nil {
-			name = o.Content
-		}
-	}
+	name := tokenName(j.BOS)
 	if name == "" || j.Add != nil && !*j.Add {
 		return nil, nil
 	}

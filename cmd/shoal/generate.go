@@ -23,11 +23,14 @@ const maxModel = 1 << 38 // bytes of a model directory
 
 type generateFlags struct {
 	prompt      string
+	chat        chatFlags
 	tokens      int
 	temperature float64
 	topK        int
 	topP, minP  float64
 	repetition  float64
+	frequency   float64
+	presence    float64
 	stop        []string
 	logProbs    bool
 	eos         []int // tokens that end the text
@@ -44,8 +47,13 @@ func (a *app) generateCmd() *cobra.Command {
 		Short: "Let a model write",
 		Long: `MODEL is a directory with config.json, model.safetensors and tokenizer.json, or the CID
 of one, which is fetched. Equal seeds give equal text. Text beyond the model's context
-goes on from the latter half of it.`,
+goes on from the latter half of it.
+
+With --chat the prompt is what a user says: the model's own chat template makes the
+text of it, and what is written is the answer.`,
 		Example: `  shoal generate model/ -p "Call me "
+  shoal generate model/ --chat -p "Who is Ishmael?"
+  shoal generate model/ --messages conversation.json --chat-vars '{"enable_thinking": false}'
   shoal generate model/ -p "Call me " -n 1000 --temperature 0.6 --seed 3
   shoal generate bafybei… -p "Call me "`,
 		Args: exactly("MODEL"),
@@ -61,12 +69,15 @@ goes on from the latter half of it.`,
 	nf.add(c)
 	f := c.Flags()
 	f.StringVarP(&gf.prompt, "prompt", "p", "", "text to go on from")
+	gf.chat.add(c)
 	f.IntVarP(&gf.tokens, "tokens", "n", 300, "how many tokens to write")
 	f.Float64Var(&gf.temperature, "temperature", 0.8, "0 takes the likeliest token each time")
 	f.IntVar(&gf.topK, "top-k", 0, "choose among this many likeliest tokens; 0 is all")
 	f.Float64Var(&gf.topP, "top-p", 0, "of those, among the fewest with this share of probability; 0 is all")
 	f.Float64Var(&gf.minP, "min-p", 0, "of those, among the ones this fraction as likely as the likeliest; 0 is all")
 	f.Float64Var(&gf.repetition, "repetition-penalty", 1, "above 1 makes tokens that the text has already less likely")
+	f.Float64Var(&gf.frequency, "frequency-penalty", 0, "taken from a token's logit for each time that it was written")
+	f.Float64Var(&gf.presence, "presence-penalty", 0, "taken from a token's logit once it was written")
 	f.StringArrayVar(&gf.stop, "stop", nil, "end before this text; may be given more than once")
 	f.BoolVar(&gf.logProbs, "logprobs", false, "with --json: each token and its log-probability")
 	f.Uint64Var(&gf.seed, "seed", 1, "equal seeds give equal text")
@@ -103,7 +114,7 @@ func (a *app) modelFiles(ctx context.Context, name string, kf *keyFlags, nf *net
 				return nil, advise(fmt.Errorf("model: %w", err), "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
 			}
 		}
-		for _, f := range []string{tokenizerConfigFile, generationFile} {
+		for _, f := range []string{tokenizerConfigFile, generationFile, chatTemplateFile} {
 			if files[f], err = optional(name, f, maxTokenizer); err != nil {
 				return nil, err
 			}
@@ -162,6 +173,12 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 		gf.eos = append(slices.Clone(gf.eos), g.EOS...)
 	}
 	ids := o.tok.EncodePrompt(gf.prompt)
+	if gf.chat.asked() {
+		if gf.prompt, err = gf.chat.render(files, gf.prompt); err != nil {
+			return err
+		}
+		ids = o.tok.Encode(gf.prompt) // a template writes BOS itself
+	}
 	if len(ids) == 0 {
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
 	}
@@ -198,18 +215,18 @@ func write(ctx context.Context, m *llama.Model, w *speaker, gf generateFlags, cf
 		}
 		before := left
 		o := llama.GenerateOptions{MaxTokens: left, Temperature: gf.temperature, TopK: gf.topK, TopP: gf.topP, MinP: gf.minP,
-			Repetition: gf.repetition, Seed: gf.seed + part<<32}
-		if gf.logProbs {
-			o.LogProb = func(id int32, p float64) { w.logProbs = append(w.logProbs, spokenFor{id, p}) }
-		}
+			Repetition: gf.repetition, Frequency: gf.frequency, Presence: gf.presence, Seed: gf.seed + part<<32, LogProbs: gf.logProbs}
 		for _, e := range gf.eos {
 			o.Stop = append(o.Stop, int32(e))
 		}
 		var werr error
 		room := cfg.MaxPositionEmbeddings - len(prompt) + 1
-		err := m.Generate(ctx, prompt, o, func(id int32) bool {
+		err := m.Generate(ctx, prompt, o, func(x llama.Token) bool {
 			left--
-			werr = w.say(id)
+			if gf.logProbs {
+				w.logProbs = append(w.logProbs, spokenFor{x.ID, x.LogProb})
+			}
+			werr = w.say(x.ID)
 			return werr == nil
 		})
 		if err = errors.Join(err, werr); err != nil {

@@ -105,3 +105,37 @@ func TestShardedModel(t *testing.T) {
 		t.Errorf("a missing shard: %d, %s", code, errw.String())
 	}
 }
+
+func TestChat(t *testing.T) {
+	tok := map[string][]byte{tokenizerConfigFile: []byte(`{"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template":
+		[{"name": "tool", "template": "no"}, {"name": "default", "template": "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ who }}:{% endif %}"}]}`)}
+	file := filepath.Join(t.TempDir(), "m.json")
+	if err := os.WriteFile(file, []byte(`[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		flags  chatFlags
+		prompt string
+		want   string // or of the error
+	}{
+		{chatFlags{on: true}, "Hi", "<s>user: Hi</s>:"},
+		{chatFlags{on: true, system: "Be", vars: `{"who": "assistant"}`}, "Hi", "<s>system: Be</s>user: Hi</s>assistant:"},
+		{chatFlags{file: file}, "", "<s>user: a</s>assistant: b</s>:"},
+		{chatFlags{file: file}, "Hi", "leave out -p"},
+		{chatFlags{file: file + "x"}, "", "no such file"},
+		{chatFlags{on: true}, "", "no message"},
+		{chatFlags{on: true, vars: "x"}, "Hi", "--chat-vars"},
+	} {
+		got, err := c.flags.render(tok, c.prompt)
+		if err != nil && !strings.Contains(err.Error(), c.want) || err == nil && got != c.want {
+			t.Errorf("%+v, %q: %q, %v", c.flags, c.prompt, got, err)
+		}
+	}
+	if _, err := (&chatFlags{on: true}).render(nil, "Hi"); err == nil {
+		t.Error("a model without a template made a prompt")
+	}
+	got, err := (&chatFlags{on: true}).render(map[string][]byte{chatTemplateFile: []byte("{{ messages[0].content }}!")}, "Hi")
+	if err != nil || got != "Hi!" {
+		t.Errorf("a template in a file: %q, %v", got, err)
+	}
+}

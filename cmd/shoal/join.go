@@ -28,6 +28,7 @@ const (
 // takeFlags are those of the commands that take part in a run.
 type takeFlags struct {
 	threads int
+	engine  string
 	observe bool
 	prune   bool
 	http    string
@@ -37,6 +38,7 @@ type takeFlags struct {
 func (t *takeFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.IntVar(&t.threads, "threads", 0, "threads that compute (default: one for each core)")
+	f.StringVar(&t.engine, "engine", inProcess, "what trains: "+inProcess+", worker (a process of its own), unix:SOCKET or exec:COMMAND (see shoal worker --help)")
 	f.BoolVar(&t.observe, "observe", false, "follow and serve the run without training")
 	f.BoolVar(&t.prune, "prune", false, "forget old payloads: less disk, but the lineage cannot be recomputed from here")
 	f.StringVar(&t.http, "http", "", "serve status and metrics on this loopback address, too, e.g. 127.0.0.1:9447")
@@ -162,12 +164,17 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	if m != nil {
 		s.policy.Store(m)
 	}
-	eng := engines(threads(tf.threads))
+	spawn, err := spawner(tf.engine, threads(tf.threads))
+	if err != nil {
+		return err
+	}
 	n, err := node.New(node.Options{
 		Dir: s.app.dir, Key: s.key, Run: run, Manifest: m, Net: s.net, Blocks: s.blocks, Board: s.board,
-		Engine: func(ctx context.Context, m *manifest.Manifest) (node.Engine, error) {
+		Engine: func(_ context.Context, m *manifest.Manifest) (node.Engine, error) {
 			s.policy.Store(m)
-			return eng(ctx, m)
+			e := newEngine(m, threads(tf.threads))
+			e.spawn = spawn
+			return e, nil
 		},
 		Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
 	})

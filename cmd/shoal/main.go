@@ -137,7 +137,7 @@ anyone can recompute a model's whole history, bit for bit.`,
 	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd(), a.evalCmd(), a.tokenizeCmd(), a.trainCmd(), a.convertCmd(), a.toplocCmd())
 	root.AddGroup(&cobra.Group{ID: "money", Title: "Ledger:"})
 	add("money", a.moneyCmds()...)
-	add("here", a.statusCmd(), a.keyCmd(), a.benchCmd(), a.versionCmd())
+	add("here", a.statusCmd(), a.keyCmd(), a.benchCmd(), a.workerCmd(), a.versionCmd())
 	return root
 }
 

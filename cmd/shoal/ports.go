@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/shoalnet/shoal/gpu/cpu"
 	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/llama"
+	"github.com/shoalnet/shoal/gpu/worker"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p"
@@ -143,12 +145,13 @@ func (b blocks) GC(ctx context.Context) error {
 
 func (b blocks) Usage() (int64, error) { return b.store.Usage().Bytes, nil }
 
-// engine is node.Engine on the host's processor.
+// engine is node.Engine on the host's processor, or in a worker.
 type engine struct {
 	cfg     hf.Config
 	seed    uint64
 	opts    llama.Options
-	threads int // 0: all
+	threads int                            // 0: all
+	spawn   func() (*worker.Client, error) // nil: in this process
 }
 
 var _ node.Engine = engine{}
@@ -157,7 +160,7 @@ var _ node.Engine = engine{}
 func newEngine(m *manifest.Manifest, threads int) engine {
 	return engine{m.Model.Config.HF(), m.Model.Seed, llama.Options{
 		Beta1: m.Inner.Beta1, Beta2: m.Inner.Beta2, Eps: m.Inner.Eps, WeightDecay: m.Inner.WeightDecay, Clip: m.Inner.Clip,
-	}, threads}
+	}, threads, nil}
 }
 
 // engines makes newEngine what node wants to be given.
@@ -174,6 +177,9 @@ type trainer struct {
 }
 
 func (e engine) NewTrainer(params []float32) (node.Trainer, error) {
+	if e.spawn != nil {
+		return e.remote(params)
+	}
 	dev, err := cpu.New(cpu.Options{Threads: e.threads})
 	if err != nil {
 		return nil, err
@@ -183,6 +189,16 @@ func (e engine) NewTrainer(params []float32) (node.Trainer, error) {
 		return nil, errors.Join(err, dev.Close())
 	}
 	return trainer{t, dev}, nil
+}
+
+// Step's loss is NaN where loss or gradient is not finite: that is the model's
+// fault, not the engine's.
+func (t trainer) Step(batch [][]int32, lr float64) (float64, error) {
+	loss, err := t.Trainer.Step(batch, lr)
+	if errors.Is(err, llama.ErrNotFinite) {
+		return math.NaN(), nil
+	}
+	return loss, err
 }
 
 func (t trainer) Close() error { return errors.Join(t.Trainer.Close(), t.dev.Close()) }

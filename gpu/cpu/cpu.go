@@ -58,6 +58,7 @@ type Device struct {
 	reduce  reduceJob
 	adam    adamJob
 	scatter embedBackwardJob
+	decode  decoding
 }
 
 var _ gpu.Device = (*Device)(nil)

@@ -23,6 +23,7 @@ func Run(t *testing.T, dev gpu.Device) {
 		"memory": memory, "matmul": matmul, "embed": embed, "rmsnorm": rmsnorm, "rope": rope,
 		"attention": attention, "swiglu": swiglu, "cross-entropy": crossEntropy, "sums": sums,
 		"adamw": adamw, "not finite": notFinite, "panics": panics, "gradients": gradients,
+		"linear": linear, "cache": cached,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := *s

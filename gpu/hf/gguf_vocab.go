@@ -56,13 +56,13 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 	switch {
 	case t.bytes:
 		pre, ok := ggufSplits[t.pattern]
-		if !ok || t.bpe.whole != nil && pre != "llama-bpe" {
+		if !ok || len(t.splits) > 1 || t.bpe.whole != nil && pre != "llama-bpe" {
 			return fmt.Errorf("tokenizer: llama.cpp has no split %.80q", t.pattern)
 		}
 		g.str("tokenizer.ggml.model", "gpt2")
 		g.str("tokenizer.ggml.pre", pre)
 		g.strs("tokenizer.ggml.merges", t.mergeList())
-	case marks && t.split == nil:
+	case marks && len(t.splits) == 0:
 		g.str("tokenizer.ggml.model", "llama")
 		g.str("tokenizer.ggml.pre", "default")
 		g.yes("tokenizer.ggml.add_space_prefix", prefix)
@@ -75,7 +75,7 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 		for _, s := range t.scores(len(tokens)) {
 			g.pairs = binary.LittleEndian.AppendUint32(g.pairs, math.Float32bits(s))
 		}
-	case len(t.normalize) == 0 && t.pattern == charPattern && len(t.bpe.merges) == 0 && t.bpe.fallback == nil:
+	case len(t.normalize) == 0 && t.pattern == charPattern && len(t.splits) == 1 && len(t.bpe.merges) == 0 && t.bpe.fallback == nil:
 		g.str("tokenizer.ggml.model", "rwkv")
 		for id := range tokens { // its escapes
 			tokens[id] = strings.ReplaceAll(tokens[id], `\`, `\\`)
@@ -105,6 +105,9 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 // marksSpaces says whether the tokenizer writes ▁ for a space, and whether it
 // puts one before a text.
 func (t *Tokenizer) marksSpaces() (marks, prefix bool) {
+	if t.meta != "" {
+		return t.meta == "▁" && len(t.normalize) == 0, t.metaScheme != "never"
+	}
 	return t.normalized("a b") == "a▁b" || t.normalized("a b") == "▁a▁b", strings.HasPrefix(t.normalized("a"), "▁")
 }
 

@@ -12,7 +12,7 @@ import (
 // Limits of a tokenizer.json.
 const (
 	maxTokenizer = 64 << 20 // bytes
-	maxToken     = 1024     // bytes of one token
+	maxToken     = 8 << 10  // bytes of one token
 	maxAdded     = 1 << 15
 	maxMerges    = 1 << 21
 	maxSteps     = 8 // normalizers, or decoders
@@ -47,20 +47,24 @@ type stageJSON struct {
 		String string
 		Regex  string
 	} `json:"pattern"`
-	Content        string      `json:"content"`
-	Prepend        string      `json:"prepend"`
-	Behavior       string      `json:"behavior"`
-	Invert         bool        `json:"invert"`
-	AddPrefixSpace bool        `json:"add_prefix_space"`
-	UseRegex       *bool       `json:"use_regex"`
-	Start          int         `json:"start"`
-	Stop           int         `json:"stop"`
-	Normalizers    []stageJSON `json:"normalizers"`
-	Pretokenizers  []stageJSON `json:"pretokenizers"`
-	Processors     []stageJSON `json:"processors"`
-	Decoders       []stageJSON `json:"decoders"`
-	Single         []pieceJSON `json:"single"`
-	SpecialTokens  map[string]struct {
+	Content       string      `json:"content"`
+	Prepend       string      `json:"prepend"`
+	Behavior      string      `json:"behavior"`
+	Invert        bool        `json:"invert"`
+	AddPrefix     *bool       `json:"add_prefix_space"`
+	Individual    bool        `json:"individual_digits"`
+	Replacement   string      `json:"replacement"`
+	PrependScheme string      `json:"prepend_scheme"`
+	SplitWords    *bool       `json:"split"`
+	UseRegex      *bool       `json:"use_regex"`
+	Start         int         `json:"start"`
+	Stop          int         `json:"stop"`
+	Normalizers   []stageJSON `json:"normalizers"`
+	Pretokenizers []stageJSON `json:"pretokenizers"`
+	Processors    []stageJSON `json:"processors"`
+	Decoders      []stageJSON `json:"decoders"`
+	Single        []pieceJSON `json:"single"`
+	SpecialTokens map[string]struct {
 		IDs []int `json:"ids"`
 	} `json:"special_tokens"`
 }
@@ -138,10 +142,19 @@ func loadTokenizer(b []byte) (*Tokenizer, error) {
 	t.added = make(map[int32]bool, len(j.AddedTokens))
 	for _, a := range j.AddedTokens {
 		t.added[int32(a.ID)] = a.Special
-		if !a.Normalized {
-			t.cut.add(a.Content, int32(a.ID))
-		} else if s := t.normalized(a.Content); s != "" {
-			t.cutNormal.add(s, int32(a.ID))
+		m, s := &t.cut, a.Content
+		if a.Normalized {
+			m, s = &t.cutNormal, t.normalized(s)
+		}
+		if s == "" {
+			continue
+		}
+		m.add(s, int32(a.ID))
+		if e := (edges{a.LStrip, a.RStrip, a.SingleWord}); e != (edges{}) {
+			if m.edges == nil {
+				m.edges = map[int32]edges{}
+			}
+			m.edges[int32(a.ID)] = e
 		}
 	}
 	return t, nil
@@ -169,9 +182,6 @@ func (t *Tokenizer) loadVocab(m *modelJSON, added []addedJSON) error {
 		if err := check(a.Content, a.ID); err != nil {
 			return fmt.Errorf("added_tokens: %w", err)
 		}
-		if a.SingleWord || a.LStrip || a.RStrip {
-			return fmt.Errorf("added_tokens: %.40q: single_word, lstrip and rstrip are not supported", a.Content)
-		}
 	}
 	t.tokens, t.ids = make([]string, top), make(map[string]int32, len(m.Vocab)+len(added))
 	for s, id := range m.Vocab {
@@ -189,8 +199,8 @@ func (t *Tokenizer) loadVocab(m *modelJSON, added []addedJSON) error {
 	return nil
 }
 
-// loadPreTokenizer knows ByteLevel, Split by a listed pattern, and Split then
-// ByteLevel.
+// loadPreTokenizer knows stages of Split, Digits and Metaspace, and ByteLevel
+// after them.
 func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
 	if j == nil {
 		return nil
@@ -199,28 +209,80 @@ func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
 	if j.Type == "Sequence" {
 		list = j.Pretokenizers
 	}
-	for i, p := range list {
+	if len(list) > maxSteps {
+		return fmt.Errorf("pre_tokenizer: %d stages, at most %d", len(list), maxSteps)
+	}
+	for i := range list {
+		p := &list[i]
 		switch {
-		case p.Type == "Split" && i == 0:
+		case p.Type == "Split" && p.Pattern.String != "":
+			f, err := splitString(p.Pattern.String, p.Behavior, p.Invert)
+			if err != nil {
+				return fmt.Errorf("pre_tokenizer: %w", err)
+			}
+			t.splits = append(t.splits, f)
+		case p.Type == "Split":
 			covers := p.Behavior == "Isolated" && !p.Invert || p.Behavior == "Removed" && p.Invert
 			f, ok := splits[p.Pattern.Regex]
 			if !ok || !covers {
-				return fmt.Errorf("pre_tokenizer: split %.300q (%.20s) is not one of the known patterns", p.Pattern.Regex+p.Pattern.String, p.Behavior)
+				return fmt.Errorf("pre_tokenizer: split %.300q (%.20s) is not one of the known patterns", p.Pattern.Regex, p.Behavior)
 			}
-			t.split, t.pattern = f, p.Pattern.Regex
+			if t.pattern != "" {
+				return errors.New("pre_tokenizer: more than one Split by a pattern is not supported")
+			}
+			t.splits, t.pattern = append(t.splits, f), p.Pattern.Regex
+		case p.Type == "Digits":
+			t.splits = append(t.splits, splitDigits(p.Individual))
+		case p.Type == "Metaspace" && i == 0:
+			if err := t.loadMetaspace(p); err != nil {
+				return err
+			}
 		case p.Type == "ByteLevel" && i == len(list)-1:
 			t.bytes = true
 			regex := p.UseRegex == nil || *p.UseRegex
-			if t.split != nil && (regex || p.AddPrefixSpace) {
-				return errors.New("pre_tokenizer: ByteLevel with a pattern or a prefix space of its own after Split is not supported")
+			prefix := p.AddPrefix != nil && *p.AddPrefix
+			if i > 0 && prefix {
+				return errors.New("pre_tokenizer: ByteLevel with a prefix space after another stage is not supported")
 			}
 			if regex {
-				t.split, t.pattern = splitGPT2, patternGPT2
+				if t.pattern != "" {
+					return errors.New("pre_tokenizer: ByteLevel with a pattern of its own after Split is not supported")
+				}
+				t.splits, t.pattern = append(t.splits, splitGPT2), patternGPT2
 			}
-			t.prefixSpace = p.AddPrefixSpace
+			t.prefixSpace = prefix
 		default:
-			return fmt.Errorf("pre_tokenizer: %.40q is not supported here, only Split and then ByteLevel", p.Type)
+			return fmt.Errorf("pre_tokenizer: %.40q is not supported here, only Metaspace, Split, Digits and then ByteLevel", p.Type)
 		}
+	}
+	return nil
+}
+
+// loadMetaspace reads SentencePiece's way with spaces: they become a character
+// that begins the word which follows.
+func (t *Tokenizer) loadMetaspace(p *stageJSON) error {
+	if p.Replacement == "" || utf8.RuneCountInString(p.Replacement) != 1 {
+		return fmt.Errorf("pre_tokenizer: Metaspace: replacement %.40q is not one character", p.Replacement)
+	}
+	scheme := p.PrependScheme
+	if scheme == "" { // of older files
+		scheme = "always"
+		if p.AddPrefix != nil && !*p.AddPrefix {
+			scheme = "never"
+		}
+	}
+	switch scheme {
+	case "always", "first", "never":
+	default:
+		return fmt.Errorf("pre_tokenizer: Metaspace: prepend_scheme %.40q", scheme)
+	}
+	t.meta, t.metaScheme = p.Replacement, scheme
+	if p.SplitWords == nil || *p.SplitWords {
+		f, err := splitString(p.Replacement, "MergedWithNext", false)
+		if err != nil {
+			return err
+		}
+		t.splits = append(t.splits, f)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package hf
 
 import (
+	"fmt"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -13,6 +15,7 @@ const (
 	patternGPT2Short = `'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 	patternLlama3    = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	patternQwen      = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+` // 2, 2.5, 3
+	patternO200k     = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	charPattern      = `[\s\S]`
 )
 
@@ -21,6 +24,7 @@ var splits = map[string]func(string) int{
 	patternGPT2Short: splitGPT2,
 	patternLlama3:    func(s string) int { return splitGPT4(s, 3) },
 	patternQwen:      func(s string) int { return splitGPT4(s, 1) },
+	patternO200k:     splitO200k,
 	charPattern:      splitChar,
 }
 
@@ -148,13 +152,19 @@ func splitGPT4(s string, digits int) int {
 		}
 		return n
 	}
-	at := 0 // " ?[^\s\p{L}\p{N}]+[\r\n]*"
+	return restGPT4(s, "\r\n")
+}
+
+// restGPT4 is ` ?[^\s\p{L}\p{N}]+[tail]*|\s*[\r\n]+|\s+(?!\S)|\s+` on text that
+// begins with neither a letter nor a number.
+func restGPT4(s, tail string) int {
+	at := 0
 	if s[0] == ' ' {
 		at = 1
 	}
 	if k := run(s, at, other); k > 0 {
 		at += k
-		for at < len(s) && (s[at] == '\r' || s[at] == '\n') {
+		for at < len(s) && strings.IndexByte(tail, s[at]) >= 0 {
 			at++
 		}
 		return at
@@ -187,4 +197,144 @@ func contraction(s string) int {
 		}
 	}
 	return 0
+}
+
+// upperly and lowerly are the two classes of letters of o200k_base, which share
+// those without case, and marks.
+func upperly(r rune) bool {
+	return unicode.In(r, unicode.Lu, unicode.Lt, unicode.Lm, unicode.Lo, unicode.M)
+}
+
+func lowerly(r rune) bool {
+	return unicode.In(r, unicode.Ll, unicode.Lm, unicode.Lo, unicode.M)
+}
+
+// splitO200k returns the length of the first piece under o200k_base's pattern.
+func splitO200k(s string) int {
+	c, n := first(s)
+	before := 0
+	if c != letter && c != number && s[0] != '\r' && s[0] != '\n' {
+		before = n
+	}
+	for _, word := range []func(string) int{wordLower, wordUpper} {
+		for _, at := range []int{before, 0} { // a mark may be what is before, or belong to the word
+			if k := word(s[at:]); k > 0 {
+				at += k
+				if at < len(s) && s[at] == '\'' {
+					at += contraction(s[at:])
+				}
+				return at
+			}
+			if before == 0 {
+				break
+			}
+		}
+	}
+	if c == number {
+		for k := 1; k < 3 && n < len(s); k++ {
+			d, m := first(s[n:])
+			if d != number {
+				break
+			}
+			n += m
+		}
+		return n
+	}
+	return restGPT4(s, "\r\n/")
+}
+
+// wordLower is upperly*lowerly+, as it backtracks: where nothing lower follows,
+// the last that is both ends it.
+func wordLower(s string) int {
+	both, at := 0, 0
+	for at < len(s) {
+		r, n := utf8.DecodeRuneInString(s[at:])
+		if !upperly(r) {
+			break
+		}
+		if at += n; lowerly(r) {
+			both = at
+		}
+	}
+	end := at
+	for end < len(s) {
+		r, n := utf8.DecodeRuneInString(s[end:])
+		if !lowerly(r) {
+			break
+		}
+		end += n
+	}
+	if end > at {
+		return end
+	}
+	return both
+}
+
+// wordUpper is upperly+lowerly*.
+func wordUpper(s string) int {
+	at := 0
+	for _, class := range []func(rune) bool{upperly, lowerly} {
+		for at < len(s) {
+			r, n := utf8.DecodeRuneInString(s[at:])
+			if !class(r) {
+				break
+			}
+			at += n
+		}
+		if at == 0 {
+			return 0
+		}
+	}
+	return at
+}
+
+// splitDigits takes a number, or one digit of it, or what is before the next.
+func splitDigits(individual bool) func(string) int {
+	return func(s string) int {
+		c, n := first(s)
+		if c == number {
+			if individual {
+				return n
+			}
+			return n + run(s, n, number)
+		}
+		for n < len(s) {
+			d, m := first(s[n:])
+			if d == number {
+				break
+			}
+			n += m
+		}
+		return n
+	}
+}
+
+// splitString splits at a string that stays, by itself or with one neighbour.
+func splitString(sep, behavior string, invert bool) (func(string) int, error) {
+	next := func(s string, from int) int {
+		if i := strings.Index(s[from:], sep); i >= 0 {
+			return from + i
+		}
+		return len(s)
+	}
+	switch {
+	case invert || sep == "":
+	case behavior == "Isolated":
+		return func(s string) int {
+			if strings.HasPrefix(s, sep) {
+				return len(sep)
+			}
+			return next(s, 0)
+		}, nil
+	case behavior == "MergedWithPrevious":
+		return func(s string) int { return min(len(s), next(s, 0)+len(sep)) }, nil
+	case behavior == "MergedWithNext":
+		return func(s string) int {
+			if strings.HasPrefix(s, sep) {
+				return next(s, len(sep))
+			}
+			return next(s, 0)
+		}, nil
+	}
+	return nil, fmt.Errorf("split %.40q, %.20s is not supported", sep, behavior)
 }

@@ -89,6 +89,22 @@ func decoder(j *stageJSON) (step, error) {
 		return func(in []string) []string { return []string{strings.Join(in, "")} }, nil
 	case "Replace":
 		return replace(j)
+	case "Metaspace":
+		if j.Replacement == "" || utf8.RuneCountInString(j.Replacement) != 1 {
+			return nil, fmt.Errorf("Metaspace: replacement %.40q is not one character", j.Replacement)
+		}
+		prepends := j.PrependScheme != "never" && (j.PrependScheme != "" || j.AddPrefix == nil || *j.AddPrefix)
+		return func(in []string) []string {
+			out := make([]string, len(in))
+			for i, s := range in {
+				by := " "
+				if i == 0 && prepends {
+					by = ""
+				}
+				out[i] = strings.ReplaceAll(s, j.Replacement, by)
+			}
+			return out
+		}, nil
 	case "Strip":
 		if utf8.RuneCountInString(j.Content) != 1 || j.Start < 0 || j.Stop < 0 {
 			return nil, fmt.Errorf("Strip of %.40q: want one character", j.Content)

@@ -3,6 +3,7 @@ package hf
 import (
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -28,9 +29,11 @@ type Tokenizer struct {
 	cutNormal matcher // added tokens that are found in the normalized text
 
 	prefixSpace bool
-	split       func(string) int // length of the first piece; nil takes all
-	pattern     string           // whose scanner split is
-	bytes       bool             // pieces are bytes in GPT-2's alphabet
+	meta        string             // what Metaspace puts for a space; "" without
+	metaScheme  string             // always, first or never: whether it puts one before a text
+	splits      []func(string) int // stages: the length of the first piece
+	pattern     string             // whose scanner the one that is not of digits or spaces is
+	bytes       bool               // pieces are bytes in GPT-2's alphabet
 	bpe         bpe
 
 	before, after []int32 // what the post-processor puts around a text
@@ -73,17 +76,9 @@ func (t *Tokenizer) encode(out []int32, text string) []int32 {
 	if !utf8.ValidString(text) {
 		text = string([]rune(text)) // each bad byte becomes U+FFFD
 	}
-	for len(text) > 0 {
-		at, id, n := t.cut.find(text)
-		if at > 0 {
-			out = t.encodeNormal(out, t.normalized(text[:at]))
-		}
-		if n > 0 {
-			out = append(out, id)
-		}
-		text = text[at+n:]
-	}
-	return out
+	return t.parts(out, text, &t.cut, true, func(out []int32, s string, first bool) []int32 {
+		return t.parts(out, t.normalized(s), &t.cutNormal, first, t.encodePieces)
+	})
 }
 
 func (t *Tokenizer) normalized(s string) string {
@@ -93,30 +88,80 @@ func (t *Tokenizer) normalized(s string) string {
 	return s
 }
 
-func (t *Tokenizer) encodeNormal(out []int32, s string) []int32 {
-	for len(s) > 0 {
-		at, id, n := t.cutNormal.find(s)
-		if at > 0 {
-			out = t.encodePieces(out, s[:at])
+// parts cuts the added tokens that m knows out of s, with the white space that
+// belongs to them, and hands what is between to rest; first says that the text
+// begins with s, or with what rest is given.
+func (t *Tokenizer) parts(out []int32, s string, m *matcher, first bool, rest func(out []int32, s string, first bool) []int32) []int32 {
+	done := 0 // of s is dealt with
+	for from := 0; from < len(s); {
+		at, id, n := m.find(s[from:])
+		if n == 0 {
+			break
 		}
-		if n > 0 {
-			out = append(out, id)
+		start, stop := from+at, from+at+n
+		from = stop
+		if m.edges != nil {
+			e := m.edges[id]
+			if e.word && (endsInWord(s[:start]) || beginsWithWord(s[stop:])) {
+				continue
+			}
+			if e.left {
+				start = max(done, len(strings.TrimRightFunc(s[:start], unicode.IsSpace)))
+			}
+			if e.right {
+				stop = len(s) - len(strings.TrimLeftFunc(s[stop:], unicode.IsSpace))
+				from = stop
+			}
 		}
-		s = s[at+n:]
+		if start > done {
+			out = rest(out, s[done:start], first && done == 0)
+		}
+		out = append(out, id)
+		done = stop
+	}
+	if done < len(s) {
+		out = rest(out, s[done:], first && done == 0)
 	}
 	return out
 }
 
-func (t *Tokenizer) encodePieces(out []int32, s string) []int32 {
+// wordly is \w: letters, marks, digits, connectors and joiners.
+func wordly(r rune) bool {
+	return unicode.IsLetter(r) || unicode.IsMark(r) || unicode.In(r, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic) || r == 0x200c || r == 0x200d
+}
+
+func endsInWord(s string) bool {
+	r, n := utf8.DecodeLastRuneInString(s)
+	return n > 0 && wordly(r)
+}
+
+func beginsWithWord(s string) bool {
+	r, n := utf8.DecodeRuneInString(s)
+	return n > 0 && wordly(r)
+}
+
+func (t *Tokenizer) encodePieces(out []int32, s string, first bool) []int32 {
 	if t.prefixSpace && s[0] != ' ' {
 		s = " " + s
 	}
-	for len(s) > 0 {
-		n := len(s)
-		if t.split != nil {
-			n = t.split(s)
+	if t.meta != "" {
+		s = strings.ReplaceAll(s, " ", t.meta)
+		if (t.metaScheme == "always" || t.metaScheme == "first" && first) && !strings.HasPrefix(s, t.meta) {
+			s = t.meta + s
 		}
-		out = t.bpe.encode(out, s[:n])
+	}
+	return t.pieces(out, s, t.splits)
+}
+
+// pieces splits s by the first of stages, the pieces by those after it, and
+// encodes what comes of it.
+func (t *Tokenizer) pieces(out []int32, s string, stages []func(string) int) []int32 {
+	if len(stages) == 0 {
+		return t.bpe.encode(out, s)
+	}
+	for len(s) > 0 {
+		n := stages[0](s)
+		out = t.pieces(out, s[:n], stages[1:])
 		s = s[n:]
 	}
 	return out
@@ -140,10 +185,17 @@ func (t *Tokenizer) Decode(ids []int32) string {
 	return strings.Join(words, "")
 }
 
+// edges are what an added token asks of the text around it.
+type edges struct {
+	left, right bool // white space there goes with the token
+	word        bool // it is not part of a word
+}
+
 // A matcher finds the leftmost, then longest, of a set of strings.
 type matcher struct {
 	ids     map[string]int32
-	lengths [256][]int // by first byte: the lengths that occur, descending
+	edges   map[int32]edges // of the tokens that have any; nil if none
+	lengths [256][]int      // by first byte: the lengths that occur, descending
 }
 
 // find returns where the first match begins, its ID and length; without one,

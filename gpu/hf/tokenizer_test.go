@@ -107,6 +107,43 @@ func TestTokenizerFixtures(t *testing.T) {
 	}
 }
 
+// Edges of added tokens, Metaspace, digits and further splits; their IDs are the
+// Rust library's (edges.mjs).
+func TestTokenizerEdges(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("testdata", "edges.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Strings []string
+		Cases   []struct {
+			Name      string
+			Tokenizer json.RawMessage
+			IDs       [][]int32
+			Decoded   []string
+		}
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	if len(v.Cases) != 9 || len(v.Strings) < 100 {
+		t.Fatalf("%d cases, %d strings", len(v.Cases), len(v.Strings))
+	}
+	for _, c := range v.Cases {
+		t.Run(c.Name, func(t *testing.T) {
+			tok := load(t, c.Tokenizer)
+			for i, s := range v.Strings {
+				if got := tok.Encode(s); !slices.Equal(got, c.IDs[i]) {
+					t.Errorf("encode %q: got %d, want %d", s, got, c.IDs[i])
+				}
+				if got := tok.Decode(c.IDs[i]); got != c.Decoded[i] {
+					t.Errorf("decode %d: got %q, want %q", c.IDs[i], got, c.Decoded[i])
+				}
+			}
+		})
+	}
+}
+
 func TestCharTokenizer(t *testing.T) {
 	const text = "Call me Ishmael.\n\t\"é\" 漢 🙂 \u0000\\"
 	tok, err := NewChar(text)
@@ -213,7 +250,10 @@ func TestLoadTokenizerRefuses(t *testing.T) {
 		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"Regex":"x"},"content":"y"}`, "normalizer"},
 		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"String":"x"},"content":"yyyyyyyyyyyy"}`, "normalizer"},
 		{`{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Sequence"}]}`, "normalizer"},
-		{`"ByteLevel","add_prefix_space":false`, `"Metaspace"`, "pre_tokenizer"},
+		{`"ByteLevel","add_prefix_space":false`, `"Metaspace"`, "replacement"},
+		{`"ByteLevel","add_prefix_space":false`, `"Metaspace","replacement":"▁","prepend_scheme":"sometimes"`, "prepend_scheme"},
+		{`"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"String":" "},"behavior":"Removed"`, "Removed"},
+		{`"ByteLevel","add_prefix_space":false`, `"Whitespace"`, "pre_tokenizer"},
 		{`"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"Regex":"\\d"},"behavior":"Isolated"`, "known patterns"},
 		{`"decoder":{"type":"ByteLevel"}`, `"decoder":{"type":"WordPiece"}`, "decoder"},
 		{`"decoder":{"type":"ByteLevel"}`, `"decoder":{"type":"Strip","content":"xx"}`, "decoder"},
@@ -235,7 +275,6 @@ func TestLoadTokenizerRefuses(t *testing.T) {
 		{`"a b"`, `"b a"`, "merges[0]"},
 		{`"id":4`, `"id":3`, "contradicts"},
 		{`"<s>"`, `"a"`, "contradicts"},
-		{`"normalized":false`, `"lstrip":true`, "lstrip"},
 		{`"model"`, `"mode"`, "model is missing"},
 		{`{"added`, `["added`, "tokenizer.json"},
 	} {

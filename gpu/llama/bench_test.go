@@ -66,7 +66,7 @@ func BenchmarkGenerate(b *testing.B) {
 			}
 			n := 0
 			for b.Loop() {
-				err := m.Generate(context.Background(), []int32{1}, GenerateOptions{MaxTokens: 256}, func(int32) bool { n++; return true })
+				err := m.Generate(context.Background(), []int32{1}, GenerateOptions{MaxTokens: 256}, func(Token) bool { n++; return true })
 				if err != nil {
 					b.Fatal(err)
 				}

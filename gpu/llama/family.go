@@ -36,6 +36,12 @@ func (m *Model) project(w *layer, a *acts) {
 		m.dev.MatMul(gpu.NT, q, a.h1, w.q, false)
 		m.dev.MatMul(gpu.NT, v, a.h1, w.v, false)
 	}
+	m.biasAndNorm(w, a)
+}
+
+// biasAndNorm makes k, q and v of the products in a.qkv.
+func (m *Model) biasAndNorm(w *layer, a *acts) {
+	k, q, v := m.columns(a.qkv)
 	m.bias(k, a.ones, w.kb)
 	m.bias(q, a.ones, w.qb)
 	m.bias(v, a.ones, w.vb)

@@ -129,13 +129,19 @@ func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
 	return loss
 }
 
-func TestFamiliesEqualDefinition(t *testing.T) {
-	linear := small(false)
+// families are small models of each kind that hf.Config tells apart.
+func families() map[string]hf.Config {
+	linear, llama3 := small(false), small(true)
 	linear.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLinear, Factor: 3}
-	for name, cfg := range map[string]hf.Config{
-		"llama": small(false), "linear": linear, "bias": family("", true),
+	llama3.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 16}
+	return map[string]hf.Config{
+		"llama": small(false), "linear": linear, "llama3": llama3, "bias": family("", true),
 		"qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, false), "qwen3 bias": family(hf.Qwen3, true),
-	} {
+	}
+}
+
+func TestFamiliesEqualDefinition(t *testing.T) {
+	for name, cfg := range families() {
 		for _, dev := range devices(t) {
 			t.Run(name+"/"+dev.Name(), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(3, 3))
@@ -152,7 +158,7 @@ func TestFamiliesEqualDefinition(t *testing.T) {
 				// Decoding with a cache is the same model: greedy tokens are the
 				// likeliest of a pass over all that precedes them.
 				var out []int32
-				err = m.Generate(context.Background(), ids[:5], GenerateOptions{MaxTokens: 8}, func(id int32) bool { out = append(out, id); return true })
+				err = m.Generate(context.Background(), ids[:5], GenerateOptions{MaxTokens: 8}, func(x Token) bool { out = append(out, x.ID); return true })
 				if err != nil {
 					t.Fatal(err)
 				}

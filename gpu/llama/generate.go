@@ -3,24 +3,13 @@ package llama
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/shoalnet/shoal/gpu"
 )
-
-// A cache holds a sequence's keys and values, block by block.
-type cache struct {
-	k, v []gpu.Matrix // (positions, K·d) each
-}
-
-func (m *Model) newCache(n int) *cache {
-	c := &cache{k: make([]gpu.Matrix, len(m.w.layers)), v: make([]gpu.Matrix, len(m.w.layers))}
-	cols := m.cfg.KVHeads() * m.cfg.HeadSize()
-	for i := range c.k {
-		c.k[i], c.v[i] = m.dev.Alloc(n*cols).Matrix(n, cols), m.dev.Alloc(n*cols).Matrix(n, cols)
-	}
-	return c
-}
 
 // GenerateOptions say how to go on from a prompt.
 type GenerateOptions struct {
@@ -33,107 +22,230 @@ type GenerateOptions struct {
 	// has already, prompt included, and multiplies the negative (Keskar et al.
 	// 2019, section 4.1). 0 and 1 change nothing.
 	Repetition float64
-	Seed       uint64  // equal seeds give equal text
-	Stop       []int32 // tokens that end the text; they are not yielded
-	// LogProb, where not nil, is told each token before it is yielded with its
-	// log-probability under the model as it is: at temperature 1, of all tokens.
-	LogProb func(id int32, logProb float64)
+	// Frequency is taken from a token's logit for each time that it was
+	// written, Presence once if it was; the prompt does not count.
+	Frequency, Presence float64
+	Seed                uint64  // equal seeds give equal text
+	Stop                []int32 // tokens that end the text; they are not yielded
+	LogProbs            bool    // Token.LogProb is wanted
+	// Hidden, where not nil, is told the last hidden state (D), after the final
+	// norm, of each token that is read, the prompt's first: what a proof of
+	// inference is made of. It is valid during the call, which the goroutine that
+	// computes makes. The last token of a text is not read.
+	Hidden func(position int, hidden []float32)
+}
+
+// A Token is one that was written.
+type Token struct {
+	ID int32
+	// LogProb is its log-probability under the model as it is: at temperature
+	// 1, of all tokens. Only where LogProbs is set.
+	LogProb float64
+}
+
+func (o *GenerateOptions) validate() error {
+	switch {
+	case o.MaxTokens < 0:
+		return fmt.Errorf("%d tokens at most", o.MaxTokens)
+	case !(o.Temperature >= 0) || !finite(o.Temperature):
+		return fmt.Errorf("temperature %g is not a number from 0 on", o.Temperature)
+	case o.TopK < 0:
+		return fmt.Errorf("top-k %d is below 0", o.TopK)
+	case !(o.TopP >= 0 && o.TopP <= 1):
+		return fmt.Errorf("top-p %g is not in [0, 1]", o.TopP)
+	case !(o.MinP >= 0 && o.MinP <= 1):
+		return fmt.Errorf("min-p %g is not in [0, 1]", o.MinP)
+	case !(o.Repetition >= 0 && o.Repetition <= 1e6):
+		return fmt.Errorf("repetition penalty %g is not in [0, 1e6]", o.Repetition)
+	case !(o.Frequency >= -100 && o.Frequency <= 100), !(o.Presence >= -100 && o.Presence <= 100):
+		return fmt.Errorf("frequency penalty %g, presence penalty %g: want -100 to 100", o.Frequency, o.Presence)
+	}
+	return nil
+}
+
+// newStream checks a request and makes a stream of it.
+func (m *Model) newStream(prompt []int32, o GenerateOptions) (*stream, error) {
+	if err := m.checkPrompt(prompt); err != nil {
+		return nil, fmt.Errorf("llama: generate: %w", err)
+	}
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("llama: generate: %w", err)
+	}
+	// The last token is written, not read, so that a text may be one longer
+	// than the context.
+	limit := m.cfg.MaxPositionEmbeddings + 1
+	if o.MaxTokens > 0 && o.MaxTokens < limit-len(prompt) {
+		limit = len(prompt) + o.MaxTokens
+	}
+	return &stream{ids: slices.Clone(prompt), limit: limit, opts: o, sampler: sampler{opts: o}}, nil
+}
+
+// A writer computes the passes that a schedule plans. It is for one goroutine.
+type writer struct {
+	*decoder
+	sched *schedule
+
+	spans  []gpu.Span
+	ends   []int     // rows that a token follows
+	due    []*stream // and their streams
+	host   []float32 // logits, (most, V)
+	hidden []float32 // (rows, D)
+	tokens []Token
+	errs   []error
+}
+
+func (m *Model) newWriter(rows, most, pages int, half bool) *writer {
+	most = min(most, rows)
+	return &writer{decoder: m.newDecoder(rows, pages, most, half), sched: newSchedule(rows, most, pages),
+		host: make([]float32, most*m.cfg.VocabSize), tokens: make([]Token, most), errs: make([]error, most)}
+}
+
+// step does one pass. For each stream that has come to the end of what it knows
+// it calls write with the token that follows, or with why there is none; where
+// write returns false the stream is removed. It reports whether there was
+// anything to do.
+func (w *writer) step(write func(*stream, Token, error) bool) (bool, error) {
+	parts := w.sched.next()
+	if len(parts) == 0 {
+		return false, nil
+	}
+	w.spans, w.ends, w.due, w.ids = w.spans[:0], w.ends[:0], w.due[:0], w.ids[:0]
+	longest, tap := 0, false
+	for _, p := range parts {
+		w.spans = append(w.spans, p.span())
+		w.ids = append(w.ids, p.s.ids[p.s.read:p.s.read+p.rows]...)
+		longest = max(longest, p.s.read+p.rows)
+		tap = tap || p.s.opts.Hidden != nil
+		if p.s.read+p.rows == len(p.s.ids) {
+			w.ends, w.due = append(w.ends, len(w.ids)-1), append(w.due, p.s)
+		}
+	}
+	w.m.rotary(longest)
+	w.pass(w.spans, w.ids)
+	z := w.score(w.ends)
+	if err := w.m.dev.Sync(); err != nil {
+		return true, fmt.Errorf("llama: generate: %w", err)
+	}
+	if tap {
+		w.tell(parts)
+	}
+	for _, p := range parts {
+		p.s.read += p.rows
+	}
+	vocab := w.m.cfg.VocabSize
+	host := w.host[:len(w.ends)*vocab]
+	w.m.dev.Download(host, z.Buffer)
+	w.draw(host)
+	for i, s := range w.due {
+		if !write(s, w.tokens[i], w.errs[i]) {
+			w.sched.remove(s)
+			continue
+		}
+		s.ids = append(s.ids, w.tokens[i].ID)
+	}
+	return true, nil
+}
+
+// tell hands hidden states to those who want them.
+func (w *writer) tell(parts []part) {
+	d := w.m.cfg.HiddenSize
+	h := w.h.Row(0, len(w.ids)).Buffer
+	w.hidden = append(w.hidden[:0], make([]float32, h.N)...)
+	w.m.dev.Download(w.hidden, h)
+	row := 0
+	for _, p := range parts {
+		for i := range p.rows {
+			if f := p.s.opts.Hidden; f != nil {
+				f(p.s.read+i, w.hidden[row*d:(row+1)*d])
+			}
+			row++
+		}
+	}
+}
+
+// draw picks a token for each stream that is due, on as many goroutines as are
+// worth it.
+func (w *writer) draw(logits []float32) {
+	vocab := w.m.cfg.VocabSize
+	one := func(i int) {
+		w.tokens[i], w.errs[i] = w.due[i].draw(logits[i*vocab : (i+1)*vocab])
+	}
+	helpers := min(len(w.due), runtime.GOMAXPROCS(0))
+	if helpers < 2 || vocab*len(w.due) < 1<<14 {
+		for i := range w.due {
+			one(i)
+		}
+		return
+	}
+	var next atomic.Int64
+	var work sync.WaitGroup
+	for range helpers {
+		work.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(w.due); i = int(next.Add(1)) - 1 {
+				one(i)
+			}
+		})
+	}
+	work.Wait()
+}
+
+// draw picks the token that follows s, from logits, which it may change.
+func (s *stream) draw(logits []float32) (Token, error) {
+	o := &s.opts
+	var norm float64
+	if o.LogProbs {
+		norm = logSum(logits)
+	}
+	raw := logits
+	if o.penalizes() {
+		raw = s.sampler.penalize(logits, s.ids[s.marked:], s.drawn > 0)
+		s.marked = len(s.ids)
+	}
+	id, err := s.sampler.pick(logits, s.drawn)
+	if err != nil {
+		return Token{}, fmt.Errorf("llama: generate: token %d: %w", s.drawn, err)
+	}
+	s.drawn++
+	t := Token{ID: id}
+	if o.LogProbs {
+		t.LogProb = float64(raw[id]) - norm
+	}
+	return t, nil
+}
+
+// ends says whether s ends without token id, or with it.
+func (s *stream) ends(id int32) (without, with bool) {
+	return slices.Contains(s.opts.Stop, id), len(s.ids)+1 >= s.limit
 }
 
 // Generate goes on from prompt and yields token by token until yield returns
 // false, MaxTokens are out, a Stop token comes or the context is full.
-func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions, yield func(int32) bool) error {
-	limit := m.cfg.MaxPositionEmbeddings
-	switch {
-	case len(prompt) == 0:
-		return fmt.Errorf("llama: generate: the prompt is empty; give at least one token")
-	case len(prompt) > limit:
-		return fmt.Errorf("llama: generate: prompt of %d tokens, the model takes %d", len(prompt), limit)
-	case o.MaxTokens < 0:
-		return fmt.Errorf("llama: generate: %d tokens at most", o.MaxTokens)
-	case !(o.Temperature >= 0) || !finite(o.Temperature):
-		return fmt.Errorf("llama: generate: temperature %g is not a number from 0 on", o.Temperature)
-	case o.TopK < 0:
-		return fmt.Errorf("llama: generate: top-k %d is below 0", o.TopK)
-	case !(o.TopP >= 0 && o.TopP <= 1):
-		return fmt.Errorf("llama: generate: top-p %g is not in [0, 1]", o.TopP)
-	case !(o.MinP >= 0 && o.MinP <= 1):
-		return fmt.Errorf("llama: generate: min-p %g is not in [0, 1]", o.MinP)
-	case !(o.Repetition >= 0 && o.Repetition <= 1e6):
-		return fmt.Errorf("llama: generate: repetition penalty %g is not in [0, 1e6]", o.Repetition)
+func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions, yield func(Token) bool) error {
+	s, err := m.newStream(prompt, o)
+	if err != nil {
+		return err
 	}
-	if err := m.checkIDs(prompt); err != nil {
-		return fmt.Errorf("llama: generate: prompt: %w", err)
+	w := m.newWriter(min(len(prompt), 256), 1, s.need(), false)
+	if err := w.sched.add(s); err != nil {
+		return err
 	}
-	total := limit
-	if o.MaxTokens > 0 && o.MaxTokens < limit-len(prompt)+1 {
-		total = len(prompt) + o.MaxTokens - 1 // the last token is not read
-	}
-	total = max(total, len(prompt))
-	m.rotary(total)
-	d := decoder{Model: m, cache: m.newCache(total), plan: newPlan(m.dev, m.cfg, min(len(prompt), 256), false),
-		logits: make([]float32, m.cfg.VocabSize)}
-	s := sampler{opts: o}
-	next := prompt
-	for i := 0; ; i++ {
-		if err := d.read(ctx, next); err != nil {
-			return fmt.Errorf("llama: generate: %w", err)
-		}
-		var norm float64
-		if o.LogProb != nil {
-			norm = logSum(d.logits)
-		}
-		raw := d.logits
-		if o.Repetition > 0 && o.Repetition != 1 {
-			raw = s.penalize(d.logits, next)
-		}
-		id, err := s.pick(d.logits, uint64(i))
-		if err != nil {
-			return fmt.Errorf("llama: generate: token %d: %w", i, err)
-		}
-		if slices.Contains(o.Stop, id) {
-			return nil
-		}
-		if o.LogProb != nil {
-			o.LogProb(id, float64(raw[id])-norm)
-		}
-		if !yield(id) || d.pos == total {
-			return nil
-		}
-		d.one[0] = id
-		next = d.one[:]
-	}
-}
-
-// A decoder reads one sequence and knows the logits after it.
-type decoder struct {
-	*Model
-	cache  *cache
-	plan   *plan
-	pos    int // tokens read
-	logits []float32
-	one    [1]int32
-}
-
-// read takes ids in, as many at a time as the plan holds, and sets logits.
-func (d *decoder) read(ctx context.Context, ids []int32) error {
-	for len(ids) > 0 {
+	var failed error
+	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := copy(d.plan.ids, ids)
-		d.forward(d.plan, 1, n, d.pos, d.cache)
-		d.pos += n
-		ids = ids[n:]
-		if len(ids) > 0 {
-			continue
-		}
-		z := d.plan.logits.Row(0, 1)
-		d.dev.MatMul(gpu.NT, z, d.plan.h.Row(n-1, 1), d.w.head, false)
-		if err := d.dev.Sync(); err != nil {
+		more, err := w.step(func(s *stream, t Token, err error) bool {
+			if failed = err; err != nil {
+				return false
+			}
+			without, with := s.ends(t.ID)
+			return !without && yield(t) && !with
+		})
+		if err != nil || failed != nil || !more {
+			if err == nil {
+				err = failed
+			}
 			return err
 		}
-		d.dev.Download(d.logits, z.Buffer)
 	}
-	return nil
 }

@@ -178,7 +178,7 @@ func (m *Model) Eval(tokens [][]int32) (float64, error) {
 		part := tokens[i:min(i+group, len(tokens))]
 		p := m.plan
 		p.load(part)
-		m.forward(p, len(part), t, 0, nil)
+		m.forward(p, len(part), t)
 		m.head(p, len(part)*t, len(part)*t, nil)
 		sum += m.dev.Sum(p.loss.Slice(0, len(part)*t))
 	}

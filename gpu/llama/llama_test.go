@@ -141,7 +141,8 @@ func TestGenerateEqualsForward(t *testing.T) {
 		}
 		prompt := batch(rng, 1, 6, cfg.VocabSize)[0]
 		text := slices.Clone(prompt)
-		err = m.Generate(context.Background(), prompt, GenerateOptions{}, func(id int32) bool {
+		err = m.Generate(context.Background(), prompt, GenerateOptions{}, func(x Token) bool {
+			id := x.ID
 			// The greedy token is the likeliest by the losses of a whole pass.
 			best, least := int32(-1), math.Inf(1)
 			for c := range int32(cfg.VocabSize) {
@@ -260,13 +261,13 @@ func TestRefusals(t *testing.T) {
 	for name, o := range map[string]GenerateOptions{
 		"temperature": {Temperature: -1}, "NaN": {Temperature: math.NaN()}, "tokens": {MaxTokens: -1}, "top-k": {TopK: -1},
 	} {
-		if m.Generate(context.Background(), []int32{1}, o, func(int32) bool { return true }) == nil {
+		if m.Generate(context.Background(), []int32{1}, o, func(Token) bool { return true }) == nil {
 			t.Errorf("generate took %s", name)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := m.Generate(ctx, []int32{1}, GenerateOptions{}, func(int32) bool { return true }); !errors.Is(err, context.Canceled) {
+	if err := m.Generate(ctx, []int32{1}, GenerateOptions{}, func(Token) bool { return true }); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
@@ -313,8 +314,8 @@ func TestStories260K(t *testing.T) {
 		if testing.Short() {
 			n = 20
 		}
-		err = m.Generate(context.Background(), want.Inp, GenerateOptions{MaxTokens: n}, func(id int32) bool {
-			got = append(got, id)
+		err = m.Generate(context.Background(), want.Inp, GenerateOptions{MaxTokens: n}, func(x Token) bool {
+			got = append(got, x.ID)
 			return true
 		})
 		if err != nil {

@@ -133,9 +133,8 @@ func (m *Model) rotation(start, period int, inverse bool) gpu.Rotation {
 }
 
 // forward computes the last hidden states, normed, of seqs sequences of t
-// tokens that stand at positions from start on. With a cache there is one
-// sequence, whose earlier keys and values the cache holds.
-func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
+// tokens each.
+func (m *Model) forward(p *plan, seqs, t int) {
 	n, dev := seqs*t, m.dev
 	dev.Embed(p.layers[0].x.Row(0, n), m.w.embed, p.ids[:n])
 	for i := range p.layers {
@@ -144,7 +143,7 @@ func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
 		if i+1 < len(p.layers) {
 			next = p.layers[i+1].x.Row(0, n)
 		}
-		m.block(p, i, w, &a, seqs, t, start, c)
+		m.block(p, w, &a, seqs, t)
 		dev.Copy(next, a.x2)
 		dev.MatMul(gpu.NT, next, a.a, w.down, true)
 	}
@@ -153,19 +152,14 @@ func (m *Model) forward(p *plan, seqs, t, start int, c *cache) {
 
 // block computes the activations of block i from its input a.x up to a.a; what
 // follows is its output x2 + Wdown·a.
-func (m *Model) block(p *plan, i int, w *layer, a *acts, seqs, t, start int, c *cache) {
+func (m *Model) block(p *plan, w *layer, a *acts, seqs, t int) {
 	dev, eps := m.dev, float32(m.cfg.RMSNormEps)
 	dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
 	m.project(w, a)
 	k, q, v := m.columns(a.qkv)
-	dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(start, t, false))
+	dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(0, t, false))
 	s := m.shape(seqs, t, t)
 	s.From = p.documents(seqs * t)
-	if c != nil {
-		dev.Copy(c.k[i].Row(start, t), k)
-		dev.Copy(c.v[i].Row(start, t), v)
-		k, v, s.Keys = c.k[i].Row(0, start+t), c.v[i].Row(0, start+t), start+t
-	}
 	dev.Attention(s, a.o, a.stats, q, k, v)
 	dev.Copy(a.x2, a.x)
 	dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
@@ -231,7 +225,7 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 	for i := len(p.layers) - 1; i >= 0; i-- {
 		w, dw, a := &m.w.layers[i], &g.layers[i], p.layers[i].first(n)
 		if p.again && i+1 < len(p.layers) {
-			m.block(p, i, w, &a, seqs, t, 0, nil)
+			m.block(p, w, &a, seqs, t)
 		}
 		// MLP
 		dev.MatMul(gpu.NN, d.da, d.dx, w.down, false)

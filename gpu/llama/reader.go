@@ -11,9 +11,11 @@ import (
 // given and what it says: the activations that a proof of inference is made of
 // and the logits that a check of sampling needs. It is for one goroutine.
 type Reader struct {
-	d              decoder
-	limit          int
-	hidden, logits []float32 // (stretch, D), (stretch, V)
+	d              *decoder
+	pages          []int32
+	pos, limit     int       // tokens read, and at most
+	hidden, logits []float32 // (stretch, D), (some, V)
+	want           []int
 }
 
 // NewReader makes a reader of a sequence of up to limit tokens, which computes
@@ -27,12 +29,10 @@ func (m *Model) NewReader(limit, stretch int) (*Reader, error) {
 		return nil, fmt.Errorf("llama: read: %d tokens in a pass", stretch)
 	}
 	m.rotary(limit)
-	p := newPlan(m.dev, m.cfg, min(stretch, limit), false)
-	return &Reader{
-		d: decoder{Model: m, cache: m.newCache(limit), plan: p}, limit: limit,
-		hidden: make([]float32, p.rows*m.cfg.HiddenSize),
-		logits: make([]float32, p.logits.Rows*m.cfg.VocabSize),
-	}, nil
+	rows := min(stretch, limit)
+	some := min(rows, max(1, 1<<18/m.cfg.VocabSize))
+	return &Reader{d: m.newDecoder(rows, pages(limit), some, false), pages: sequential(pages(limit)), limit: limit,
+		hidden: make([]float32, some*m.cfg.HiddenSize), logits: make([]float32, some*m.cfg.VocabSize), want: make([]int, some)}, nil
 }
 
 // Read takes ids in, after what was read before, and calls see for each in turn
@@ -40,33 +40,34 @@ func (m *Model) NewReader(limit, stretch int) (*Reader, error) {
 // token to follow (V), which are valid during the call. It ends with see's
 // first error.
 func (r *Reader) Read(ctx context.Context, ids []int32, see func(hidden, logits []float32) error) error {
-	d := &r.d
-	if len(ids) > r.limit-d.pos {
-		return fmt.Errorf("llama: read: %d tokens after %d, the limit is %d", len(ids), d.pos, r.limit)
+	d, m := r.d, r.d.m
+	if len(ids) > r.limit-r.pos {
+		return fmt.Errorf("llama: read: %d tokens after %d, the limit is %d", len(ids), r.pos, r.limit)
 	}
-	if err := d.checkIDs(ids); err != nil {
+	if err := m.checkIDs(ids); err != nil {
 		return fmt.Errorf("llama: read: %w", err)
 	}
-	width, vocab := d.cfg.HiddenSize, d.cfg.VocabSize
+	width, vocab := m.cfg.HiddenSize, m.cfg.VocabSize
 	for len(ids) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := copy(d.plan.ids, ids)
-		d.forward(d.plan, 1, n, d.pos, d.cache)
-		d.pos += n
+		n := min(len(ids), d.rows)
+		d.pass([]gpu.Span{{Rows: n, Start: r.pos, Pages: r.pages[:pages(r.pos+n)]}}, ids[:n])
+		r.pos += n
 		ids = ids[n:]
-		h := d.plan.h.Row(0, n)
-		for i := 0; i < n; i += d.plan.logits.Rows {
-			rows := min(d.plan.logits.Rows, n-i)
-			z := d.plan.logits.Row(0, rows)
-			d.dev.MatMul(gpu.NT, z, h.Row(i, rows), d.w.head, false)
-			if err := d.dev.Sync(); err != nil {
+		for i := 0; i < n; i += len(r.want) {
+			want := r.want[:min(len(r.want), n-i)]
+			for j := range want {
+				want[j] = i + j
+			}
+			z := d.score(want)
+			if err := m.dev.Sync(); err != nil {
 				return fmt.Errorf("llama: read: %w", err)
 			}
-			d.dev.Download(r.hidden[:rows*width], h.Row(i, rows).Buffer)
-			d.dev.Download(r.logits[:rows*vocab], z.Buffer)
-			for j := range rows {
+			m.dev.Download(r.hidden[:len(want)*width], d.chosen.Row(0, len(want)).Buffer)
+			m.dev.Download(r.logits[:len(want)*vocab], z.Buffer)
+			for j := range want {
 				if err := see(r.hidden[j*width:(j+1)*width], r.logits[j*vocab:(j+1)*vocab]); err != nil {
 					return err
 				}

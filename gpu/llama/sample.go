@@ -14,27 +14,44 @@ type sampler struct {
 
 	order []int32   // tokens in question, the likeliest first
 	seen  []bool    // by token: the text has it
+	count []uint32  // by token: how often it was written
 	raw   []float32 // logits before penalties
 }
 
-// penalize marks ids as part of the text and lowers the logits of all that are.
-// It returns a copy of the logits as they were.
-func (s *sampler) penalize(logits []float32, ids []int32) []float32 {
+// penalizes says whether the text so far changes logits.
+func (o *GenerateOptions) penalizes() bool {
+	return o.Repetition > 0 && o.Repetition != 1 || o.Frequency != 0 || o.Presence != 0
+}
+
+// penalize takes note of ids, which are of the prompt or were written, and
+// lowers the logits of tokens that the text has. It returns a copy of the logits
+// as they were.
+func (s *sampler) penalize(logits []float32, ids []int32, written bool) []float32 {
 	if s.seen == nil {
-		s.seen = make([]bool, len(logits))
+		s.seen, s.count = make([]bool, len(logits)), make([]uint32, len(logits))
 	}
 	for _, id := range ids {
 		s.seen[id] = true
+		if written {
+			s.count[id]++
+		}
 	}
 	s.raw = append(s.raw[:0], logits...)
+	r := s.opts.Repetition
 	for id, z := range logits {
-		switch {
-		case !s.seen[id]:
-		case z > 0:
-			logits[id] = float32(float64(z) / s.opts.Repetition)
-		default:
-			logits[id] = float32(float64(z) * s.opts.Repetition)
+		if !s.seen[id] {
+			continue
 		}
+		x := float64(z)
+		if r > 0 && x > 0 {
+			x /= r
+		} else if r > 0 {
+			x *= r
+		}
+		if n := float64(s.count[id]); n > 0 {
+			x -= float64(n*s.opts.Frequency) + s.opts.Presence
+		}
+		logits[id] = float32(x)
 	}
 	return s.raw
 }

@@ -86,8 +86,8 @@ func TestGenerateEnds(t *testing.T) {
 	text := func(prompt int, o GenerateOptions, most int) []int32 {
 		var got []int32
 		p := batch(rand.New(rand.NewPCG(1, 1)), 1, prompt-1, cfg.VocabSize)[0]
-		if err := m.Generate(context.Background(), p, o, func(id int32) bool {
-			got = append(got, id)
+		if err := m.Generate(context.Background(), p, o, func(x Token) bool {
+			got = append(got, x.ID)
 			return len(got) < most
 		}); err != nil {
 			t.Fatal(err)
@@ -136,13 +136,15 @@ func TestDecodeEqualsPrefill(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.rotary(len(ids))
-		logits := func(rows int) []float32 {
-			d := decoder{Model: m, cache: m.newCache(len(ids)), plan: newPlan(dev, cfg, rows, false), logits: make([]float32, cfg.VocabSize)}
-			if err := d.read(context.Background(), ids); err != nil {
+		logits := func(rows int) (z []float32) {
+			r, err := m.NewReader(len(ids), rows)
+			if err != nil {
 				t.Fatal(err)
 			}
-			return d.logits
+			if err := r.Read(context.Background(), ids, func(_, x []float32) error { z = append(z[:0], x...); return nil }); err != nil {
+				t.Fatal(err)
+			}
+			return z
 		}
 		want := logits(len(ids))
 		for _, rows := range []int{1, 7} {
@@ -208,7 +210,7 @@ func TestNucleusAndMinP(t *testing.T) {
 func TestPenaltyAndLogProb(t *testing.T) {
 	s := sampler{opts: GenerateOptions{Repetition: 2}}
 	logits := []float32{4, -1, 3, -8}
-	raw := s.penalize(logits, []int32{0, 1})
+	raw := s.penalize(logits, []int32{0, 1}, false)
 	if !slices.Equal(logits, []float32{2, -2, 3, -8}) || !slices.Equal(raw, []float32{4, -1, 3, -8}) {
 		t.Errorf("penalized to %g, kept %g", logits, raw)
 	}
@@ -217,21 +219,25 @@ func TestPenaltyAndLogProb(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := sampler{opts: GenerateOptions{Frequency: 0.5, Presence: 1}}
+	for range 2 {
+		logits = []float32{4, -1, 3, -8}
+		c.penalize(logits, []int32{0, 1, 1}, c.seen != nil)
+	}
+	if !slices.Equal(logits, []float32{2.5, -3, 3, -8}) {
+		t.Errorf("after 0, 1, 1 in the prompt and in the text: %g", logits)
+	}
 	var ids []int32
 	var sum float64
-	o := GenerateOptions{MaxTokens: 20, Temperature: 1, TopP: 0.9, Repetition: 1.5, Seed: 9, LogProb: func(id int32, p float64) {
-		ids = append(ids, id)
-		sum += p
-	}}
-	at := 0
-	if err := m.Generate(context.Background(), []int32{7}, o, func(id int32) bool { at++; return ids[at-1] == id }); err != nil {
+	o := GenerateOptions{MaxTokens: 20, Temperature: 1, TopP: 0.9, Repetition: 1.5, Seed: 9, LogProbs: true}
+	if err := m.Generate(context.Background(), []int32{7}, o, func(x Token) bool { ids, sum = append(ids, x.ID), sum+x.LogProb; return true }); err != nil {
 		t.Fatal(err)
 	}
-	if want, err := m.Loss(append([]int32{7}, ids...)); err != nil || at != 20 || math.Abs(want*20+sum) > 1e-4 {
-		t.Errorf("log-probabilities of %d tokens add up to %g, their loss is %g, %v", at, sum, want*20, err)
+	if want, err := m.Loss(append([]int32{7}, ids...)); err != nil || len(ids) != 20 || math.Abs(want*20+sum) > 1e-4 {
+		t.Errorf("log-probabilities of %d tokens add up to %g, their loss is %g, %v", len(ids), sum, want*20, err)
 	}
-	for _, bad := range []GenerateOptions{{TopP: 1.5}, {MinP: -1}, {Repetition: -1}, {TopP: math.NaN()}} {
-		if err := m.Generate(context.Background(), []int32{7}, bad, func(int32) bool { return false }); err == nil {
+	for _, bad := range []GenerateOptions{{TopP: 1.5}, {MinP: -1}, {Repetition: -1}, {TopP: math.NaN()}, {Frequency: math.NaN()}, {Presence: 1000}} {
+		if err := m.Generate(context.Background(), []int32{7}, bad, func(Token) bool { return false }); err == nil {
 			t.Errorf("%+v was taken", bad)
 		}
 	}

@@ -161,7 +161,7 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 		if t.opts.Pack {
 			t.train.separate(len(part), length, t.opts.Separator)
 		}
-		t.forward(t.train, len(part), length, 0, nil)
+		t.forward(t.train, len(part), length)
 		t.head(t.train, n, predictions, &t.g)
 		t.backward(t.train, len(part), length, &t.g)
 		sum += t.dev.Sum(t.train.loss.Slice(0, n))

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/gpu/cpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
+	"github.com/shoalnet/shoal/gpu/worker"
+	"github.com/shoalnet/shoal/node"
+)
+
+// What --engine may be, besides unix:SOCKET and exec:COMMAND.
+const (
+	inProcess = "inprocess"
+	inWorker  = "worker"
+)
+
+func (a *app) workerCmd() *cobra.Command {
+	var thr int
+	var socket string
+	c := &cobra.Command{
+		Use:   "worker",
+		Short: "Train for a node that runs in another process",
+		Long: `Speaks the worker protocol on standard input and output, as "shoal join --engine worker"
+starts it, or with --socket on a Unix socket. It ends with its input. The protocol is described in the package comment of gpu/worker; any program that
+speaks it can train for a node:
+
+  shoal join RUN --engine unix:SOCKET     one that listens on a Unix socket
+  shoal join RUN --engine "exec:COMMAND"  one that the node is to start
+
+A worker that dies is started again; the round goes on from the last snapshot.`,
+		Example: `  shoal join moby --engine worker
+  shoal worker --socket /run/shoal-worker.sock --threads 8`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b := backend(threads(thr))
+			if socket != "" {
+				return a.listenWorker(cmd.Context(), socket, b)
+			}
+			if fi, err := a.in.Stat(); err == nil && fi.Mode()&os.ModeCharDevice != 0 {
+				return usageError{errors.New("shoal worker speaks to a program, not to a terminal"), "shoal join RUN --engine worker starts one; or give --socket"}
+			}
+			return worker.Serve(cmd.Context(), a.in, a.out, b)
+		},
+	}
+	c.Flags().IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
+	c.Flags().StringVar(&socket, "socket", "", "listen on this Unix socket instead of standard input")
+	return c
+}
+
+// listenWorker serves all who connect, each with a model of its own, until ctx ends.
+func (a *app) listenWorker(ctx context.Context, path string, b worker.Backend) error {
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return advise(fmt.Errorf("--socket: %w", err), "choose a path that is not there yet, in a directory that only you may enter")
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("--socket: %w", err), ln.Close())
+	}
+	a.say("listening on %s: shoal join RUN --engine unix:%s", path, path)
+	own, cancel := context.WithCancel(ctx)
+	var nodes sync.WaitGroup
+	defer nodes.Wait()
+	defer cancel()
+	defer context.AfterFunc(own, func() { _ = ln.Close() })()
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("--socket: %w", err)
+		}
+		nodes.Go(func() {
+			defer context.AfterFunc(own, func() { _ = conn.Close() })() // ends Serve
+			err := worker.Serve(own, conn, conn, b)
+			_ = conn.Close()
+			if err != nil && own.Err() == nil {
+				a.say("shoal: %v", err)
+			}
+		})
+	}
+}
+
+// backend trains on the host's processor.
+func backend(threads int) worker.Backend {
+	return worker.Backend{
+		Name: fmt.Sprintf("shoal cpu %s, %d threads", cpu.ISAs()[0], threads),
+		Train: func(cfg hf.Config, o worker.Optimizer, params []float32) (worker.Trainer, error) {
+			opts := llama.Options{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay, Clip: o.Clip}
+			return engine{cfg: cfg, opts: opts, threads: threads}.NewTrainer(params)
+		},
+	}
+}
+
+// spawner turns --engine into what starts a worker; nil is none.
+func spawner(where string, threads int) (func() (*worker.Client, error), error) {
+	kind, what, _ := strings.Cut(where, ":")
+	switch {
+	case where == "" || where == inProcess:
+		return nil, nil
+	case where == inWorker:
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		return func() (*worker.Client, error) {
+			return worker.Spawn([]string{exe, "worker", "--threads", fmt.Sprint(threads)}, os.Stderr)
+		}, nil
+	case kind == "unix" && what != "":
+		return func() (*worker.Client, error) { return worker.Dial(what) }, nil
+	case kind == "exec" && len(strings.Fields(what)) > 0:
+		return func() (*worker.Client, error) { return worker.Spawn(strings.Fields(what), os.Stderr) }, nil
+	}
+	return nil, usagef("--engine %q: want %s, %s, unix:SOCKET or exec:COMMAND", where, inProcess, inWorker)
+}
+
+// remote makes a trainer in a worker of its own.
+func (e engine) remote(params []float32) (node.Trainer, error) {
+	c, err := e.spawn()
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.Train(e.cfg, worker.Optimizer(e.opts), params)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return remote{t}, nil
+}
+
+// remote is node.Trainer with the errors that node knows.
+type remote struct{ *worker.Remote }
+
+func engineError(err error) error {
+	if errors.Is(err, worker.ErrLost) {
+		return fmt.Errorf("%w: %w", node.ErrEngineLost, err)
+	}
+	return err
+}
+
+func (r remote) Step(batch [][]int32, lr float64) (float64, error) {
+	loss, err := r.Remote.Step(batch, lr)
+	return loss, engineError(err)
+}
+
+func (r remote) Eval(batch [][]int32) (float64, error) {
+	loss, err := r.Remote.Eval(batch)
+	return loss, engineError(err)
+}
+
+func (r remote) SetParams(params []float32) error { return engineError(r.Remote.SetParams(params)) }
+func (r remote) Save(w io.Writer) error           { return engineError(r.Remote.Save(w)) }
+func (r remote) Load(in io.Reader) error          { return engineError(r.Remote.Load(in)) }

@@ -1,0 +1,290 @@
+package cpu
+
+import (
+	"math"
+	"unsafe"
+
+	"github.com/shoalnet/shoal/gpu"
+)
+
+// panelCols is how many outputs a panel of packed weights holds: panel p is (k,
+// panelCols), the last one filled up with zeros. Portable kernels read rows.
+const panelCols = 32
+
+// A panelKernel multiplies rows of A by one panel, C (rows, panelCols) = or +=.
+type panelKernel func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+// panelKernels are those of one instruction set, by rows less one.
+type panelKernels struct{ full, half []panelKernel }
+
+// linearJob is a product whose tasks are panels side by side.
+type linearJob struct {
+	kernels *panelKernels
+	c, a    gpu.Matrix
+	w       gpu.Packed
+	acc     bool
+	each    int // panels of a task
+}
+
+// packJob packs; a task is a panel.
+type packJob struct {
+	from   []gpu.Matrix
+	to     gpu.Packed
+	panels bool
+}
+
+// decoding is the device's jobs of gpu.Decoder.
+type decoding struct {
+	linear linearJob
+	pack   packJob
+	attn   cacheJob
+}
+
+// Pack implements gpu.Decoder.
+func (d *Device) Pack(half bool, w ...gpu.Matrix) gpu.Packed {
+	rows, cols := gpu.CheckPack(w)
+	p := gpu.Packed{Rows: rows, Cols: cols}
+	j := &d.decode.pack
+	*j = packJob{from: w, to: p, panels: panelsOf(d.k) != nil}
+	panels := (rows + panelCols - 1) / panelCols
+	n := rows * cols
+	if j.panels {
+		n = panels * panelCols * cols
+	}
+	if half {
+		j.to.Half = make([]uint16, n)
+		huge(unsafe.Pointer(unsafe.SliceData(j.to.Half)), 2*n)
+	} else {
+		j.to.Buffer = d.Alloc(n)
+		huge(unsafe.Pointer(unsafe.SliceData(j.to.Host)), 4*n)
+	}
+	d.pool.run(j, panels, n)
+	p, *j = j.to, packJob{}
+	return p
+}
+
+func (j *packJob) run(_ *worker, task int) {
+	k := j.to.Cols
+	for i := task * panelCols; i < min((task+1)*panelCols, j.to.Rows); i++ {
+		m, at := 0, i
+		for at >= j.from[m].Rows {
+			at -= j.from[m].Rows
+			m++
+		}
+		src := row(&j.from[m], at)
+		first, step := i*k, 1
+		if j.panels {
+			first, step = task*panelCols*k+i%panelCols, panelCols
+		}
+		if j.to.Half != nil {
+			for x, v := range src {
+				j.to.Half[first+x*step] = gpu.RoundBF16(v)
+			}
+			continue
+		}
+		for x, v := range src {
+			j.to.Host[first+x*step] = v
+		}
+	}
+}
+
+// Linear implements gpu.Decoder.
+func (d *Device) Linear(c, a gpu.Matrix, w gpu.Packed, accumulate bool) {
+	gpu.CheckLinear(c, a, w)
+	if w.Cols == 0 && !accumulate {
+		for i := range c.Rows {
+			clear(row(&c, i))
+		}
+	}
+	if c.Rows == 0 || w.Rows == 0 || w.Cols == 0 {
+		return
+	}
+	panels := (w.Rows + panelCols - 1) / panelCols
+	j := &d.decode.linear
+	*j = linearJob{kernels: panelsOf(d.k), c: c, a: a, w: w, acc: accumulate, each: panels}
+	if n := len(d.workers); n > 1 {
+		j.each = max(1, panels/(6*n))
+	}
+	// With few rows it is the weights' way from memory that costs.
+	const memory = 8
+	d.pool.run(j, (panels+j.each-1)/j.each, w.Rows*w.Cols/16*max(c.Rows, memory))
+}
+
+func (j *linearJob) run(w *worker, task int) {
+	p0 := task * j.each
+	p1 := min(p0+j.each, (j.w.Rows+panelCols-1)/panelCols)
+	if j.kernels == nil {
+		j.rows(w, p0*panelCols, min(p1*panelCols, j.w.Rows))
+		return
+	}
+	list := j.kernels.full
+	if j.w.Half != nil {
+		list = j.kernels.half
+	}
+	for p := p0; p < p1; p++ {
+		j.panel(list, p)
+	}
+}
+
+// panel does all rows by panel p, a stretch of k and a block of rows at a time.
+func (j *linearJob) panel(list []panelKernel, p int) {
+	const stretch = 256 // of k: so much of a panel stays in the first-level cache
+	m, k := j.c.Rows, j.w.Cols
+	cols := min(panelCols, j.w.Rows-p*panelCols)
+	blocks := (m + len(list) - 1) / len(list)
+	kb := k
+	if blocks > 1 {
+		kb = stretch
+	}
+	var edge [8 * panelCols]float32
+	for k0 := 0; ; k0 += kb {
+		n, acc := min(kb, k-k0), j.acc || k0 > 0
+		for i := range blocks {
+			i0, i1 := m*i/blocks, m*(i+1)/blocks
+			c, sc := address(j.c.Host, i0*j.c.Stride+p*panelCols), j.c.Stride
+			if cols < panelCols {
+				if acc {
+					for t := i0; t < i1; t++ {
+						copy(edge[(t-i0)*panelCols:], row(&j.c, t)[p*panelCols:])
+					}
+				}
+				c, sc = &edge[0], panelCols
+			}
+			list[i1-i0-1](n, address(j.a.Host, i0*j.a.Stride+k0), 4*j.a.Stride, j.weights(p*k+k0), c, 4*sc, acc)
+			if cols < panelCols {
+				for t := i0; t < i1; t++ {
+					copy(row(&j.c, t)[p*panelCols:], edge[(t-i0)*panelCols:])
+				}
+			}
+		}
+		if k0+kb >= k {
+			return
+		}
+	}
+}
+
+// weights is the address of a row of panels.
+func (j *linearJob) weights(row int) *byte {
+	if j.w.Half != nil {
+		return (*byte)(unsafe.Pointer(&j.w.Half[row*panelCols]))
+	}
+	return (*byte)(unsafe.Pointer(&j.w.Host[row*panelCols]))
+}
+
+// address is that of s[i], which may be the end.
+func address(s []float32, i int) *float32 {
+	return (*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), 4*i))
+}
+
+// rows is the portable product, of outputs from to to.
+func (j *linearJob) rows(w *worker, from, to int) {
+	k, n := j.w.Cols, to-from
+	c := j.c.Host[from:]
+	if j.w.Half == nil {
+		w.k.product(w, gpu.NT, j.c.Rows, n, k, j.a.Host, j.a.Stride, j.w.Host[from*k:], k, c, j.c.Stride, j.acc)
+		return
+	}
+	wide := grow(&w.score, k)
+	for o := range n {
+		for x, h := range j.w.Half[(from+o)*k : (from+o+1)*k] {
+			wide[x] = gpu.FromBF16(h)
+		}
+		w.k.product(w, gpu.NT, j.c.Rows, 1, k, j.a.Host, j.a.Stride, wide, k, c[o:], j.c.Stride, j.acc)
+	}
+}
+
+// CacheWrite implements gpu.Decoder.
+func (d *Device) CacheWrite(c gpu.Cache, spans []gpu.Span, k, v gpu.Matrix) {
+	gpu.CheckShape("cache write", k, k.Rows, c.KVHeads*c.HeadDim)
+	gpu.CheckShape("cache write", v, k.Rows, c.KVHeads*c.HeadDim)
+	c.Check("cache write", spans, k.Rows)
+	cols := c.KVHeads * c.HeadDim
+	t := 0
+	for i := range spans {
+		s := &spans[i]
+		for n := range s.Rows {
+			at := s.Start + n
+			page := c.Host[int(s.Pages[at/gpu.PageSize])*2*cols*gpu.PageSize:]
+			at %= gpu.PageSize
+			for x, y := range row(&k, t) {
+				page[x*gpu.PageSize+at] = y
+			}
+			copy(page[(gpu.PageSize+at)*cols:][:cols], row(&v, t))
+			t++
+		}
+	}
+}
+
+// cacheJob is attention over a cache. A task is one head of one span; the heads
+// of a span of one row go in groups that share their keys.
+type cacheJob struct {
+	c      gpu.Cache
+	spans  []gpu.Span
+	heads  int
+	out, q gpu.Matrix
+	block  int // queries at a time
+	keys   int // of the longest sequence
+}
+
+// CacheAttention implements gpu.Decoder.
+func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q gpu.Matrix) {
+	c.CheckAttention(spans, heads, out, q)
+	j := &d.decode.attn
+	*j = cacheJob{c: c, spans: spans, heads: heads, out: out, q: q}
+	cost := 0
+	for i := range spans {
+		n := spans[i].Start + spans[i].Rows
+		j.keys = max(j.keys, n)
+		cost += spans[i].Rows * n * heads / 8 * (c.HeadDim/8 + 1)
+	}
+	j.block = max(16, min(32, maxScores/max(1, j.keys)))
+	rows := max(j.block, heads/c.KVHeads)
+	for _, w := range d.workers {
+		grow(&w.score, rows*j.keys)
+	}
+	d.pool.run(j, len(spans)*heads, cost)
+	*j = cacheJob{}
+}
+
+func (j *cacheJob) run(w *worker, task int) {
+	group := j.heads / j.c.KVHeads
+	h, at := task%j.heads, 0
+	s := &j.spans[task/j.heads]
+	for i := range task / j.heads {
+		at += j.spans[i].Rows
+	}
+	dim := j.c.HeadDim
+	switch {
+	case s.Rows == 1 && h%group == 0: // the rows of this product are heads
+		j.attend(w, s, h/group, group, s.Start+1, 0, j.q.Host[at*j.q.Stride+h*dim:], dim, j.out.Host[at*j.out.Stride+h*dim:], dim)
+	case s.Rows > 1:
+		for i0 := 0; i0 < s.Rows; i0 += j.block {
+			n := min(j.block, s.Rows-i0)
+			j.attend(w, s, h/group, n, s.Start+i0+1, 1, j.q.Host[(at+i0)*j.q.Stride+h*dim:], j.q.Stride, j.out.Host[(at+i0)*j.out.Stride+h*dim:], j.out.Stride)
+		}
+	}
+}
+
+// attend does m queries, the first of which sees seen keys and each other more
+// keys than the one before it, in pages of at most PageSize.
+func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []float32, sq int, out []float32, so int) {
+	dim, cols := j.c.HeadDim, j.c.KVHeads*j.c.HeadDim
+	scale := float32(1 / math.Sqrt(float64(dim)))
+	keys := seen + (m-1)*more
+	p := w.score[:m*keys]
+	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
+		n := min(gpu.PageSize, keys-k0)
+		k := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2*cols+kv*dim)*gpu.PageSize:]
+		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], keys, false)
+	}
+	for i := range m {
+		r := p[i*keys : (i+1)*keys]
+		w.k.softmax(r[:seen+i*more], scale, 1)
+		clear(r[seen+i*more:])
+	}
+	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
+		n := min(gpu.PageSize, keys-k0)
+		v := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2+1)*cols*gpu.PageSize+kv*dim:]
+		w.k.product(w, gpu.NN, m, dim, n, p[k0:], keys, v, cols, out, so, k0 > 0)
+	}
+}

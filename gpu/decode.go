@@ -1,0 +1,127 @@
+package gpu
+
+import "math"
+
+// PageSize is how many positions a page of a Cache holds.
+const PageSize = 64
+
+// Packed are the weights of a linear layer, W (Rows, Cols), in the order in
+// which a device reads them fastest. Only the device that made it reads it.
+type Packed struct {
+	Buffer          // float32 values; empty where Half is not
+	Half   []uint16 // bfloat16
+	Rows   int      // outputs
+	Cols   int      // inputs
+}
+
+// A Cache holds the keys and values of one layer for many sequences, in pages
+// of PageSize positions. A page is its keys, transposed (KVHeads·HeadDim,
+// PageSize), and then its values (PageSize, KVHeads·HeadDim).
+type Cache struct {
+	Buffer
+	Pages, KVHeads, HeadDim int
+}
+
+// CacheLen is the number of values of such a cache.
+func CacheLen(pages, kvHeads, headDim int) int { return 2 * pages * PageSize * kvHeads * headDim }
+
+// Page is the views of page p: keys and values.
+func (c Cache) Page(p int) (k, v Matrix) {
+	cols := c.KVHeads * c.HeadDim
+	n := cols * PageSize
+	b := c.Slice(2*p*n, 2*(p+1)*n)
+	return b.Slice(0, n).Matrix(cols, PageSize), b.Slice(n, 2*n).Matrix(PageSize, cols)
+}
+
+// A Span is a stretch of one sequence in a pass over several.
+type Span struct {
+	Rows  int     // rows of the pass, those of the next span follow
+	Start int     // position of the first in its sequence
+	Pages []int32 // the sequence's pages in order, enough for Start+Rows positions
+}
+
+// A Decoder has the kernels of reading and writing text, where a Device of
+// training has to do with many equal sequences and these with few rows of
+// many different ones. Each element of its results depends on its own row or
+// sequence only, never on what else is in the pass, and is what the Device's
+// MatMul and Attention make of it, bit for bit.
+type Decoder interface {
+	// Pack puts matrices of as many columns, one below the other, into the
+	// device's order; half rounds them to the nearest bfloat16, ties to even.
+	Pack(half bool, w ...Matrix) Packed
+	// Linear is C = A·Wᵀ, or C += where accumulate is set.
+	Linear(c, a Matrix, w Packed, accumulate bool)
+	// CacheWrite puts the keys and values of the rows of spans into their pages.
+	CacheWrite(c Cache, spans []Span, k, v Matrix)
+	// CacheAttention is Attention of the rows of spans, q and out being (rows,
+	// heads·HeadDim), over the keys and values of their sequences, up to each
+	// row's own position.
+	CacheAttention(c Cache, spans []Span, heads int, out, q Matrix)
+}
+
+// CheckLinear panics on shapes that do not fit Linear's.
+func CheckLinear(c, a Matrix, w Packed) {
+	CheckMatrix("linear", a)
+	CheckShape("linear", a, a.Rows, w.Cols)
+	CheckShape("linear", c, a.Rows, w.Rows)
+}
+
+// CheckPack panics unless all matrices have as many columns, and returns the
+// number of their rows.
+func CheckPack(w []Matrix) (rows, cols int) {
+	for i, m := range w {
+		CheckMatrix("pack", m)
+		if i == 0 {
+			cols = m.Cols
+		}
+		if m.Cols != cols {
+			fail("pack", "matrices of %d and %d columns", cols, m.Cols)
+		}
+		rows += m.Rows
+	}
+	return rows, cols
+}
+
+// Check panics unless the spans are of c and have rows rows together.
+func (c Cache) Check(op string, spans []Span, rows int) {
+	if c.Pages < 0 || c.KVHeads < 1 || c.HeadDim < 1 || c.N != CacheLen(c.Pages, c.KVHeads, c.HeadDim) {
+		fail(op, "cache of %d pages of %d heads of %d in %d values", c.Pages, c.KVHeads, c.HeadDim, c.N)
+	}
+	for i, s := range spans {
+		if s.Rows < 0 || s.Start < 0 || s.Start+s.Rows > len(s.Pages)*PageSize {
+			fail(op, "span %d: %d rows from %d in %d pages", i, s.Rows, s.Start, len(s.Pages))
+		}
+		for _, p := range s.Pages {
+			if p < 0 || int(p) >= c.Pages {
+				fail(op, "span %d: page %d of %d", i, p, c.Pages)
+			}
+		}
+		rows -= s.Rows
+	}
+	if rows != 0 {
+		fail(op, "the spans and the matrix differ by %d rows", rows)
+	}
+}
+
+// CheckAttention panics on shapes that do not fit CacheAttention's.
+func (c Cache) CheckAttention(spans []Span, heads int, out, q Matrix) {
+	const op = "cache attention"
+	c.Check(op, spans, q.Rows)
+	if heads < 1 || heads%c.KVHeads != 0 {
+		fail(op, "%d heads on %d", heads, c.KVHeads)
+	}
+	CheckShape(op, q, q.Rows, heads*c.HeadDim)
+	CheckShape(op, out, q.Rows, heads*c.HeadDim)
+}
+
+// RoundBF16 is the bfloat16 nearest to x, ties to even, as its bits.
+func RoundBF16(x float32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return uint16(b>>16) | 0x40 // a NaN stays one
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
+// FromBF16 widens the bits of a bfloat16.
+func FromBF16(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }

@@ -1,0 +1,509 @@
+package chat
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// eval is one rendering.
+type eval struct {
+	now     time.Time
+	globals *scope
+	out     *strings.Builder
+	steps   int
+	bytes   int
+	depth   int
+}
+
+type scope struct {
+	vars  map[string]any
+	outer *scope
+}
+
+func newScope(outer *scope) *scope { return &scope{vars: map[string]any{}, outer: outer} }
+
+func (s *scope) get(n string) any {
+	for ; s != nil; s = s.outer {
+		if v, ok := s.vars[n]; ok {
+			return v
+		}
+	}
+	return undefined{n}
+}
+
+// step counts n pieces of work.
+func (e *eval) step(n int) error {
+	if e.steps += n; e.steps > maxSteps {
+		return errors.New("the template takes too many steps")
+	}
+	return nil
+}
+
+// make counts n bytes that are made.
+func (e *eval) make(n int) error {
+	if e.bytes += n; n < 0 || e.bytes > maxBytes {
+		return errors.New("the template makes too much text")
+	}
+	return nil
+}
+
+func (e *eval) write(s string) error {
+	if e.out.Len()+len(s) > MaxOutput {
+		return fmt.Errorf("more than %d bytes", MaxOutput)
+	}
+	e.out.WriteString(s)
+	return nil
+}
+
+var errBreak, errContinue = errors.New("break"), errors.New("continue")
+
+// located says where in the template err came up, once.
+func located(line int, err error) error {
+	var l *lineError
+	if err == nil || err == errBreak || err == errContinue || errors.As(err, &l) {
+		return err
+	}
+	return &lineError{line, err}
+}
+
+type lineError struct {
+	line int
+	err  error
+}
+
+func (l *lineError) Error() string { return fmt.Sprintf("line %d: %v", l.line, l.err) }
+func (l *lineError) Unwrap() error { return l.err }
+
+// into runs body and returns what it writes.
+func (e *eval) into(body []node, s *scope) (string, error) {
+	outer := e.out
+	e.out = new(strings.Builder)
+	defer func() { e.out = outer }()
+	err := e.run(body, s)
+	return e.out.String(), errors.Join(err, e.make(e.out.Len()))
+}
+
+func (e *eval) run(body []node, s *scope) error {
+	if e.out == nil {
+		e.out = new(strings.Builder)
+	}
+	if e.depth++; e.depth > 2*maxDepth {
+		return fmt.Errorf("deeper than %d", 2*maxDepth)
+	}
+	defer func() { e.depth-- }()
+	for _, n := range body {
+		if err := e.step(1); err != nil {
+			return err
+		}
+		switch n := n.(type) {
+		case text:
+			if err := e.write(string(n)); err != nil {
+				return err
+			}
+		case print:
+			v, err := e.value(n.x, s)
+			if err != nil {
+				return located(n.line, err)
+			}
+			t, err := e.str(v)
+			if err == nil {
+				err = e.write(t)
+			}
+			if err != nil {
+				return located(n.line, err)
+			}
+		case branch:
+			if err := e.branch(n, s); err != nil {
+				return err
+			}
+		case loop:
+			if err := e.loop(n, s); err != nil {
+				return located(n.line, err)
+			}
+		case assign:
+			if err := e.assign(n, s); err != nil {
+				return located(n.line, err)
+			}
+		case macro:
+			s.vars[n.name] = e.macro(n, s)
+		case filtered:
+			t, err := e.into(n.body, newScope(s))
+			if err != nil {
+				return located(n.line, err)
+			}
+			if t, err = e.applied(n.apply, t, s); err == nil {
+				err = e.write(t)
+			}
+			if err != nil {
+				return located(n.line, err)
+			}
+		case jump:
+			if n == "break" {
+				return errBreak
+			}
+			return errContinue
+		}
+	}
+	return nil
+}
+
+// applied is text after filters.
+func (e *eval) applied(fs []filter, t string, s *scope) (string, error) {
+	var v any = t
+	for _, f := range fs {
+		a, err := e.args(f.args, s)
+		if err != nil {
+			return "", err
+		}
+		if v, err = filters[f.name](e, v, a); err != nil {
+			return "", fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	return e.str(v)
+}
+
+func (e *eval) branch(b branch, s *scope) error {
+	for i, body := range b.bodies {
+		if i < len(b.tests) {
+			v, err := e.value(b.tests[i], s)
+			if err != nil {
+				return located(b.line, err)
+			}
+			if !truth(v) {
+				continue
+			}
+		}
+		return e.run(body, s)
+	}
+	return nil
+}
+
+// loopState is what a loop's body knows as loop.
+type loopState struct {
+	items []any
+	at    int
+}
+
+func (l *loopState) attr(n string) (any, bool) {
+	i, all := int64(l.at), int64(len(l.items))
+	switch n {
+	case "index":
+		return i + 1, true
+	case "index0":
+		return i, true
+	case "revindex":
+		return all - i, true
+	case "revindex0":
+		return all - i - 1, true
+	case "first":
+		return i == 0, true
+	case "last":
+		return i == all-1, true
+	case "length":
+		return all, true
+	case "depth":
+		return int64(1), true
+	case "previtem":
+		if i > 0 {
+			return l.items[i-1], true
+		}
+	case "nextitem":
+		if i+1 < all {
+			return l.items[i+1], true
+		}
+	case "cycle":
+		return function(func(_ *eval, a args) (any, error) {
+			if len(a.list) == 0 {
+				return nil, errors.New("cycle: no arguments")
+			}
+			return a.list[i%int64(len(a.list))], nil
+		}), true
+	}
+	return nil, false
+}
+
+// unpack gives a value, or its parts, to names.
+func (e *eval) unpack(names []string, v any, s *scope) error {
+	if len(names) == 1 {
+		s.vars[names[0]] = v
+		return nil
+	}
+	parts, err := e.elements(v)
+	if err != nil {
+		return err
+	}
+	if len(parts) != len(names) {
+		return fmt.Errorf("%d values for %d names", len(parts), len(names))
+	}
+	for i, n := range names {
+		s.vars[n] = parts[i]
+	}
+	return nil
+}
+
+func (e *eval) loop(l loop, s *scope) error {
+	v, err := e.value(l.over, s)
+	if err != nil {
+		return err
+	}
+	items, err := e.elements(v)
+	if err != nil {
+		return err
+	}
+	if l.where != nil {
+		var kept []any
+		for _, x := range items {
+			in := newScope(s)
+			if err := e.unpack(l.names, x, in); err != nil {
+				return err
+			}
+			ok, err := e.value(l.where, in)
+			if err != nil {
+				return err
+			}
+			if truth(ok) {
+				kept = append(kept, x)
+			}
+		}
+		items = kept
+	}
+	if len(items) == 0 {
+		return e.run(l.empty, s)
+	}
+	st := &loopState{items: items}
+	for i, x := range items {
+		st.at = i
+		in := newScope(s)
+		in.vars["loop"] = st
+		if err := e.unpack(l.names, x, in); err != nil {
+			return err
+		}
+		if err := e.run(l.body, in); err == errBreak {
+			break
+		} else if err != nil && err != errContinue {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *eval) assign(a assign, s *scope) error {
+	var v any
+	var err error
+	if a.x != nil {
+		v, err = e.value(a.x, s)
+	} else {
+		var t string
+		if t, err = e.into(a.body, newScope(s)); err == nil {
+			v, err = e.applied(a.apply, t, s)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if a.field == "" {
+		return e.unpack(a.names, v, s)
+	}
+	d, ok := s.get(a.names[0]).(*dict)
+	if !ok || !d.namespace {
+		return fmt.Errorf("%s.%s is set, but %[1]s is no namespace", a.names[0], a.field)
+	}
+	d.set(a.field, v)
+	return nil
+}
+
+func (e *eval) macro(m macro, s *scope) function {
+	return func(e *eval, a args) (any, error) {
+		in := newScope(s)
+		if len(a.list) > len(m.params) {
+			return nil, fmt.Errorf("%s: %d arguments, it takes %d", m.name, len(a.list), len(m.params))
+		}
+		for i, p := range m.params {
+			v, given := a.named[p.name]
+			switch {
+			case i < len(a.list):
+				v = a.list[i]
+			case given:
+			case p.value != nil:
+				var err error
+				if v, err = e.value(p.value, in); err != nil {
+					return nil, err
+				}
+			default:
+				v = undefined{p.name}
+			}
+			in.vars[p.name] = v
+		}
+		return e.into(m.body, in)
+	}
+}
+
+// args are evaluated arguments.
+type args struct {
+	list  []any
+	named map[string]any
+}
+
+// get is argument i, or the one of that name, or def.
+func (a args) get(i int, name string, def any) any {
+	if i < len(a.list) {
+		return a.list[i]
+	}
+	if v, ok := a.named[name]; ok {
+		return v
+	}
+	return def
+}
+
+func (e *eval) args(a arguments, s *scope) (out args, err error) {
+	for _, x := range a.list {
+		v, err := e.value(x, s)
+		if err != nil {
+			return out, err
+		}
+		out.list = append(out.list, v)
+	}
+	for i, n := range a.names {
+		v, err := e.value(a.named[i], s)
+		if err != nil {
+			return out, err
+		}
+		if out.named == nil {
+			out.named = map[string]any{}
+		}
+		out.named[n] = v
+	}
+	return out, nil
+}
+
+func (e *eval) value(x expr, s *scope) (any, error) {
+	if err := e.step(1); err != nil {
+		return nil, err
+	}
+	if e.depth++; e.depth > 2*maxDepth {
+		return nil, fmt.Errorf("deeper than %d", 2*maxDepth)
+	}
+	defer func() { e.depth-- }()
+	switch x := x.(type) {
+	case literal:
+		return x.v, nil
+	case name:
+		return s.get(string(x)), nil
+	case listOf:
+		return e.list(x, s, false)
+	case tupleOf:
+		return e.list(x, s, true)
+	case dictOf:
+		d := newDict()
+		for i := range x.keys {
+			k, err := e.value(x.keys[i], s)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := key(k); err != nil {
+				return nil, err
+			}
+			v, err := e.value(x.values[i], s)
+			if err != nil {
+				return nil, err
+			}
+			d.set(k, v)
+		}
+		return d, nil
+	case unary:
+		v, err := e.value(x.x, s)
+		if err != nil {
+			return nil, err
+		}
+		return e.unary(x.op, v)
+	case binary:
+		return e.binary(x, s)
+	case compare:
+		return e.compare(x, s)
+	case choice:
+		v, err := e.value(x.test, s)
+		switch {
+		case err != nil:
+			return nil, err
+		case truth(v):
+			return e.value(x.x, s)
+		case x.y == nil:
+			return undefined{"the value of an if without else"}, nil
+		}
+		return e.value(x.y, s)
+	case attr:
+		v, err := e.value(x.x, s)
+		if err != nil {
+			return nil, err
+		}
+		return e.attr(v, x.name)
+	case index:
+		v, err := e.value(x.x, s)
+		if err != nil {
+			return nil, err
+		}
+		i, err := e.value(x.i, s)
+		if err != nil {
+			return nil, err
+		}
+		return e.index(v, i)
+	case slice:
+		return e.slice(x, s)
+	case call:
+		v, err := e.value(x.f, s)
+		if err != nil {
+			return nil, err
+		}
+		f, ok := v.(function)
+		if !ok {
+			return nil, fmt.Errorf("%s is called", kindOf(v))
+		}
+		a, err := e.args(x.args, s)
+		if err != nil {
+			return nil, err
+		}
+		return f(e, a)
+	case filter:
+		v, err := e.value(x.x, s)
+		if err != nil {
+			return nil, err
+		}
+		a, err := e.args(x.args, s)
+		if err != nil {
+			return nil, err
+		}
+		if v, err = filters[x.name](e, v, a); err != nil {
+			return nil, fmt.Errorf("%s: %w", x.name, err)
+		}
+		return v, nil
+	case test:
+		v, err := e.value(x.x, s)
+		if err != nil {
+			return nil, err
+		}
+		a, err := e.args(x.args, s)
+		if err != nil {
+			return nil, err
+		}
+		ok, err := tests[x.name](e, v, a)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", x.name, err)
+		}
+		return ok != x.not, nil
+	}
+	return nil, fmt.Errorf("an expression %T", x)
+}
+
+func (e *eval) list(x []expr, s *scope, tuple bool) (any, error) {
+	l := &list{make([]any, 0, len(x)), tuple}
+	for _, y := range x {
+		v, err := e.value(y, s)
+		if err != nil {
+			return nil, err
+		}
+		l.items = append(l.items, v)
+	}
+	return l, nil
+}

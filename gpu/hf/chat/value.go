@@ -1,0 +1,482 @@
+package chat
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Values are nil, bool, int64, float64, string, *list, *dict, undefined,
+// function and *loopState.
+type (
+	list struct {
+		items []any
+		tuple bool // written in round brackets
+	}
+	dict struct {
+		keys, values []any
+		at           map[any]int
+		namespace    bool // its entries may be set
+	}
+	// undefined is what has no value; name is what was asked for.
+	undefined struct{ name string }
+	function  func(e *eval, a args) (any, error)
+)
+
+func newDict() *dict { return &dict{at: map[any]int{}} }
+
+// key is what a value is in a map of keys: 1, 1.0 and true are one.
+func key(v any) (any, error) {
+	switch v := v.(type) {
+	case nil, string, int64:
+		return v, nil
+	case bool:
+		if v {
+			return int64(1), nil
+		}
+		return int64(0), nil
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1<<62 {
+			return int64(v), nil
+		}
+		return v, nil
+	}
+	return nil, fmt.Errorf("%s is no key", kindOf(v))
+}
+
+func (d *dict) set(k, v any) {
+	h, err := key(k)
+	if err != nil {
+		return // callers check
+	}
+	if i, ok := d.at[h]; ok {
+		d.values[i] = v
+		return
+	}
+	d.at[h] = len(d.keys)
+	d.keys, d.values = append(d.keys, k), append(d.values, v)
+}
+
+func (d *dict) get(k any) (any, bool) {
+	h, err := key(k)
+	if err != nil {
+		return nil, false
+	}
+	i, ok := d.at[h]
+	if !ok {
+		return nil, false
+	}
+	return d.values[i], true
+}
+
+func kindOf(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "none"
+	case bool:
+		return "a boolean"
+	case int64, float64:
+		return "a number"
+	case string:
+		return "a string"
+	case *list:
+		return "a list"
+	case *dict, *loopState:
+		return "a mapping"
+	case undefined:
+		return fmt.Sprintf("%.60q, which is not defined", v.name)
+	}
+	return "a function"
+}
+
+func truth(v any) bool {
+	switch v := v.(type) {
+	case nil, undefined:
+		return false
+	case bool:
+		return v
+	case int64:
+		return v != 0
+	case float64:
+		return v != 0
+	case string:
+		return v != ""
+	case *list:
+		return len(v.items) > 0
+	case *dict:
+		return len(v.keys) > 0
+	}
+	return true
+}
+
+// float is v as a number.
+func float(v any) (float64, bool) {
+	switch v := v.(type) {
+	case bool:
+		if v {
+			return 1, true
+		}
+		return 0, true
+	case int64:
+		return float64(v), true
+	case float64:
+		return v, true
+	}
+	return 0, false
+}
+
+// whole is v as a whole number.
+func whole(v any) (int64, bool) {
+	switch v := v.(type) {
+	case bool:
+		if v {
+			return 1, true
+		}
+		return 0, true
+	case int64:
+		return v, true
+	}
+	return 0, false
+}
+
+func (e *eval) equal(a, b any) (bool, error) {
+	if err := e.step(1); err != nil {
+		return false, err
+	}
+	e.depth++
+	defer func() { e.depth-- }()
+	if e.depth > 2*maxDepth {
+		return false, fmt.Errorf("deeper than %d", 2*maxDepth)
+	}
+	if x, ok := whole(a); ok {
+		if y, ok := whole(b); ok {
+			return x == y, nil
+		}
+	}
+	if x, ok := float(a); ok {
+		y, ok := float(b)
+		return ok && x == y, nil
+	}
+	switch a := a.(type) {
+	case nil:
+		return b == nil, nil
+	case string:
+		b, ok := b.(string)
+		return ok && a == b, nil
+	case undefined:
+		_, ok := b.(undefined)
+		return ok, nil
+	case *list:
+		b, ok := b.(*list)
+		if !ok || len(a.items) != len(b.items) {
+			return false, nil
+		}
+		for i := range a.items {
+			if same, err := e.equal(a.items[i], b.items[i]); !same || err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	case *dict:
+		b, ok := b.(*dict)
+		if !ok || len(a.keys) != len(b.keys) {
+			return false, nil
+		}
+		for i, k := range a.keys {
+			v, ok := b.get(k)
+			if !ok {
+				return false, nil
+			}
+			if same, err := e.equal(a.values[i], v); !same || err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// less orders numbers, strings and lists.
+func (e *eval) less(a, b any) (bool, error) {
+	if x, ok := whole(a); ok {
+		if y, ok := whole(b); ok {
+			return x < y, nil
+		}
+	}
+	x, okX := float(a)
+	y, okY := float(b)
+	if okX && okY {
+		return x < y, nil
+	}
+	if x, ok := a.(string); ok {
+		if y, ok := b.(string); ok {
+			return x < y, nil
+		}
+	}
+	return false, fmt.Errorf("%s and %s have no order", kindOf(a), kindOf(b))
+}
+
+// str is v as text, as Python's str writes it.
+func (e *eval) str(v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case undefined:
+		return "", nil
+	}
+	var b strings.Builder
+	err := e.repr(&b, v, 0)
+	return b.String(), err
+}
+
+func number2(f float64) string {
+	switch {
+	case math.IsInf(f, 1):
+		return "inf"
+	case math.IsInf(f, -1):
+		return "-inf"
+	case math.IsNaN(f):
+		return "nan"
+	case f == math.Trunc(f) && math.Abs(f) < 1e16:
+		return strconv.FormatFloat(f, 'f', 1, 64)
+	case math.Abs(f) >= 1e16 || math.Abs(f) < 1e-4:
+		return strconv.FormatFloat(f, 'e', -1, 64)
+	}
+	return strconv.FormatFloat(f, 'f', -1, 64)
+}
+
+func (e *eval) repr(b *strings.Builder, v any, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("a value deeper than %d", maxDepth)
+	}
+	if err := e.make(b.Len() / 64); err != nil { // what grows in steps is paid for in steps
+		return err
+	}
+	if err := e.step(1); err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case nil:
+		b.WriteString("None")
+	case bool:
+		b.WriteString(map[bool]string{true: "True", false: "False"}[v])
+	case int64:
+		b.WriteString(strconv.FormatInt(v, 10))
+	case float64:
+		b.WriteString(number2(v))
+	case string:
+		if err := e.make(len(v)); err != nil {
+			return err
+		}
+		quote := byte('\'')
+		if strings.Contains(v, "'") && !strings.Contains(v, `"`) {
+			quote = '"'
+		}
+		b.WriteByte(quote)
+		for _, r := range v {
+			switch {
+			case r == '\n':
+				b.WriteString(`\n`)
+			case r == '\t':
+				b.WriteString(`\t`)
+			case r == '\r':
+				b.WriteString(`\r`)
+			case r == rune(quote) || r == '\\':
+				b.WriteByte('\\')
+				b.WriteRune(r)
+			case r < 0x20 || r == 0x7f:
+				fmt.Fprintf(b, `\x%02x`, r)
+			case r != ' ' && !unicode.IsPrint(r) && r <= 0xff:
+				fmt.Fprintf(b, `\x%02x`, r)
+			case r != ' ' && !unicode.IsPrint(r) && r <= 0xffff:
+				fmt.Fprintf(b, `\u%04x`, r)
+			default:
+				b.WriteRune(r)
+			}
+		}
+		b.WriteByte(quote)
+	case *list:
+		open, end := "[", "]"
+		if v.tuple {
+			open, end = "(", ")"
+			if len(v.items) == 1 {
+				end = ",)"
+			}
+		}
+		b.WriteString(open)
+		for i, x := range v.items {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			if err := e.repr(b, x, depth+1); err != nil {
+				return err
+			}
+		}
+		b.WriteString(end)
+	case *dict:
+		b.WriteByte('{')
+		for i, k := range v.keys {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			if err := e.repr(b, k, depth+1); err != nil {
+				return err
+			}
+			b.WriteString(": ")
+			if err := e.repr(b, v.values[i], depth+1); err != nil {
+				return err
+			}
+		}
+		b.WriteByte('}')
+	default:
+		return fmt.Errorf("%s cannot be written", kindOf(v))
+	}
+	return nil
+}
+
+// json writes v as Python's json.dumps(ensure_ascii=False) does; indent is what
+// a level is set in by, "" for one line.
+func (e *eval) json(b *strings.Builder, v any, indent string, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("a value deeper than %d", maxDepth)
+	}
+	if err := e.step(1); err != nil {
+		return err
+	}
+	line := func(depth int) error {
+		if indent == "" {
+			return nil
+		}
+		if err := e.make(1 + depth*len(indent)); err != nil {
+			return err
+		}
+		b.WriteByte('\n')
+		for range depth {
+			b.WriteString(indent)
+		}
+		return nil
+	}
+	comma := ", "
+	if indent != "" {
+		comma = ","
+	}
+	switch v := v.(type) {
+	case nil:
+		b.WriteString("null")
+	case bool:
+		b.WriteString(strconv.FormatBool(v))
+	case int64:
+		b.WriteString(strconv.FormatInt(v, 10))
+	case float64:
+		b.WriteString(number2(v))
+	case string:
+		return e.quote(b, v)
+	case *list:
+		if len(v.items) == 0 {
+			b.WriteString("[]")
+			return nil
+		}
+		b.WriteByte('[')
+		for i, x := range v.items {
+			if i > 0 {
+				b.WriteString(comma)
+			}
+			if err := line(depth + 1); err != nil {
+				return err
+			}
+			if err := e.json(b, x, indent, depth+1); err != nil {
+				return err
+			}
+		}
+		if err := line(depth); err != nil {
+			return err
+		}
+		b.WriteByte(']')
+	case *dict:
+		if len(v.keys) == 0 {
+			b.WriteString("{}")
+			return nil
+		}
+		b.WriteByte('{')
+		for i, k := range v.keys {
+			if i > 0 {
+				b.WriteString(comma)
+			}
+			if err := line(depth + 1); err != nil {
+				return err
+			}
+			s, ok := k.(string)
+			if !ok {
+				var w strings.Builder
+				if err := e.json(&w, k, "", depth+1); err != nil {
+					return err
+				}
+				s = w.String()
+			}
+			if err := e.quote(b, s); err != nil {
+				return err
+			}
+			b.WriteString(": ")
+			if err := e.json(b, v.values[i], indent, depth+1); err != nil {
+				return err
+			}
+		}
+		if err := line(depth); err != nil {
+			return err
+		}
+		b.WriteByte('}')
+	default:
+		return fmt.Errorf("%s is no JSON", kindOf(v))
+	}
+	return nil
+}
+
+func (e *eval) quote(b *strings.Builder, s string) error {
+	if err := e.make(len(s)); err != nil {
+		return err
+	}
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20:
+			if k := strings.IndexRune("\n\r\t\b\f", r); k >= 0 {
+				b.WriteByte('\\')
+				b.WriteByte("nrtbf"[k])
+			} else {
+				fmt.Fprintf(b, `\u%04x`, r)
+			}
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return nil
+}
+
+// elements are what a loop goes over.
+func (e *eval) elements(v any) ([]any, error) {
+	switch v := v.(type) {
+	case *list:
+		return v.items, e.step(len(v.items))
+	case *dict:
+		return v.keys, e.step(len(v.keys))
+	case undefined:
+		return nil, nil
+	case string:
+		if err := e.step(len(v)); err != nil {
+			return nil, err
+		}
+		out := make([]any, 0, utf8.RuneCountInString(v))
+		for _, r := range v {
+			out = append(out, string(r))
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("%s has no elements", kindOf(v))
+}

@@ -1,0 +1,72 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"sync"
+	"time"
+)
+
+// grace is how long a spawned worker may take to end once its input has.
+const grace = 5 * time.Second
+
+// Spawn starts a program that speaks the protocol on its standard input and
+// output, and connects to it. What it writes to its standard error goes to log.
+// Close ends it: it waits a while for the program to end by itself, and kills
+// it otherwise.
+func Spawn(argv []string, log io.Writer) (*Client, error) {
+	if len(argv) == 0 {
+		return nil, errors.New("worker: no program to start")
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stderr = log
+	cmd.WaitDelay = time.Second // for a grandchild that holds on to log
+	detach(cmd)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	p := &process{cmd: cmd, in: in}
+	c, err := Connect(out, in, p)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", argv[0], err)
+	}
+	return c, nil
+}
+
+type process struct {
+	cmd  *exec.Cmd
+	in   io.Closer
+	once sync.Once
+	err  error
+}
+
+// Close ends the process and waits for it.
+func (p *process) Close() error {
+	p.once.Do(func() {
+		_ = p.in.Close() // that is all it means: a pipe that is broken already is as good
+		kill := time.AfterFunc(grace, func() { _ = p.cmd.Process.Kill() })
+		p.err = p.cmd.Wait()
+		if !kill.Stop() {
+			p.err = fmt.Errorf("worker: killed, %s after its input had ended: %w", grace, p.err)
+		}
+	})
+	return p.err
+}
+
+// PID is that of the process that c spawned, 0 where there is none.
+func (c *Client) PID() int {
+	if p, ok := c.conn.(*process); ok {
+		return p.cmd.Process.Pid
+	}
+	return 0
+}

@@ -1,0 +1,126 @@
+// Package worker is the protocol by which a trainer or a generator runs in a
+// process of its own: one that may crash, hold a GPU, or be written in another
+// language, without taking the node along.
+//
+// Client is the node's side, Serve the worker's. Both speak frames over any
+// stream of bytes: the standard input and output of a child process, or a Unix
+// socket. All numbers are little-endian.
+//
+//	 0  4  "SHW1": the protocol and its version
+//	 4  4  h, length of the head, at most 1 MiB
+//	 8  4  p, length of the part, at most 1 MiB
+//	12  4  flags: 1, the message goes on in the next frame; 2, it was broken off, the part says why
+//	16  h  head: one JSON object; empty in a frame that goes on with a message
+//	    p  part: raw bytes
+//
+// A message is a head and a body: the parts of its frames, joined. The worker
+// speaks first, once:
+//
+//	{"worker": 1, "name": "cpu avx512, 2 threads"}
+//
+// Then the node asks, {"id": n, "op": …}, and the worker answers with the same
+// id, {"id": n} and what the table says, or {"id": n, "error": "why"} after
+// which all is as it was before. The node has one question out at a time, but
+// for generate, of which many may be under way; their answers interleave.
+//
+//	op        head                                          body             answer
+//	open      "config": config.json, "optimizer": {"beta1",  f32 parameters
+//	          "beta2", "eps", "weight_decay", "clip"}
+//	step      "rows", "cols", "lr"                           i32 tokens       "loss"
+//	eval      "rows", "cols"                                 i32 tokens       "loss"
+//	params                                                                    body: f32 parameters
+//	set                                                      f32 parameters
+//	save                                                                      body: the worker's own bytes
+//	load                                                     those
+//	generate  "sampling": {…}                                i32 prompt       "token", "logprob" for each, then "done"
+//	cancel    "of": the id of a generate                                      that one's "done"
+//
+// Parameters are the tensors of the model sorted by name (hf.Config.Tensors),
+// joined, row-major. A batch is rows sequences of cols ids; position t predicts
+// t+1. The optimizer is AdamW with decoupled decay of matrices, and clips the
+// norm of the whole gradient. A loss that is not finite is null. set leaves the
+// moments alone; save and load carry parameters, moments and step count.
+//
+// A worker ends when its input ends: a node that dies takes its workers along.
+package worker
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+)
+
+// Version is that of the protocol. Version 1: as described above.
+const Version = 1
+
+// Limits of a frame.
+const (
+	magic   = "SHW1"
+	maxHead = 1 << 20
+	maxPart = 1 << 20
+	frame   = 16
+
+	more   = 1 // flags
+	broken = 2
+)
+
+// Limits of what a message may ask for.
+const (
+	MaxTokens = 1 << 26 // of a batch or prompt
+	maxName   = 200
+)
+
+// ErrLost is what a Client's methods wrap where the worker is gone or no longer
+// makes sense: what it held is lost, and a new one must be started.
+var ErrLost = errors.New("the worker is lost")
+
+// ErrProtocol is what a reader wraps where the bytes are not the protocol's.
+var ErrProtocol = errors.New("not the worker protocol")
+
+// A Trainer is what a worker runs, and what a Client gives. See node.Trainer.
+type Trainer interface {
+	Step(batch [][]int32, lr float64) (loss float64, err error)
+	Eval(batch [][]int32) (loss float64, err error)
+	Params() []float32
+	SetParams(params []float32) error
+	Save(w io.Writer) error
+	Load(r io.Reader) error
+	Close() error
+}
+
+// An Optimizer holds AdamW's numbers.
+type Optimizer struct {
+	Beta1       float64 `json:"beta1"`
+	Beta2       float64 `json:"beta2"`
+	Eps         float64 `json:"eps"`
+	WeightDecay float64 `json:"weight_decay"`
+	Clip        float64 `json:"clip"`
+}
+
+// A head is the JSON of a message; which fields count depends on the op.
+type head struct {
+	Worker int    `json:"worker,omitempty"` // the greeting: the version
+	Name   string `json:"name,omitempty"`
+
+	ID    uint64 `json:"id,omitempty"`
+	Op    string `json:"op,omitempty"`
+	Error string `json:"error,omitempty"`
+
+	Config    json.RawMessage `json:"config,omitempty"`
+	Optimizer *Optimizer      `json:"optimizer,omitempty"`
+	Rows      int             `json:"rows,omitempty"`
+	Cols      int             `json:"cols,omitempty"`
+	LR        float64         `json:"lr,omitempty"`
+	Loss      *number         `json:"loss,omitempty"`
+}
+
+// number is a float64 that JSON may not be able to hold.
+type number float64
+
+func (n number) MarshalJSON() ([]byte, error) {
+	if f := float64(n); !math.IsNaN(f) && !math.IsInf(f, 0) {
+		return json.Marshal(f)
+	}
+	return []byte("null"), nil
+}
