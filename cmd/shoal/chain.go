@@ -239,6 +239,10 @@ var nexts = map[string]string{
 	"NotEnoughStake":           "`shoal balance` shows what is staked",
 	"NotProposed":              "`shoal dispute status RUN` shows what became of it; `shoal epoch propose` proposes",
 	"NotValidator":             "stake what the deployment asks for (`shoal stake AMOUNT`); it counts from the next epoch on",
+	"NotVoter":                 "the stake of an epoch's validators is that of its beginning: `shoal stake` counts from the next on",
+	"AlreadyConvicted":         "nothing is to be done; other messages may convict for another round or parent",
+	"KeyTaken":                 "make another key, for example with `shoal --dir OTHER key new --light`",
+	"BadTerms":                 "an epoch takes 10 s to 30 days, --royalty is at most 10000, and the split adds up to 10000",
 	"NothingMatured":           "`shoal unbond` starts an unbonding, `shoal balance` shows when it is over",
 	"NothingToCollect":         "revenue comes with `shoal voucher redeem --flush`",
 	"NothingToMint":            "claim first: `shoal claim FILE`",
@@ -267,6 +271,8 @@ func whatNext(err error) error {
 		return err
 	case errors.As(err, &r) && nexts[r.Reason] != "":
 		return advise(err, "%s", nexts[r.Reason])
+	case errors.As(err, &r):
+		return advise(err, "`shoal chain status` and `shoal balance` show where things are")
 	case errors.As(err, &path) && errors.Is(err, fs.ErrNotExist):
 		return advise(err, "is the name right? Who makes the file passes it on")
 	case errors.Is(err, context.DeadlineExceeded):
