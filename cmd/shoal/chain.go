@@ -380,7 +380,7 @@ func (a *app) chainDeployCmd() *cobra.Command {
 		Short: "Create the contracts; this peer then settles there",
 		Long: `Creates the contracts with this peer's key, which then holds the whole supply of
 the token and may pause deposits. Governance is a council of token holders
-behind a timelock. On the dev chain windows are ten to thirty seconds and unbonding takes
+behind a timelock. On the dev chain windows are ten to fifty seconds and unbonding takes
 two minutes; elsewhere they are a day and three weeks. The deployment is written
 to ` + chainFile + ` in the data directory: give it to the other peers of the swarm.`,
 		Example: `  shoal chain deploy
@@ -500,6 +500,10 @@ func (a *app) chainStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			params, err := t.ledger.Params(ctx)
+			if err != nil {
+				return err
+			}
 			balanced := true
 			for _, l := range books {
 				balanced = balanced && l.Has.Cmp(l.Owes) >= 0
@@ -518,7 +522,7 @@ func (a *app) chainStatusCmd() *cobra.Command {
 			} else {
 				b.WriteString("THE BOOKS DO NOT BALANCE\n")
 			}
-			return a.show(map[string]any{"chain": t.where, "block": cur.Block, "time": now, "runs": runs, "books": books, "balanced": balanced}, b.String())
+			return a.show(map[string]any{"chain": t.where, "block": cur.Block, "time": now, "params": params, "runs": runs, "books": books, "balanced": balanced}, b.String())
 		}),
 	}
 	f.add(c, false)
