@@ -37,7 +37,7 @@ diloco: p2p/wire
 toploc:
 
 chain: p2p/wire
-chain/chaintest: chain p2p/wire
+chain/chaintest: chain diloco p2p/wire
 chain/contracts:
 chain/evm: chain chain/contracts p2p/wire
 chain/devchain:

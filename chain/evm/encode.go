@@ -140,6 +140,8 @@ func encode(book chain.Book, a chain.Action) ([]byte, error) {
 		} else {
 			data = runsABI.PackUnpause()
 		}
+	case chain.SetGuardian:
+		data = runsABI.PackSetGuardian(address(a.Guardian)) // the same in all four contracts
 	default:
 		return encodeDispute(a)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/crypto"
-	"github.com/ethereum/go-ethereum/rpc"
+	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -49,14 +49,16 @@ type flight struct {
 	Nonce uint64          `json:"nonce"`
 	To    *common.Address `json:"to"`
 	Data  hexutil.Bytes   `json:"data"`
-	Raw   []hexutil.Bytes `json:"raw"` // oldest first
+	Value *hexutil.Big    `json:"value,omitempty"` // wei
+	Raw   []hexutil.Bytes `json:"raw"`             // oldest first
 
 	sent    time.Time // guarded by the Sender's mu
+	said    error     // guarded by mu: of the node, about the last sending
 	adopted bool      // guarded by mu: somebody waits for it
 }
 
-func (f *flight) is(to *common.Address, data []byte) bool {
-	return string(f.Data) == string(data) && (to == nil) == (f.To == nil) && (to == nil || *to == *f.To)
+func (f *flight) is(to *common.Address, data []byte, wei *big.Int) bool {
+	return string(f.Data) == string(data) && (to == nil) == (f.To == nil) && (to == nil || *to == *f.To) && num(f.Value.ToInt()).Cmp(num(wei)) == 0
 }
 
 // spare is gas on top of an estimate and a quarter. Whether a checkpoint takes a
@@ -150,24 +152,38 @@ func (s *Sender) saveLocked() error {
 // is a *chain.Refusal, and then nothing was paid but perhaps gas. If the same
 // call is in flight from a process that died, Send waits for that one.
 func (s *Sender) Send(ctx context.Context, to *common.Address, data []byte) (*types.Receipt, error) {
-	f := s.adopt(to, data)
+	return s.send(ctx, to, data, nil)
+}
+
+// Pay sends wei to an account, as Send does.
+func (s *Sender) Pay(ctx context.Context, to chain.Address, wei *big.Int) (*types.Receipt, error) {
+	at := address(to)
+	return s.send(ctx, &at, nil, wei)
+}
+
+func (s *Sender) send(ctx context.Context, to *common.Address, data []byte, wei *big.Int) (*types.Receipt, error) {
+	f := s.adopt(to, data, wei)
 	if f == nil {
-		est, err := s.c.EstimateGas(ctx, ethereum.CallMsg{From: s.from, To: to, Data: data})
+		est, err := s.c.EstimateGas(ctx, ethereum.CallMsg{From: s.from, To: to, Data: data, Value: wei})
 		if err != nil {
 			return nil, refusal(err, "estimate gas")
 		}
-		if f, err = s.start(ctx, to, data, est+est/4+spare); err != nil {
+		gas := est
+		if len(data) > 0 {
+			gas = est + est/4 + spare
+		}
+		if f, err = s.start(ctx, to, data, wei, gas); err != nil {
 			return nil, err
 		}
 	}
 	return s.wait(ctx, f)
 }
 
-func (s *Sender) adopt(to *common.Address, data []byte) *flight {
+func (s *Sender) adopt(to *common.Address, data []byte, wei *big.Int) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.flights {
-		if !f.adopted && f.is(to, data) {
+		if !f.adopted && f.is(to, data, wei) {
 			f.adopted = true
 			return f
 		}
@@ -223,7 +239,7 @@ func (s *Sender) cap(tip, fee *big.Int) (*big.Int, *big.Int, error) {
 
 // start takes a nonce, signs, writes down and sends. The lock spans all of it,
 // so that the order on the chain is the order of the calls.
-func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas uint64) (*flight, error) {
+func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, wei *big.Int, gas uint64) (*flight, error) {
 	tip, fee, err := s.fees(ctx)
 	if err != nil {
 		return nil, err
@@ -242,7 +258,7 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas
 		nonce = max(nonce, n+1)
 	}
 	for tries := 0; ; tries++ {
-		tx, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: big64(s.c.Preset.ChainID), Nonce: nonce, To: to, Data: data, Gas: gas, GasTipCap: tip, GasFeeCap: fee}))
+		tx, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: big64(s.c.Preset.ChainID), Nonce: nonce, To: to, Value: num(wei), Data: data, Gas: gas, GasTipCap: tip, GasFeeCap: fee}))
 		if err != nil {
 			return nil, fmt.Errorf("sign: %w", err)
 		}
@@ -250,7 +266,7 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas
 		if err != nil {
 			return nil, fmt.Errorf("sign: %w", err)
 		}
-		f := &flight{Nonce: nonce, To: to, Data: data, Raw: []hexutil.Bytes{raw}, sent: time.Now(), adopted: true}
+		f := &flight{Nonce: nonce, To: to, Data: data, Value: (*hexutil.Big)(wei), Raw: []hexutil.Bytes{raw}, sent: time.Now(), adopted: true}
 		s.flights[nonce] = f
 		if err := s.saveLocked(); err != nil {
 			delete(s.flights, nonce)
@@ -261,6 +277,9 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas
 		case err == nil || known(err):
 			return f, nil
 		case taken(err) && tries < 16: // another process sends for this account too
+			if rc, e := s.c.TransactionReceipt(ctx, tx.Hash()); e == nil && rc != nil {
+				return f, nil // or a proxy has sent ours twice
+			}
 			delete(s.flights, nonce)
 			nonce++
 			continue
@@ -268,6 +287,7 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas
 			delete(s.flights, nonce)
 			return nil, errors.Join(fmt.Errorf("send: %w", err), s.saveLocked())
 		default: // it may or may not have arrived: wait sends it again
+			f.said = err
 			return f, nil
 		}
 	}
@@ -282,15 +302,17 @@ func taken(err error) bool {
 	return strings.Contains(m, "nonce too low") || strings.Contains(m, "replacement transaction underpriced")
 }
 
-// refusedForGood says that the node has judged the transaction and will never
-// include it.
+// refusedForGood says that the node has judged the transaction itself and will
+// never include it. Any other error may come after it was passed on, whatever it
+// says: a transaction that is forgotten then would be paid twice.
 func refusedForGood(err error) bool {
-	var r rpc.Error
-	if errors.As(err, &r) {
-		return true
+	for _, m := range []string{"insufficient funds", "intrinsic gas", "exceeds block gas limit", "gas limit too high", "exceeds the configured cap",
+		"invalid sender", "invalid chain id", "transaction type not supported", "oversized data"} {
+		if strings.Contains(err.Error(), m) {
+			return true
+		}
 	}
-	m := err.Error()
-	return strings.Contains(m, "insufficient funds") || strings.Contains(m, "intrinsic gas") || strings.Contains(m, "invalid")
+	return false
 }
 
 func (s *Sender) alarm(ctx context.Context) {
@@ -308,9 +330,9 @@ var errReverted = errors.New("the transaction was mined and reverted")
 func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 	lost := 0
 	for {
-		rc, err := s.mined(ctx, f)
-		if err != nil {
-			return nil, err // ctx
+		rc, sure := s.mined(ctx, f)
+		if err := ctx.Err(); err != nil {
+			return nil, s.kept(f, err)
 		}
 		switch {
 		case rc != nil && s.settled(ctx, rc):
@@ -328,7 +350,9 @@ func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 			s.mu.Unlock()
 		default:
 			if gone, err := s.gone(ctx, f); err == nil && gone {
-				if lost++; lost > 20 {
+				if !sure {
+					lost = 0
+				} else if lost++; lost > 20 {
 					return nil, errors.Join(fmt.Errorf("%w: nonce %d of %s", ErrReplaced, f.Nonce, s.from), s.forget(f))
 				}
 			} else if err := s.again(ctx, f); err != nil {
@@ -336,22 +360,38 @@ func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 			}
 		}
 		if err := s.c.pause(ctx); err != nil {
-			return nil, fmt.Errorf("transaction with nonce %d of %s is still in flight and is kept: %w", f.Nonce, s.from, err)
+			return nil, s.kept(f, err)
 		}
 	}
 }
 
-// mined finds the receipt of whichever transaction of the flight was mined.
-func (s *Sender) mined(ctx context.Context, f *flight) (*types.Receipt, error) {
+// kept says that a transaction stays in flight, and what the node last said.
+func (s *Sender) kept(f *flight, why error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := fmt.Errorf("transaction with nonce %d of %s is still in flight and is kept: %w", f.Nonce, s.from, why)
+	if f.said != nil {
+		err = fmt.Errorf("%w; the node says: %w", err, f.said)
+	}
+	return err
+}
+
+// mined finds the receipt of whichever transaction of the flight was mined. It
+// is sure that there is none only if the node knows: one that has just started
+// is still indexing, and one that is down knows nothing.
+func (s *Sender) mined(ctx context.Context, f *flight) (rc *types.Receipt, sure bool) {
 	s.mu.Lock()
 	raws := slices.Clone(f.Raw)
 	s.mu.Unlock()
+	sure = true
 	for _, raw := range slices.Backward(raws) {
-		if rc, err := s.c.TransactionReceipt(ctx, crypto.Keccak256Hash(raw)); err == nil && rc != nil && rc.BlockNumber != nil {
-			return rc, nil
+		rc, err := s.c.TransactionReceipt(ctx, crypto.Keccak256Hash(raw))
+		if err == nil && rc != nil && rc.BlockNumber != nil {
+			return rc, true
 		}
+		sure = sure && (err == nil || errors.Is(err, ethereum.NotFound))
 	}
-	return nil, ctx.Err()
+	return nil, sure
 }
 
 // settled reports whether the receipt's block is safe and canonical.
@@ -390,7 +430,7 @@ func (s *Sender) again(ctx context.Context, f *flight) error {
 		if tip, fee, err := s.fees(ctx); err == nil {
 			tip, fee, _ = s.cap(higher(raise(tx.GasTipCap()), tip), higher(raise(tx.GasFeeCap()), fee))
 			if fee.Cmp(raise(tx.GasFeeCap())) >= 0 { // else the cap forbids a valid replacement
-				bumped, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: tx.ChainId(), Nonce: f.Nonce, To: f.To, Data: f.Data, Gas: tx.Gas(), GasTipCap: tip, GasFeeCap: fee}))
+				bumped, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: tx.ChainId(), Nonce: f.Nonce, To: f.To, Value: num(f.Value.ToInt()), Data: f.Data, Gas: tx.Gas(), GasTipCap: tip, GasFeeCap: fee}))
 				if err != nil {
 					return fmt.Errorf("sign: %w", err)
 				}
@@ -411,8 +451,10 @@ func (s *Sender) again(ctx context.Context, f *flight) error {
 			f.sent = time.Now()
 		}
 	}
-	// What the node says of it does not matter: it may know it already, or be down.
-	_ = s.c.SendTransaction(ctx, tx)
+	// What the node says decides nothing: it may know it already, or be down.
+	if f.said = s.c.SendTransaction(ctx, tx); f.said != nil && known(f.said) {
+		f.said = nil
+	}
 	return nil
 }
 
@@ -442,7 +484,7 @@ func (s *Sender) why(ctx context.Context, f *flight, rc *types.Receipt) error {
 	if err := tx.UnmarshalBinary(f.Raw[len(f.Raw)-1]); err == nil && rc.GasUsed >= tx.Gas() {
 		return fmt.Errorf("%w (%s): it ran out of gas at %d; try again", errReverted, rc.TxHash, rc.GasUsed)
 	}
-	_, err := s.c.CallContract(ctx, ethereum.CallMsg{From: s.from, To: f.To, Data: f.Data}, rc.BlockNumber)
+	_, err := s.c.CallContract(ctx, ethereum.CallMsg{From: s.from, To: f.To, Data: f.Data, Value: f.Value.ToInt()}, rc.BlockNumber)
 	if err == nil {
 		return fmt.Errorf("%w (%s), and would not revert now", errReverted, rc.TxHash)
 	}
