@@ -32,9 +32,10 @@ p2p/p2ptest: p2p p2p/wire
 diloco/codec: p2p/wire
 diloco/outer: diloco/codec p2p/wire
 diloco/shard: p2p/wire
-diloco: p2p/wire
+diloco: p2p/wire toploc/audit
 
 toploc:
+toploc/audit: toploc p2p/wire
 
 chain: p2p/wire
 chain/chaintest: chain p2p/wire
@@ -54,7 +55,7 @@ toploc/calibrate: toploc gpu gpu/hf gpu/llama
 node/manifest: p2p/wire gpu/hf
 node/journal: p2p/wire
 node/control:
-node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire
+node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire toploc toploc/audit
 
 testnet/sim: diloco p2p/wire
 testnet: node node/control node/manifest p2p/wire gpu/hf diloco
@@ -64,7 +65,7 @@ cmd/shoal: *
 // pure packages decide; they start no goroutine, read no clock and do no I/O.
 var pure = []string{
 	"p2p/wire", "diloco", "diloco/codec", "diloco/outer", "diloco/shard",
-	"node/manifest", "gpu/hf", "gpu/ref", "toploc",
+	"node/manifest", "gpu/hf", "gpu/ref", "toploc", "toploc/audit",
 }
 
 // owners says which packages alone may import a family of libraries, and why.

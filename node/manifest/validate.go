@@ -71,6 +71,8 @@ func (m *Manifest) validate(p *Problems) {
 	m.validateAdmission(p)
 	v := &m.Verification
 	p.uint("verification.audit_rate", v.AuditRate, 0, Whole)
+	p.uint("verification.segments", v.Segments, 1, 64)
+	p.uint("verification.window", v.Window, 2, 64)
 	p.uint("verification.tolerance.exponents", v.Tolerance.Exponents, 0, 128)
 	p.float("verification.tolerance.mantissa_mean", v.Tolerance.MantissaMean, from(0), from(127))
 	p.float("verification.tolerance.mantissa_median", v.Tolerance.MantissaMedian, from(0), from(127))
