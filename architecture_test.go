@@ -58,7 +58,8 @@ node/control:
 node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire toploc toploc/audit
 
 testnet/sim: diloco p2p/wire
-testnet: node node/control node/manifest p2p/wire gpu/hf diloco
+testnet/cheat: node node/manifest diloco diloco/codec p2p/wire toploc toploc/audit
+testnet: node node/control node/manifest p2p/wire gpu/hf diloco testnet/cheat
 cmd/shoal: *
 `
 

@@ -39,7 +39,7 @@ type deployment struct {
 // moneyCmds are the commands of the ledger.
 func (a *app) moneyCmds() []*cobra.Command {
 	return []*cobra.Command{a.chainCmd(), a.stakeCmd(), a.unbondCmd(), a.withdrawCmd(), a.fundCmd(), a.epochCmd(),
-		a.claimCmd(), a.balanceCmd(), a.sharesCmd()}
+		a.claimCmd(), a.balanceCmd(), a.sharesCmd(), a.sendCmd()}
 }
 
 // chainFlags are those of every command that asks the chain.

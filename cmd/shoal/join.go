@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/block"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/testnet/cheat"
 )
 
 const (
@@ -32,6 +35,7 @@ type takeFlags struct {
 	prune   bool
 	http    string
 	once    bool
+	cheat   string
 }
 
 func (t *takeFlags) add(c *cobra.Command) {
@@ -40,7 +44,33 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.BoolVar(&t.observe, "observe", false, "follow and serve the run without training")
 	f.BoolVar(&t.prune, "prune", false, "forget old payloads: less disk, but the lineage cannot be recomputed from here")
 	f.StringVar(&t.http, "http", "", "serve status and metrics on this loopback address, too, e.g. 127.0.0.1:9447")
+	f.StringVar(&t.cheat, "cheat", "", "KIND[:ROUND]: lie, to try the audits of a testnet; needs --local. Kinds: "+cheat.Names())
+	f.Lookup("cheat").Hidden = true
 	f.BoolVar(&t.once, "exit-when-done", false, "leave when the run is over instead of serving its model")
+}
+
+// liar is what lies for this peer, nil for the honest. Lies are for testnets:
+// all peers must be local.
+func (t *takeFlags) liar(nf *netFlags) (*cheat.Liar, error) {
+	if t.cheat == "" {
+		return nil, nil
+	}
+	kind, from, err := cheat.Parse(t.cheat)
+	if err != nil {
+		return nil, usageError{err, ""}
+	}
+	if !nf.local {
+		return nil, usagef("--cheat is for testnets on one machine: without --local it is refused")
+	}
+	for _, addr := range slices.Concat(nf.listen, nf.bootstrap, nf.announceOnly) {
+		if !strings.HasPrefix(addr, "/ip4/127.") && !strings.HasPrefix(addr, "/ip6/::1/") {
+			return nil, usagef("--cheat is for testnets on one machine: %s is not a loopback address", addr)
+		}
+	}
+	if len(nf.listen) == 0 || !nf.noMDNS {
+		return nil, usagef("--cheat is for testnets on one machine: give --no-mdns and a loopback address to --listen on")
+	}
+	return cheat.New(kind, from), nil
 }
 
 func (a *app) joinCmd() *cobra.Command {
@@ -61,13 +91,17 @@ crash the same command goes on where it was.`,
   shoal join moby --observe           # follow and serve, do not train`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := tf.liar(&nf)
+			if err != nil {
+				return err
+			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
 				return err
 			}
 			run, err := s.find(cmd.Context(), args[0], hearing)
 			if err == nil {
-				err = s.take(cmd.Context(), run, nil, tf)
+				err = s.take(cmd.Context(), run, nil, tf, l)
 			}
 			return errors.Join(err, s.close())
 		},
@@ -93,6 +127,10 @@ prepared in this data directory (shoal data prepare).`,
   shoal publish run.yaml               # serve only; others can take over once they hold it`,
 		Args: exactly("MANIFEST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := tf.liar(&nf)
+			if err != nil {
+				return err
+			}
 			m, run, err := readManifest(args[0])
 			if err != nil {
 				return err
@@ -104,7 +142,7 @@ prepared in this data directory (shoal data prepare).`,
 			err = s.publish(cmd.Context(), m, run)
 			if err == nil {
 				tf.observe = tf.observe || !join
-				err = s.take(cmd.Context(), run, m, tf)
+				err = s.take(cmd.Context(), run, m, tf, l)
 			}
 			return errors.Join(err, s.close())
 		},
@@ -151,8 +189,8 @@ type status struct {
 }
 
 // take runs a node of the run until it has left. The first interrupt, which
-// ends ctx, lets it leave in order.
-func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags) error {
+// ends ctx, lets it leave in order. liar is nil for the honest.
+func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags, liar *cheat.Liar) error {
 	if old, c := s.local(ctx); old != nil && c != run {
 		return advise(fmt.Errorf("the data directory %s belongs to the run %s (%s)", s.app.dir, old.Name, c),
 			"take part in another run with another --dir")
@@ -163,16 +201,24 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 		s.policy.Store(m)
 	}
 	eng := engines(threads(tf.threads))
-	n, err := node.New(node.Options{
+	opt := node.Options{
 		Dir: s.app.dir, Key: s.key, Run: run, Manifest: m, Net: s.net, Blocks: s.blocks, Board: s.board,
 		Engine: func(ctx context.Context, m *manifest.Manifest) (node.Engine, error) {
 			s.policy.Store(m)
 			return eng(ctx, m)
 		},
 		Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
-	})
+	}
+	if liar != nil {
+		opt.Net, opt.Blocks, opt.Engine = liar.Net(opt.Net), liar.Blocks(opt.Blocks), liar.Engine(opt.Engine)
+		s.hides.Store(liar)
+	}
+	n, err := node.New(opt)
 	if err != nil {
 		return err
+	}
+	if liar != nil {
+		liar.Follow(s.key, n.Status)
 	}
 	return s.live(ctx, n, tf.http)
 }
