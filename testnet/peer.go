@@ -17,31 +17,46 @@ import (
 
 // A peer is one member of the swarm and its process, if it has one now.
 type peer struct {
-	index int
-	dir   string
-	addr  string // multiaddr under which the others reach it
-	quic  string // where it listens, without lines
-	tcp   string
-	ask   *control.Client
-	rec   *PeerRecord
-	proc  *process
+	index   int
+	dir     string
+	address string // 0x…: of its key
+	addr    string // multiaddr under which the others reach it
+	quic    string // where it listens, without lines
+	tcp     string
+	ask     *control.Client
+	rec     *PeerRecord
+	proc    *process
 }
 
 // newPeer makes the peer's directory and key and settles its addresses.
 func (s *swarm) newPeer(ctx context.Context, i int) (*peer, error) {
 	name := "p" + strconv.Itoa(i)
-	p := &peer{index: i, dir: s.path(peersDir, name), rec: &PeerRecord{Name: name, Observer: slices.Contains(s.Config.Observers, i)}}
+	p := &peer{index: i, dir: s.path(peersDir, name), rec: &PeerRecord{
+		Name: name, Observer: slices.Contains(s.Config.Observers, i), Validator: slices.Contains(s.Config.Validators, i)}}
+	if c := slices.IndexFunc(s.Config.Cheats, func(c Cheat) bool { return c.Peer == i }); c >= 0 {
+		p.rec.Cheat = &s.Config.Cheats[c]
+	}
 	p.ask = control.Dial(p.dir)
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	out, err := s.launcher.output(ctx, s.log("prepare"), "key", "new", "--light", "--json", "--dir", p.dir)
+	key := []string{"key", "new"}
+	if s.ledger != nil {
+		file, err := s.ledger.newHotKey(i)
+		if err != nil {
+			return nil, fmt.Errorf("key of %s: %w", name, err)
+		}
+		key = []string{"key", "import", file}
+		p.rec.Account = s.ledger.accounts[i]
+	}
+	out, err := s.launcher.output(ctx, s.log("prepare"), append(key, "--light", "--json", "--dir", p.dir)...)
 	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(out, &struct {
-		Peer any `json:"peer"`
-	}{&p.rec.ID}); err != nil {
+		Peer    any `json:"peer"`
+		Address any `json:"address"`
+	}{&p.rec.ID, &p.address}); err != nil {
 		return nil, fmt.Errorf("key of %s: %w", name, err)
 	}
 	if s.lines != nil {
@@ -108,6 +123,12 @@ func (p *peer) launch(ctx context.Context, s *swarm) error {
 	args = append(args, "--threads", strconv.Itoa(s.threads()))
 	if p.rec.Observer {
 		args = append(args, "--observe")
+	}
+	if p.rec.Validator {
+		args = append(args, "--role", "validator")
+	}
+	if c := p.rec.Cheat; c != nil {
+		args = append(args, "--cheat", fmt.Sprintf("%s:%d", c.Kind, c.Round))
 	}
 	proc, err := s.launcher.launch(ctx, s.log(p.rec.Name), args...)
 	if err != nil {
