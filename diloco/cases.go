@@ -207,7 +207,7 @@ func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wi
 			}
 		case a.decides(wrong+withheld) && a.answers(c.Peer, voted):
 			verdict(c.Peer, WhyWithheld)
-		case a.parent.Round+1 < c.Opened+a.cfg.AuditWindow:
+		case a.parent.Round+1 <= c.Round+a.cfg.AuditWindow: // later, nobody can look any more
 			open = append(open, c)
 		}
 	}
