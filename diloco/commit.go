@@ -44,7 +44,7 @@ type Member struct {
 
 // A Case is an open accusation: some validator found a piece of work Wrong or
 // Withheld, and the others look again. It is closed by 2/3 of the validators'
-// weight either way, never by fewer than two of them, or by time.
+// weight either way, never by fewer than two of them, or when the work's audit window ends.
 //
 //   - Wrong and Withheld together at 2/3: Peer is convicted.
 //   - Wrong alone at 2/3: so are the validators that said Pass.

@@ -27,7 +27,7 @@ type workID struct {
 // behind is cut and its delta offered late; the next begins when it has answered.
 func (m *Machine) tryTrain() {
 	in, h := &m.inner, m.head
-	trains := m.r.member && h.round >= m.floor && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
+	trains := m.r.slot >= 0 && m.cfg.Role != validator && h.round >= m.floor && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
 	if t := in.train; t != nil {
 		if t.Round == h.round && t.State == h.c.State && trains && !in.late {
 			if t.Head != h.id {
@@ -98,7 +98,7 @@ func (m *Machine) trained(ev Trained) {
 		return
 	}
 	in.train = nil
-	if d.Steps == 0 || d.check() != nil {
+	if d.Steps == 0 || d.check() != nil || m.cfg.AuditRate > 0 && !d.Trace.Defined() {
 		if d.Steps != 0 {
 			m.reject("own delta is malformed")
 		}
@@ -131,8 +131,17 @@ func (m *Machine) leave() {
 	}
 	m.leaving = true
 	if m.r.member {
-		m.sign(wire.KindJoin, &Join{Since: m.head.id, Round: m.head.round, Role: "trainer", Address: m.cfg.Address, Leave: true})
+		m.sayJoin(true)
 	}
+}
+
+// sayJoin says Join, or that it leaves, at the head.
+func (m *Machine) sayJoin(leave bool) {
+	j := &Join{Since: m.head.id, Round: m.head.round, Role: trainer, Address: m.cfg.Address, Leave: leave}
+	if m.cfg.Role == validator {
+		j.Role, j.Coin = validator, m.cfg.Coin
+	}
+	m.sign(wire.KindJoin, j)
 }
 
 // tryJoin asks to enter the roster, anew when the last Join has become stale.
@@ -149,7 +158,7 @@ func (m *Machine) tryJoin() {
 		return
 	}
 	m.joinAsked = h.round + 1
-	m.sign(wire.KindJoin, &Join{Since: h.id, Round: h.round, Role: "trainer", Address: m.cfg.Address})
+	m.sayJoin(false)
 }
 
 // settleOwn tells the fate of own deltas that m.final has made certain.
