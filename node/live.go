@@ -91,7 +91,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	}
 	o := &owner{
 		run: n.opt.Run, key: n.opt.Key, log: log, meter: n.meter,
-		model: p.model, plan: p.plan, blocks: n.opt.Blocks, states: states, keeper: p.keeper,
+		model: p.model, claims: claimsOf(p.manifest, p.model), blocks: n.opt.Blocks, states: states, keeper: p.keeper,
 		patience: patience,
 		events:   make(chan diloco.Event, 64), asks: make(chan func(), 64), over: make(chan struct{}),
 		outbox: newOutbox(log), merge: make(chan struct{}, 1),
@@ -112,6 +112,10 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	}
 	if t.debts, err = openDebts(t.dir, n.opt.Run, n.self, p.model.Codec, n.opt.Blocks, log); err != nil {
 		return err
+	}
+	if p.manifest.Verification.AuditRate > 0 {
+		t.trace = newTracer(t, p)
+		t.debts.tracer = t.trace
 	}
 	if err := n.reconcile(ctx, t.debts, ledger, chain); err != nil {
 		return err
