@@ -59,9 +59,9 @@ func storyLegend(c *Chronicle, s CheatSummary) []key {
 		what = "its verdicts"
 	}
 	out := []key{{what + ", honest", "", css(passSlot), "box"}, {"false", fmt.Sprint(s.Lies), css(badSlot), "box"},
-		{"an audit passes it", "", css(passSlot), "circle"}, {"an audit finds it wrong", "", css(badSlot), "cross"}}
+		{"an audit passes it", "", css(passSlot), "circle"}, {"an audit finds it wrong", "", css(badSlot), "cross"}, {"accused", "", css(withheldSlot), "box"}}
 	if s.Slashed {
-		out = append(out, key{"slashed, tokens", string(s.SlashedAmount), css(inkSlot), "line"})
+		out = append(out, key{"tokens slashed", string(s.SlashedAmount), css(badSlot), "line"})
 	}
 	return out
 }
@@ -246,7 +246,7 @@ func pay(c *Chronicle) *plot.Plot {
 		if lost > 0 {
 			note = fmt.Sprintf("%.1f, lost %.0f", x, lost)
 		}
-		notes = append(notes, label{x: x, y: row, text: note})
+		notes = append(notes, label{x: x, y: row, text: []string{note}})
 	}
 	p.Add(b, notes)
 	p.X.Min, p.X.Max = lo*1.08, max(hi, 1)*1.22
@@ -257,12 +257,14 @@ func pay(c *Chronicle) *plot.Plot {
 	return p
 }
 
-// A label is a word at a place of the chart; above: over the drawing area, at a level.
+// A label is a word to the right of a place of the chart. Where it must end
+// before some place, the longest of its versions that fits is written.
 type label struct {
 	x, y  float64
-	text  string
-	above int // 1 and up: so many lines over the area's top edge
-	left  bool
+	text  []string
+	end   float64
+	above bool // at the top edge of the chart
+	pale  bool // on a dark bar
 }
 
 type labels []label
@@ -270,18 +272,22 @@ type labels []label
 // Plot implements plot.Plotter.
 func (l labels) Plot(c draw.Canvas, p *plot.Plot) {
 	tx, ty := p.Transforms(&c)
-	style := text.Style{Color: slot(inkSlot), Font: labelStyle, Handler: p.TextHandler, YAlign: draw.YCenter}
+	style := text.Style{Color: slot(inkSlot), Font: labelStyle, Handler: p.TextHandler, XAlign: draw.XLeft, YAlign: draw.YCenter}
 	for _, x := range l {
 		at := vg.Point{X: tx(x.x) + 5, Y: ty(x.y)}
-		style.XAlign = draw.XLeft
-		if x.left {
-			at.X -= 10
-			style.XAlign = draw.XRight
+		if x.above {
+			at.Y = c.Max.Y - 7
 		}
-		if x.above > 0 {
-			at.Y = c.Max.Y - vg.Length(x.above)*13 + 6
+		style.Color = slot(inkSlot)
+		if x.pale {
+			style.Color = slot(cardSlot)
 		}
-		c.FillText(style, at, x.text)
+		for _, w := range x.text {
+			if x.end == 0 || at.X+style.Width(w) < tx(x.end) {
+				c.FillText(style, at, w)
+				break
+			}
+		}
 	}
 }
 
@@ -336,13 +342,9 @@ func story(c *Chronicle, s CheatSummary) *plot.Plot {
 	}
 	row := 1 + len(judges)
 	var words labels
-	step := func(x0, x1 float64, row, colour int, word string) {
-		if x1 > x0 {
-			b = append(b, bar{x0, min(x1, to), y(row) - 0.3, y(row) + 0.3, colour})
-		}
-		if word != "" {
-			words = append(words, label{x: x0, y: y(row), text: word})
-		}
+	step := func(x0, x1 float64, row, colour int, word ...string) {
+		b = append(b, bar{x0, min(x1, to), y(row) - 0.3, y(row) + 0.3, colour})
+		words = append(words, label{x: x0, y: y(row), text: word, end: min(x1, to), pale: colour == badSlot})
 	}
 	caught := to
 	if s.Caught > 0 {
@@ -357,21 +359,20 @@ func story(c *Chronicle, s CheatSummary) *plot.Plot {
 		step(accused, caught, row, withheldSlot, "accused")
 	}
 	if s.Caught > 0 {
-		step(caught, to, row, gridSlot, "convicted: "+s.Why+"; dropped")
+		step(caught, to, row, gridSlot, "convicted: "+s.Why+"; dropped", "convicted", "out")
 	}
 	if c.Money != nil {
 		cut := to
 		if s.Slashed {
 			cut = float64(s.SlashedRound)
 		}
-		step(from, cut, row+1, paleSlot, "its stake")
+		step(from, cut, row+1, paleSlot, "whole")
 		if s.Slashed {
-			step(cut, to, row+1, badSlot, "")
-			words = append(words, label{x: cut, y: y(row + 1), text: string(s.SlashedAmount) + " tokens slashed"})
+			step(cut, to, row+1, badSlot, string(s.SlashedAmount)+" tokens slashed", "slashed")
 		}
 	}
 	at := verticals{float64(s.From) + 0.5} // work of a round is in the next commit
-	p.Add(b, ev, at, words, labels{{x: float64(s.From) + 0.5, text: "lies begin", above: 1}})
+	p.Add(b, ev, at, words, labels{{x: float64(s.From) + 0.5, text: []string{"lies begin"}, above: true}})
 	p.X.Min, p.X.Max = from, to
 	p.Y.Min, p.Y.Max = -0.6, float64(len(rows))+0.1
 	p.X.Tick.Marker = ticks{12, whole}
