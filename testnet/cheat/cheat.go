@@ -140,6 +140,7 @@ type Liar struct {
 	payload []byte        // the last delta of another that was fetched
 	fresh   chan struct{} // closed, and replaced, when there is another payload
 	hidden  map[wire.CID]bool
+	usual   uint16   // bits of a typical large activation
 	old     [][]byte // forge-replay: the proofs of an earlier trace, by segment
 
 	// The following belong to who trains.

@@ -34,7 +34,9 @@ func TestParse(t *testing.T) {
 // real is an engine whose steps move every weight by lr times the first token.
 type real struct{ n int }
 
-func (e real) Genesis() ([]float32, error) { return make([]float32, e.n), nil }
+func (e real) Genesis() ([]float32, error)                 { return make([]float32, e.n), nil }
+func (e real) Identity() string                            { return "real" }
+func (e real) Unpack([]byte) (s audit.Snapshot, err error) { return s, nil }
 func (e real) NewTrainer(p []float32) (node.Trainer, error) {
 	return &realTrainer{w: slices.Clone(p)}, nil
 }
@@ -55,6 +57,7 @@ func (t *realTrainer) Step(b [][]int32, lr float64) (float64, error) {
 func (t *realTrainer) Eval([][]int32) (float64, error) { return 2, nil }
 func (t *realTrainer) Params() []float32               { return t.w }
 func (t *realTrainer) SetParams(p []float32) error     { copy(t.w, p); return nil }
+func (t *realTrainer) Hidden() ([]float32, int)        { return []float32{1, -2, float32(t.steps), 4}, 2 }
 func (t *realTrainer) Save(io.Writer) error            { return nil }
 func (t *realTrainer) Close() error                    { return nil }
 
@@ -63,58 +66,72 @@ const (
 	width = 64
 )
 
-func run(t *testing.T, k Kind, phases int, before func(l *Liar, phase int)) (l *Liar, delta [][]float32, loss []float64, did int) {
+// A stage is a liar whose lies begin in round 2, in round 1, with its trainer.
+type stage struct {
+	*Liar
+	node.Trainer
+	round uint64
+	theta []float32
+}
+
+var head = wire.SumCID(wire.CodecDagCBOR, []byte("x"))
+
+func tiny() *manifest.Manifest {
+	m := manifest.Default()
+	m.Round.InnerSteps, m.Verification.Segments = steps, 2
+	c := &m.Model.Config
+	c.HiddenSize, c.IntermediateSize, c.NumHiddenLayers, c.NumAttentionHeads, c.NumKeyValueHeads, c.HeadDim, c.VocabSize = 8, 8, 2, 2, 2, 4, 8
+	c.TieWordEmbeddings = true
+	return m
+}
+
+func start(t *testing.T, k Kind) *stage {
 	t.Helper()
 	key, err := wire.NewKey(slices.Repeat([]byte{5}, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l = New(k, 2)
-	round := uint64(1)
-	l.Follow(key, func() node.Status {
-		return node.Status{Round: round, Head: wire.SumCID(wire.CodecDagCBOR, []byte("x"))}
-	})
-	m := manifest.Default()
-	m.Round.InnerSteps, m.Verification.Segments = steps, 2
-	m.Model.Config.HiddenSize, m.Model.Config.IntermediateSize, m.Model.Config.NumHiddenLayers = 8, 8, 2
-	m.Model.Config.NumAttentionHeads, m.Model.Config.NumKeyValueHeads, m.Model.Config.HeadDim, m.Model.Config.VocabSize = 2, 2, 4, 8
-	m.Model.Config.TieWordEmbeddings = true
+	s := &stage{Liar: New(k, 2), round: 1}
+	s.Follow(key, func() node.Status { return node.Status{Round: s.round, Head: head} })
+	m := tiny()
 	n := 0
 	for _, x := range m.Model.Config.HF().Tensors() {
 		n += x.Len()
 	}
-	e, err := l.Engine(func(context.Context, *manifest.Manifest) (node.Engine, error) { return real{n}, nil })(t.Context(), m)
+	e, err := s.Engine(func(context.Context, *manifest.Manifest) (node.Engine, error) { return real{n}, nil })(t.Context(), m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	theta := make([]float32, n)
-	tr, err := e.NewTrainer(theta)
-	if err != nil {
+	s.theta = make([]float32, n)
+	if s.Trainer, err = e.NewTrainer(s.theta); err != nil {
 		t.Fatal(err)
 	}
-	for p := range phases {
-		if before != nil {
-			before(l, p)
-		}
-		if err := tr.SetParams(theta); err != nil {
+	return s
+}
+
+// phase does the inner steps of a round and returns how far they led, and the last loss.
+func (s *stage) phase(t *testing.T) (delta []float32, loss float64) {
+	t.Helper()
+	if err := s.SetParams(s.theta); err != nil {
+		t.Fatal(err)
+	}
+	for i := range steps {
+		var err error
+		if loss, err = s.Step([][]int32{{int32(s.round), int32(i)}}, 0.5); err != nil {
 			t.Fatal(err)
 		}
-		var last float64
-		for s := range steps {
-			if last, err = tr.Step([][]int32{{int32(p + 1), int32(s)}}, 0.5); err != nil {
-				t.Fatal(err)
-			}
-		}
-		d := make([]float32, n)
-		for i, w := range tr.Params() {
-			d[i] = w - theta[i]
-			theta[i] += d[i] / 2
-		}
-		delta, loss = append(delta, d), append(loss, last)
-		round++
 	}
-	return l, delta, loss, tr.(*trainer).Trainer.(*realTrainer).steps
+	delta = make([]float32, len(s.theta))
+	for i, w := range s.Params() {
+		delta[i] = w - s.theta[i]
+		s.theta[i] += delta[i] / 2
+	}
+	s.round++
+	return delta, loss
 }
+
+// did is how many steps were done in truth.
+func (s *stage) did() int { return s.Trainer.(*trainer).Trainer.(*realTrainer).steps }
 
 func norm(v []float32) float64 { return distance(v, make([]float32, len(v))) }
 
@@ -135,57 +152,75 @@ func TestFalseTraining(t *testing.T) {
 		{First, steps + steps/2, func(h, d []float32) bool { return distance(d, h) < 0.01*norm(h) }},
 		{Stale, 2 * steps, func(h, d []float32) bool { return math.Abs(float64(d[0]-(h[0]-1))) > 1e-5 }},
 	} {
-		_, d, loss, did := run(t, c.kind, 2, nil)
-		if d[0][0] != 2 || loss[0] != 3 {
-			t.Errorf("%s: the first phase is not honest: %v, %v", c.kind, d[0][0], loss[0])
+		s := start(t, c.kind)
+		if d, loss := s.phase(t); d[0] != 2 || loss != 3 {
+			t.Errorf("%s: the first phase is not honest: %v, %v", c.kind, d[0], loss)
 		}
-		honest := slices.Repeat([]float32{4}, len(d[1])) // steps · lr · token 2
-		if did != c.did || c.wrong(honest, d[1]) || loss[1] < 1 || loss[1] > 4 {
-			t.Errorf("%s: %d steps, want %d; delta of norm %.3g, first %.3g, honest %.3g; loss %.3g", c.kind, did, c.did, norm(d[1]), d[1][0], norm(honest), loss[1])
+		d, loss := s.phase(t)
+		honest := slices.Repeat([]float32{4}, len(d)) // steps · lr · token 2
+		if s.did() != c.did || c.wrong(honest, d) || loss < 1 || loss > 4 {
+			t.Errorf("%s: %d steps, want %d; delta of norm %.3g, first %.3g, honest %.3g; loss %.3g", c.kind, s.did(), c.did, norm(d), d[0], norm(honest), loss)
+		}
+	}
+}
+
+// Activations are shown as the kind says, and honest ones before.
+func TestFalseActivations(t *testing.T) {
+	for _, c := range []struct {
+		kind Kind
+		ok   func(rows []float32) bool
+		name string
+	}{
+		{Idle, func(r []float32) bool { return r[2] == steps }, "real"}, // of the one look
+		{Signs, func(r []float32) bool { return r[0] == -1 && r[1] == 2 }, "real of another build"},
+		{SmallModel, func(r []float32) bool { return r[2] == 0 }, "real of another build"}, // it has done no step
+		{Lazy, func(r []float32) bool { return r[2] == steps+steps/2 }, "real"},
+	} {
+		s := start(t, c.kind)
+		s.phase(t)
+		if rows, width := s.Hidden(); rows[0] != 1 || rows[2] != steps || width != 2 {
+			t.Errorf("%s: honest rows %v", c.kind, rows)
+		}
+		s.phase(t)
+		if rows, _ := s.Hidden(); !c.ok(rows) {
+			t.Errorf("%s: rows %v", c.kind, rows)
+		}
+		if got := s.Trainer.(*trainer).e.Identity(); got != c.name {
+			t.Errorf("%s: the engine is called %q", c.kind, got)
 		}
 	}
 }
 
 // A copy is the other's delta up to noise.
 func TestCopy(t *testing.T) {
-	m := manifest.Default()
-	var other []float32
-	_, d, _, did := run(t, Copy, 2, func(l *Liar, phase int) {
-		if phase == 0 {
-			return
-		}
-		m.Model.Config.HiddenSize, m.Model.Config.IntermediateSize, m.Model.Config.NumHiddenLayers = 8, 8, 2
-		m.Model.Config.NumAttentionHeads, m.Model.Config.NumKeyValueHeads, m.Model.Config.HeadDim, m.Model.Config.VocabSize = 2, 2, 4, 8
-		m.Model.Config.TieWordEmbeddings = true
-		c, err := codecOf(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		other = make([]float32, c.Params())
-		for i := range other {
-			other[i] = float32(i%7-3) / 8
-		}
-		key, err := wire.NewKey(slices.Repeat([]byte{9}, 32))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cid := wire.SumCID(wire.CodecDagCBOR, []byte("x"))
-		p, err := c.Encode(codec.Header{Run: cid, Parent: cid, Peer: key.Peer()}, slices.Clone(other))
-		if err != nil {
-			t.Fatal(err)
-		}
-		// as if the node had fetched it while the phase waits
-		b := l.Blocks(fixed{data: p.Block()})
-		if _, err := b.FetchFile(t.Context(), cid, nil, 1<<20); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if did != steps {
-		t.Errorf("%d steps were done", did)
+	s := start(t, Copy)
+	s.phase(t)
+	c, err := codecOf(tiny())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := make([]float32, c.Params())
+	for i := range other {
+		other[i] = float32(i%7-3) / 8
+	}
+	key, err := wire.NewKey(slices.Repeat([]byte{9}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.Encode(codec.Header{Run: head, Parent: head, Peer: key.Peer()}, slices.Clone(other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Blocks(fixed{data: p.Block()}).FetchFile(t.Context(), head, nil, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := s.phase(t)
+	if s.did() != steps {
+		t.Errorf("%d steps were done", s.did())
 	}
 	sum := make([]float32, len(other)) // Δ = θ − w: what was sent, and the negative of what the weights moved by
 	for i := range sum {
-		sum[i] = d[1][i] + other[i]
+		sum[i] = d[i] + other[i]
 	}
 	if r := norm(sum) / norm(other); r > 2*noised || r == 0 {
 		t.Errorf("a copy differs by %.3g of the norm", r)
@@ -230,7 +265,7 @@ func TestForgedTraces(t *testing.T) {
 		}
 		return x
 	}
-	for _, kind := range []Kind{Constant, Modulus, Replay, Signs, Null, Short, Surplus, Withhold, Idle} {
+	for _, kind := range []Kind{Constant, Modulus, Replay, Null, Short, Surplus, Withhold, Idle} {
 		l := New(kind, 2)
 		round := uint64(1)
 		l.Follow(key, func() node.Status {

@@ -89,7 +89,7 @@ func (b blocks) Put(ctx context.Context, codec uint64, data []byte) (wire.CID, e
 // traces reports whether the cheat is about the trace.
 func (l *Liar) traces() bool {
 	switch l.kind {
-	case Withhold, Constant, Modulus, Replay, Signs, Null, Short, Surplus:
+	case Withhold, Constant, Modulus, Replay, Null, Short, Surplus:
 		return true
 	}
 	return false
@@ -98,8 +98,8 @@ func (l *Liar) traces() bool {
 // falsify replaces the proofs of a trace. l.mu is held.
 func (l *Liar) falsify(t *audit.Trace) {
 	lies := l.lies()
-	if l.kind == Replay && !lies {
-		l.old = nil
+	if l.kind == Replay && (!lies || l.old == nil) {
+		lies, l.old = false, nil
 		for _, s := range t.Segments {
 			l.old = append(l.old, bytes.Clone(s.Proofs))
 		}
@@ -126,10 +126,10 @@ func (l *Liar) falsify(t *audit.Trace) {
 			s.Proofs = s.Proofs[:len(s.Proofs)-size]
 		case Surplus:
 			s.Proofs = append(bytes.Clone(s.Proofs), s.Proofs[:size]...)
-		case Constant, Modulus, Signs, Null:
+		case Constant, Modulus, Null:
 			var out []byte
 			for j := 0; j < len(s.Proofs); j += size {
-				out = append(out, forge(l.kind, s.Proofs[j:j+size])...)
+				out = append(out, forge(l.kind, l.usual, s.Proofs[j:j+size])...)
 			}
 			s.Proofs = out
 		}
@@ -137,7 +137,7 @@ func (l *Liar) falsify(t *audit.Trace) {
 }
 
 // forge makes a record of the kind beside an honest one.
-func forge(k Kind, honest []byte) []byte {
+func forge(k Kind, usual uint16, honest []byte) []byte {
 	pf, err := toploc.ParseProof(honest, (len(honest)-2)/2)
 	if err != nil || len(pf.Coeffs) == 0 {
 		return honest
@@ -145,24 +145,15 @@ func forge(k Kind, honest []byte) []byte {
 	out := &toploc.Proof{Modulus: pf.Modulus, Coeffs: make([]uint16, len(pf.Coeffs))}
 	switch k {
 	case Constant:
-		out.Coeffs[0] = usual(pf)
+		out.Coeffs[0] = usual % toploc.Prime
 	case Modulus:
 		out.Modulus = 1
 		for i := range out.Coeffs {
 			out.Coeffs[i] = uint16(rand.IntN(toploc.Prime))
 		}
-		out.Coeffs[0] = usual(pf)
-	case Signs:
-		// −P maps each position to the negated bits, not to those with the sign
-		// flipped; P + 0x8000 does so for positive activations, and is all that can be
-		// had without the activations.
-		copy(out.Coeffs, pf.Coeffs)
-		out.Coeffs[0] = uint16((uint32(pf.Coeffs[0]) + 0x8000) % toploc.Prime)
+		out.Coeffs[0] = usual % toploc.Prime
 	case Null:
 		out.Modulus = 0
 	}
 	return out.AppendBinary(nil)
 }
-
-// usual guesses the bits of a typical activation: those at position 0.
-func usual(pf *toploc.Proof) uint16 { return pf.Coeffs[0] & 0x7fff % toploc.Prime }

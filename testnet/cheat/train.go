@@ -2,6 +2,7 @@ package cheat
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 const (
@@ -73,7 +76,27 @@ func (e *engine) NewTrainer(params []float32) (node.Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &trainer{Trainer: t, e: e, l: e.l, theta: slices.Clone(params)}, nil
+	out := &trainer{Trainer: t, e: e, l: e.l, theta: slices.Clone(params)}
+	if e.small != nil {
+		w, err := e.small.Genesis()
+		if err == nil {
+			out.small, err = e.small.NewTrainer(w)
+		}
+		if err != nil {
+			return nil, errors.Join(err, t.Close())
+		}
+	}
+	return out, nil
+}
+
+// Identity is another than the honest one's where the lie may hope to be taken
+// for another engine's rounding: then it is compared within a tolerance.
+func (e *engine) Identity() string {
+	switch e.l.kind {
+	case Poison, SmallModel, Constant, Modulus, Replay, Signs, Null:
+		return e.Engine.Identity() + " of another build"
+	}
+	return e.Engine.Identity()
 }
 
 // A trainer does what the cheat does honestly by the real one.
@@ -86,7 +109,54 @@ type trainer struct {
 	step   uint64    // of the phase
 	lies   bool      // in this phase
 	target []float32 // where Idle, First and Copy pretend to be trained to
+	rows   []float32 // and the last hidden states that they show
 	loss   float64   // said last
+	small  node.Trainer
+}
+
+func (t *trainer) Close() error {
+	if t.small != nil {
+		return errors.Join(t.small.Close(), t.Trainer.Close())
+	}
+	return t.Trainer.Close()
+}
+
+// Hidden shows other activations than those of the step.
+func (t *trainer) Hidden() ([]float32, int) {
+	rows, width := t.Trainer.Hidden()
+	if !t.lies {
+		return rows, width
+	}
+	switch {
+	case t.l.kind == SmallModel:
+		return t.small.Hidden()
+	case t.l.kind == Signs:
+		rows = slices.Clone(rows)
+		for i := range rows {
+			rows[i] = -rows[i]
+		}
+	case t.l.kind == Constant || t.l.kind == Modulus:
+		t.l.notice(rows)
+	case t.target != nil:
+		rows = t.rows
+	}
+	return rows, width
+}
+
+// notice remembers the bits of a typical large activation: the median of the
+// magnitudes that a proof holds.
+func (l *Liar) notice(rows []float32) {
+	mags := make([]uint16, len(rows))
+	toploc.RoundBF16(mags, rows)
+	for i := range mags {
+		mags[i] &= 0x7fff
+	}
+	slices.Sort(mags)
+	if n := len(mags); n > 0 {
+		l.mu.Lock()
+		l.usual = mags[n-min(n, audit.TopK/2)]
+		l.mu.Unlock()
+	}
 }
 
 func (t *trainer) SetParams(p []float32) error {
@@ -124,7 +194,10 @@ func (t *trainer) Step(batch [][]int32, lr float64) (loss float64, err error) {
 	case OwnData:
 		batch = t.l.batch
 	}
-	if t.loss, err = t.Trainer.Step(batch, lr); err != nil || t.step != t.e.steps {
+	if t.loss, err = t.Trainer.Step(batch, lr); err == nil && t.small != nil {
+		_, err = t.small.Eval(batch)
+	}
+	if err != nil || t.step != t.e.steps {
 		return t.loss, err
 	}
 	return t.loss, t.twist()
@@ -171,9 +244,11 @@ func (t *trainer) twist() error {
 func (t *trainer) pretend(batch [][]int32, lr float64, done uint64) (loss float64, err error) {
 	w := slices.Clone(t.Trainer.Params())
 	if t.target == nil {
-		if t.loss, err = t.Trainer.Eval(batch[:1]); err != nil {
+		if t.loss, err = t.Trainer.Eval(batch); err != nil {
 			return 0, err
 		}
+		rows, _ := t.Trainer.Hidden()
+		t.rows = slices.Clone(rows)
 		norm := t.l.norm
 		if norm == 0 { // AdamW moves each weight by about lr a step, often back and forth
 			norm = lr * float64(t.e.steps) * math.Sqrt(float64(len(w))) / 2
