@@ -197,8 +197,10 @@ func checkCheats(c *Chronicle, add func(name string, bad []string, good string))
 		var bad, good []string
 		for _, s := range cheats {
 			switch {
+			case s.Kind == cheat.Silent: // there is nothing to convict it of
+				good = append(good, fmt.Sprintf("%s (%s) is not paid for what it does not say", s.Peer, s.Kind))
 			case s.Bound == 0:
-				good = append(good, fmt.Sprintf("%s (%s) has no bound: it is not paid", s.Peer, s.Kind))
+				bad = append(bad, fmt.Sprintf("%s (%s) cannot be caught: no honest validator audits", s.Peer, s.Kind))
 			case s.Caught == 0:
 				bad = append(bad, fmt.Sprintf("%s (%s) was never caught", s.Peer, s.Kind))
 			case s.Caught > s.Bound:

@@ -184,6 +184,9 @@ func (s *swarm) prepare(ctx context.Context) error {
 	s.c.Name = cmp.Or(s.c.Name, m.Name)
 	s.c.Manifest, s.c.Run, s.c.Rounds, s.c.DropAfter, s.c.Steps = string(raw), run, m.Stop.Rounds, m.Round.DropAfter, m.Round.InnerSteps
 	s.c.Audit = AuditTerms{Rate: m.Verification.AuditRate, Segments: m.Verification.Segments, Window: m.Verification.Window}
+	if s.ledger != nil {
+		return s.ledger.settleIn(ctx)
+	}
 	return nil
 }
 
