@@ -147,7 +147,8 @@ func (m *Machine) sayJoin(leave bool) {
 // tryJoin asks to enter the roster, anew when the last Join has become stale.
 func (m *Machine) tryJoin() {
 	h := m.head
-	if m.r.member || m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || m.done || m.behind() {
+	e := memberIn(h.c.Roster, m.cfg.Self)
+	if m.silent() || m.leaving || e != nil && (e.Banned || m.fits(e)) || m.done || m.behind() {
 		return
 	}
 	again := max(1, m.cfg.DropAfter/2) // rounds
@@ -158,7 +159,13 @@ func (m *Machine) tryJoin() {
 		return
 	}
 	m.joinAsked = h.round + 1
-	m.sayJoin(false)
+	m.sayJoin(e != nil)
+}
+
+// fits reports whether the roster has this peer as what it is: one that has
+// changed its role, or its coin, leaves and joins anew.
+func (m *Machine) fits(e *Member) bool {
+	return (e.Role == validator) == (m.cfg.Role == validator) && (m.cfg.Role != validator || e.Coin == m.cfg.Coin)
 }
 
 // settleOwn tells the fate of own deltas that m.final has made certain.
