@@ -59,7 +59,7 @@ node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/man
 
 testnet/sim: diloco p2p/wire
 testnet/cheat: node node/manifest diloco diloco/codec p2p/wire toploc toploc/audit
-testnet: node node/control node/manifest p2p/wire gpu/hf diloco testnet/cheat
+testnet: node node/control node/manifest p2p/wire gpu/hf diloco testnet/cheat toploc/audit
 cmd/shoal: *
 `
 

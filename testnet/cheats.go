@@ -3,7 +3,6 @@ package testnet
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"math/big"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
 	"github.com/shoalnet/shoal/testnet/cheat"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // A CheatSummary is what came of one cheat. Rounds are those of commits; 0 is never.
@@ -42,35 +42,13 @@ type CheatSummary struct {
 // in the next but one, with a round to spare for each.
 const settling = 8
 
-// missed is the probability with which a stated bound may be exceeded.
-const missed = 1e-3
-
-// chance is the probability that in one round some of the honest validators
-// audits a lie where it is: each chooses the work with probability rate, and one
-// of the segments, of which bad are wrong.
-//
-//	p = 1 − (1 − rate · bad/segments)^validators
-func chance(rate float64, bad, segments uint64, validators int) float64 {
-	return 1 - math.Pow(1-rate*float64(bad)/float64(max(segments, 1)), float64(validators))
-}
-
-// within is how many rounds it takes until the probability of being missed in all
-// of them is below missed.
-func within(p float64) uint64 {
-	switch {
-	case p <= 0:
-		return 0
-	case p >= 1:
-		return 1
-	}
-	return uint64(math.Ceil(math.Log(missed) / math.Log(1-p)))
-}
+// sure is the probability with which a stated bound holds.
+const sure = 0.999
 
 // odds are a cheat's chance to be audited in a round where it lies, and the
 // round by which it must be caught.
 func (c *Chronicle) odds(p *PeerRecord) (perRound float64, bound uint64) {
 	fact, _ := cheat.FactOf(p.Cheat.Kind)
-	rate := float64(c.Audit.Rate) / 10_000
 	honest, trainers := 0, 0
 	for _, q := range c.Peers {
 		if q.Validator && q.Cheat == nil {
@@ -81,24 +59,25 @@ func (c *Chronicle) odds(p *PeerRecord) (perRound float64, bound uint64) {
 		}
 	}
 	start := max(p.Cheat.Round, c.joined(p))
+	rate, looks, share := c.Audit.Rate, honest, 1.0
 	switch {
 	case fact.Kind == cheat.TwoDeltas:
 		return 1, start + settling // its own signatures convict it
 	case fact.Kind == cheat.Silent:
 		return 0, 0
+	case fact.Kind == cheat.FailAll:
+		// Each delta that its own coin chooses opens a case, and all others answer.
+		looks = trainers
 	case fact.Validator:
-		// It says about rate·trainers verdicts a round, and each of the others
-		// checks each with probability rate. Who fails the honest is contradicted at once.
-		each := rate
-		if fact.Kind == cheat.FailAll {
-			each = 1
-		}
-		perRound = 1 - math.Pow(1-rate*each, float64(honest*trainers))
+		// It passes about rate · trainers deltas a round, and each of the others
+		// checks each of those with probability rate.
+		looks, share = honest*trainers, float64(rate)/10_000
 	default:
-		perRound = chance(rate, fact.Bad(c.Audit.Segments), c.Audit.Segments, honest)
+		share = float64(fact.Bad(c.Audit.Segments)) / float64(max(c.Audit.Segments, 1))
 	}
-	if n := within(perRound); n > 0 {
-		bound = start + n + settling
+	perRound = audit.Detection(rate, share, looks, 1)
+	if n := audit.RoundsUntil(rate, share, looks, sure); n > 0 {
+		bound = start + uint64(n) + settling
 	}
 	return perRound, bound
 }

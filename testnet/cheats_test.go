@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"strings"
 	"testing"
 
@@ -196,7 +195,7 @@ func TestReportOfACheat(t *testing.T) {
 	if s.Peer != "p3" || s.FirstLie != 3 || s.Audited != 5 || s.Accused != 5 || s.Caught != 6 || !s.Slashed || s.SlashedAmount != "30" || s.SlashedRound != 9 || s.Lies != 3 {
 		t.Errorf("%+v", s)
 	}
-	if s.Chance != 0.75 || s.Bound != 2+5+settling { // 0.25^5 < 1/1000
+	if s.Chance != 0.75 || s.Bound != 2+5+settling { // 0.25⁵ < 1/1000
 		t.Errorf("chance %v, bound %d", s.Chance, s.Bound)
 	}
 	if r.SlashedHonest != 0 || r.BooksBalanced == nil || !*r.BooksBalanced || r.Audits == 0 {
@@ -207,31 +206,6 @@ func TestReportOfACheat(t *testing.T) {
 	}
 	if r := report(synthetic(t)); r.BooksBalanced != nil || len(r.Paid) != 0 || len(r.Cheats) != 0 {
 		t.Errorf("without a ledger: %+v", r)
-	}
-}
-
-// The formula against drawing it out.
-func TestChance(t *testing.T) {
-	for _, v := range []struct {
-		rate       float64
-		bad, m     uint64
-		validators int
-		p          float64
-		n          uint64
-	}{
-		{0.5, 4, 4, 2, 0.75, 5},
-		{0.1, 4, 4, 1, 0.1, 66},
-		{0.2, 1, 4, 3, 1 - 0.95*0.95*0.95, 45},
-		{1, 4, 4, 1, 1, 1},
-		{0, 4, 4, 9, 0, 0},
-	} {
-		p := chance(v.rate, v.bad, v.m, v.validators)
-		if math.Abs(p-v.p) > 1e-12 || within(p) != v.n {
-			t.Errorf("%+v: %v, %d", v, p, within(p))
-		}
-		if n := within(p); p > 0 && p < 1 && (math.Pow(1-p, float64(n)) >= missed || math.Pow(1-p, float64(n-1)) < missed) {
-			t.Errorf("%+v: %d rounds are not the fewest", v, n)
-		}
 	}
 }
 

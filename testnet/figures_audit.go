@@ -46,7 +46,7 @@ func auditDrawings(c *Chronicle) (out []drawing) {
 func storyNote(s CheatSummary) string {
 	out := fmt.Sprintf("%s, from round %d on; audited where it lies with probability %.0f %% a round", s.What, s.From, 100*s.Chance)
 	if s.Bound > 0 {
-		out += fmt.Sprintf(", so convicted by round %d with probability %.1f %%", s.Bound, 100*(1-missed))
+		out += fmt.Sprintf(", so convicted by round %d with probability %.1f %%", s.Bound, 100*sure)
 	}
 	return out
 }
