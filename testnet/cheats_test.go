@@ -216,3 +216,56 @@ func TestTokens(t *testing.T) {
 		}
 	}
 }
+
+// Every kind of cheat has a cage, whose configuration is valid and leaves enough
+// honest peers for the bound to mean something.
+func TestZoo(t *testing.T) {
+	caged := map[cheat.Kind]bool{}
+	all := cages()
+	for _, pair := range losses() {
+		all = append(all, pair[0], pair[1])
+	}
+	for _, c := range all {
+		cfg, err := ParseConfig([]byte(c.config()))
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if cfg.total() != c.trainers+c.validators || len(cfg.Validators) != c.validators || len(cfg.Cheats) != len(c.liars) {
+			t.Errorf("%s: %+v", c.name, cfg)
+		}
+		bad := 0
+		for _, l := range c.liars {
+			caged[l.Kind] = true
+			if f, _ := cheat.FactOf(l.Kind); f.Validator {
+				bad++
+			}
+		}
+		if 3*(c.validators-bad) < 2*c.validators {
+			t.Errorf("%s: %d of %d validators lie: nobody could be convicted", c.name, bad, c.validators)
+		}
+		ch := &Chronicle{Audit: AuditTerms{Rate: c.rate, Segments: 4, Window: 8}}
+		for i := range cfg.total() {
+			p := &PeerRecord{Validator: i >= c.trainers}
+			for j := range cfg.Cheats {
+				if cfg.Cheats[j].Peer == i {
+					p.Cheat = &cfg.Cheats[j]
+				}
+			}
+			ch.Peers = append(ch.Peers, p)
+		}
+		for _, p := range ch.Peers {
+			if p.Cheat == nil || len(c.liars) == 0 || !c.chain {
+				continue
+			}
+			if _, bound := ch.odds(p); bound > c.rounds {
+				t.Errorf("%s: %s has until round %d, the run ends at %d", c.name, p.Cheat.Kind, bound, c.rounds)
+			}
+		}
+	}
+	for _, f := range cheat.Facts {
+		if !caged[f.Kind] {
+			t.Errorf("%s is in no cage", f.Kind)
+		}
+	}
+}

@@ -44,6 +44,7 @@ type Report struct {
 	Cheats        []CheatSummary `json:"cheats"`
 	SlashedHonest int            `json:"slashed_honest"` // honest peers that lost stake or were convicted
 	Audits        int            `json:"audits"`         // verdicts in the chain
+	HonestAudits  int            `json:"honest_audits"`  // those of honest validators about honest work
 	Paid          []Payment      `json:"paid"`           // empty without a ledger
 	BooksBalanced *bool          `json:"books_balanced"` // null without a ledger
 
@@ -125,6 +126,7 @@ func report(c *Chronicle) *Report {
 	}
 	r.RoundSeconds, r.BytesPerRound = median(secs), median(sent)
 	r.Cheats, r.SlashedHonest, r.Paid = c.cheats(), c.slashedHonest(), c.payments()
+	_, r.HonestAudits = honestConvicted(c)
 	if c.Money != nil {
 		bad, _ := booksBalanced(c)
 		ok := len(bad) == 0

@@ -21,8 +21,9 @@ func (a *app) testnetCmd() *cobra.Command {
 		Short: "Run a swarm on this machine, with faults, and report on it",
 		Example: `  shoal testnet run --out demo-out                      # the demo: Moby-Dick
   shoal testnet run --config my.yaml --out my-out
-  shoal testnet report demo-out`,
-	}, a.testnetRunCmd(), a.testnetReportCmd(), a.baselineCmd())
+  shoal testnet report demo-out
+  shoal testnet zoo --out zoo-out                       # every cheat, caught`,
+	}, a.testnetRunCmd(), a.testnetReportCmd(), a.zooCmd(), a.baselineCmd())
 }
 
 func (a *app) testnetRunCmd() *cobra.Command {
@@ -107,6 +108,47 @@ func (a *app) testnetReportCmd() *cobra.Command {
 			return a.tellReport(r, args[0], 0)
 		},
 	}
+}
+
+func (a *app) zooCmd() *cobra.Command {
+	var out, only string
+	c := &cobra.Command{
+		Use:   "zoo",
+		Short: "Let real peers cheat in every known way, and see each of them caught",
+		Long: `Runs swarms of real peers on this machine, one after another, in each of which some
+peers cheat, and prints in which round the audits caught them, which bound the
+formula states, and whether the ledger took their stake. It then compares the
+final loss of runs with and without cheats. It fails where a cheat was not caught
+in time, where an honest peer was convicted, or where cheats cost more than 3 %.`,
+		Example: `  shoal testnet zoo --out zoo-out
+  shoal testnet zoo --only validators       # only the swarms whose names begin so`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			exe, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			scr := a.screen()
+			z, err := testnet.RunZoo(cmd.Context(), testnet.Options{
+				Dir: out, Exe: exe, Command: strings.Join(append([]string{"shoal"}, os.Args[1:]...), " "),
+				Line: scr.line, Now: func(s string) { scr.now(s, 10*time.Second) },
+			}, only)
+			scr.clear()
+			if err != nil {
+				return err
+			}
+			if err := a.show(z, z.Table()); err != nil {
+				return err
+			}
+			if len(z.Broken) > 0 {
+				return advise(errors.New("broken: "+strings.Join(z.Broken, "\n  ")), "see the reports in %s", out)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&out, "out", "zoo-out", "directory for everything")
+	c.Flags().StringVar(&only, "only", "", "run only the swarms whose names begin so: trainers, validators, honest, loss")
+	return c
 }
 
 // tellReport prints what came of a testnet. A broken invariant is an error.
