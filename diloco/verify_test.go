@@ -31,8 +31,8 @@ func audited(t testing.TB, round uint64) (s *swarm, parent, c *Commit) {
 		s.add(testKey(t, 10+i))
 	}
 	accuse := func(v Verdict) Verdict {
-		if v.Peer == s.peers[1].key.Peer() && v.Round == 2 {
-			v.Finding, v.Evidence, v.Segment = Wrong, v.Subject, 1
+		if v.Segment = 1; v.Peer == s.peers[1].key.Peer() && v.Round == 2 {
+			v.Finding, v.Evidence = Wrong, v.Subject
 		}
 		return v
 	}
@@ -40,7 +40,7 @@ func audited(t testing.TB, round uint64) (s *swarm, parent, c *Commit) {
 		p.finds = accuse
 	}
 	s.peers[5].finds = func(v Verdict) Verdict {
-		if v.Peer == s.peers[0].key.Peer() && v.Round == 2 {
+		if v.Segment = 2; v.Peer == s.peers[0].key.Peer() && v.Round == 2 {
 			v.Finding, v.Evidence = Wrong, v.Subject // it lies, alone
 		}
 		return v
