@@ -18,7 +18,8 @@ import (
 //	delta/ROUND/CID      payloads that this peer checked; ROUND is their parent's
 //	state/ROUND/CID      the states of the last rounds
 //	own/CID              own payloads whose fate is open (see debts)
-//	trace/ROUND/CID      audit material: own, as a trainer, or evidence, as a validator
+//	trace/ROUND/CID      own audit material, of a trainer
+//	evidence/ROUND/CID   what a validator's verdicts rest on
 //
 // With archive, commits and deltas are kept for ever: they are the lineage.
 type keeper struct {
@@ -78,6 +79,10 @@ func (k *keeper) delta(c wire.CID, round uint64) error { return k.pin(roundPin("
 
 func (k *keeper) trace(c wire.CID, round uint64) error { return k.pin(roundPin("trace", round, c), c) }
 
+func (k *keeper) evidence(c wire.CID, round uint64) error {
+	return k.pin(roundPin("evidence", round, c), c)
+}
+
 // state keeps a state; a round of 0 says that it is not known, and keeps it
 // until the next head.
 func (k *keeper) state(c wire.CID, round uint64) error { return k.pin(roundPin("state", round, c), c) }
@@ -103,7 +108,7 @@ func (k *keeper) prune(ctx context.Context, head, finalRound uint64, keep ...wir
 			old = round+k.states < min(head, finalRound) || round+max(k.states, keepBranch) < head
 		case "trace":
 			old = round+k.traces < head
-		case "commit", "delta":
+		case "commit", "delta", "evidence":
 			old = !k.archive && round+keepRounds < finalRound
 		}
 		if !old {

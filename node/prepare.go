@@ -48,6 +48,9 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 	}
 	if v := m.Verification; v.AuditRate > 0 {
 		p.keeper.traces = keepTraces(v.Window, m.Round.LateRounds)
+		if n.opt.Role == RoleValidator {
+			p.keeper.states = p.keeper.traces // what segments begin with
+		}
 	}
 	if err := p.keeper.pin("run/manifest", n.opt.Run); err != nil {
 		return nil, err

@@ -32,6 +32,7 @@ type replayer struct {
 	from     func(accused wire.PeerID) []wire.PeerID // whom to ask, the likeliest first
 	commit   func(context.Context, wire.CID) (*diloco.Commit, error)
 	prover   audit.Prover
+	used     []wire.CID // the material that the last audit had
 }
 
 func newReplayer(run wire.CID, m *manifest.Manifest, model *Model, b Blocks, e Engine, data *dataset, log *slog.Logger) *replayer {
@@ -90,6 +91,7 @@ func (s *subject) header(run wire.CID) codec.Header {
 // open fetches the trace of a delta and holds it against what it must say.
 func (r *replayer) open(ctx context.Context, msg *diloco.Message) (*subject, error) {
 	s := &subject{msg: msg, delta: msg.Body.(*diloco.Delta)}
+	r.used = nil
 	d := s.delta
 	if !d.Trace.Defined() {
 		return s, wrongWork{errors.New("the delta names no trace")}
@@ -130,6 +132,7 @@ func (r *replayer) fetchTrace(ctx context.Context, c wire.CID, accused wire.Peer
 	if err != nil {
 		return nil, theirs("the trace", err)
 	}
+	r.used = append(r.used, c)
 	t, err := audit.DecodeTrace(block)
 	if err != nil {
 		return nil, wrongWork{err}
@@ -140,6 +143,9 @@ func (r *replayer) fetchTrace(ctx context.Context, c wire.CID, accused wire.Peer
 // file fetches a file of the accused's material.
 func (r *replayer) file(ctx context.Context, what string, c wire.CID, accused wire.PeerID, limit int64) ([]byte, error) {
 	b, err := r.blocks.FetchFile(ctx, c, r.from(accused), limit)
+	if err == nil {
+		r.used = append(r.used, c)
+	}
 	return b, theirs(what, err)
 }
 
@@ -446,39 +452,55 @@ func (r *replayer) owed(ctx context.Context, s *subject) ([]float32, error) {
 
 // recheck recomputes what a validator's verdict says to have shown, from the seed
 // that its coin or an open case gave it.
-func (r *replayer) recheck(ctx context.Context, msg *diloco.Message, segment uint64, seed [32]byte, work []byte) (outcome, error) {
-	var out outcome
+func (r *replayer) recheck(ctx context.Context, msg *diloco.Message, segment uint64, seed [32]byte, work []byte) (out outcome, err error) {
+	err = r.shown(ctx, msg, segment, seed, func(p audit.Probe, rows []float32, width int) error {
+		if out.Numbers, err = r.prover.Judge(work, rows, width, p.Seed, r.limits); err != nil {
+			out.Wrong, out.Reason = true, fmt.Sprintf("its proof of a replay: %v", err)
+		}
+		return nil
+	})
+	var none noSegment
+	if errors.As(err, &none) {
+		return outcome{Wrong: true, Reason: none.Error()}, nil
+	}
+	return out, err
+}
+
+// work makes the proof of a replay.
+func (r *replayer) work(ctx context.Context, msg *diloco.Message, segment uint64, seed [32]byte) (record []byte, err error) {
+	err = r.shown(ctx, msg, segment, seed, func(_ audit.Probe, rows []float32, width int) (err error) {
+		record, err = r.prover.Append(nil, rows, width)
+		return err
+	})
+	return record, err
+}
+
+type noSegment struct{ error }
+
+// shown replays a segment as far as its probe, and calls f with what that shows.
+func (r *replayer) shown(ctx context.Context, msg *diloco.Message, segment uint64, seed [32]byte, f func(p audit.Probe, rows []float32, width int) error) error {
 	s, err := r.open(ctx, msg)
 	if err != nil {
-		return out, err
+		return err
 	}
-	if segment >= uint64(len(s.trace.Segments)) {
-		return outcome{Wrong: true, Reason: fmt.Sprintf("it is about segment %d of %d", segment, len(s.trace.Segments))}, nil
+	if n := uint64(len(s.trace.Segments)); segment >= n {
+		return noSegment{fmt.Errorf("it is about segment %d of %d", segment, n)}
 	}
 	t, _, err := r.start(ctx, s, segment)
 	if err != nil {
-		return out, err
+		return err
 	}
 	defer t.Close()
 	probe := r.probeFor(s, segment, seed)
 	nothing := func(uint64, []float32, int) error { return nil }
 	if err := r.walk(ctx, s, t, segment, probe.After, nothing); err != nil {
-		return out, err
+		return err
 	}
 	rows, width, err := r.probe(ctx, t, probe)
 	if err != nil {
-		return out, err
+		return err
 	}
-	if out.Work, err = r.prover.Append(nil, rows, width); err != nil {
-		return out, err
-	}
-	if bytes.Equal(out.Work, work) {
-		return out, nil
-	}
-	if out.Numbers, err = r.prover.Judge(work, rows, width, probe.Seed, r.limits); err != nil {
-		out.Wrong, out.Reason = true, fmt.Sprintf("its proof of a replay: %v", err)
-	}
-	return out, nil
+	return f(probe, rows, width)
 }
 
 // seatIn returns a peer's place among those of a roster that train, and their
@@ -486,7 +508,7 @@ func (r *replayer) recheck(ctx context.Context, msg *diloco.Message, segment uin
 func seatIn(roster []diloco.Member, p wire.PeerID) (slot, slots int) {
 	slot = -1
 	for i := range roster {
-		if roster[i].Banned || roster[i].Role != "trainer" {
+		if roster[i].Banned || roster[i].Role != RoleTrainer {
 			continue
 		}
 		if roster[i].Peer == p {

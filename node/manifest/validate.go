@@ -19,7 +19,7 @@ const (
 	MaxWindow     = 1 << 26 // batch · sequence: tokens in one step of one peer
 	MaxPeers      = 4096
 	MaxAllow      = 4096
-	MaxAudited    = 3072    // inner steps of a round in a run that audits: a proof of each is in its trace
+	MaxAudited    = 3072 // inner steps of a round in a run that audits: a proof of each is in its trace
 	MaxDeadline   = 24 * time.Hour
 	MaxLateRounds = 64
 	MaxDropAfter  = 10_000
