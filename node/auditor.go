@@ -36,6 +36,7 @@ type auditor struct {
 	log      *slog.Logger
 	tell     func(context.Context, diloco.Event)
 	patience time.Duration // for the material of one audit
+	lie      func(*diloco.Verdict)
 
 	mu    sync.Mutex // guards the mailbox: the following
 	heads []headWork
@@ -408,6 +409,9 @@ func (a *auditor) withheld(ctx context.Context, t *task) {
 
 func (a *auditor) say(ctx context.Context, t *task, v diloco.Verdict) {
 	delete(a.tasks, t.segmentOf)
+	if a.lie != nil {
+		a.lie(&v)
+	}
 	a.said[t.segmentOf] = v.Finding
 	a.meter.found([...]string{"passed", "wrong", "withheld"}[v.Finding])
 	a.tell(ctx, diloco.Audited{Verdict: v})
@@ -452,7 +456,7 @@ func (n *Node) newAuditor(ctx context.Context, p *parts) (*auditor, error) {
 	}
 	v := m.Verification
 	return &auditor{
-		self: n.self, key: n.opt.Key, run: n.opt.Run, coin: audit.NewCoin(coinSecret(n.opt.Key), n.opt.Run),
+		self: n.self, key: n.opt.Key, run: n.opt.Run, lie: n.opt.Lie, coin: audit.NewCoin(coinSecret(n.opt.Key), n.opt.Run),
 		rate: v.AuditRate, window: v.Window, segments: v.Segments, every: audit.Every(m.Round.InnerSteps, v.Segments),
 		replayer: newReplayer(n.opt.Run, m, p.model, n.opt.Blocks, p.engine, data, n.opt.Log),
 		blocks:   n.opt.Blocks, keeper: p.keeper, meter: n.meter, log: n.opt.Log,

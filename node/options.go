@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node/journal"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -45,6 +46,9 @@ type Options struct {
 	// Role is RoleTrainer, the default, or RoleValidator, which votes and merges
 	// as others do, and audits instead of training.
 	Role string
+	// Lie may change what this validator's audits say before it is signed. Testnets
+	// have liars; nil says what was found.
+	Lie func(*diloco.Verdict)
 	// Observe makes a peer that follows and serves the chain, and neither trains nor votes.
 	Observe bool
 	// Prune forgets payloads and commits some rounds after they are final. By

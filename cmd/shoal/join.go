@@ -36,6 +36,7 @@ type takeFlags struct {
 	http    string
 	once    bool
 	cheat   string
+	role    string
 }
 
 func (t *takeFlags) add(c *cobra.Command) {
@@ -44,6 +45,7 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.BoolVar(&t.observe, "observe", false, "follow and serve the run without training")
 	f.BoolVar(&t.prune, "prune", false, "forget old payloads: less disk, but the lineage cannot be recomputed from here")
 	f.StringVar(&t.http, "http", "", "serve status and metrics on this loopback address, too, e.g. 127.0.0.1:9447")
+	f.StringVar(&t.role, "role", node.RoleTrainer, "trainer, or validator: audit the others instead of training")
 	f.StringVar(&t.cheat, "cheat", "", "KIND[:ROUND]: lie, to try the audits of a testnet; needs --local. Kinds: "+cheat.Names())
 	f.Lookup("cheat").Hidden = true
 	f.BoolVar(&t.once, "exit-when-done", false, "leave when the run is over instead of serving its model")
@@ -207,10 +209,11 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 			s.policy.Store(m)
 			return eng(ctx, m)
 		},
-		Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
+		Role: tf.role, Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
 	}
 	if liar != nil {
 		opt.Net, opt.Blocks, opt.Engine = liar.Net(opt.Net), liar.Blocks(opt.Blocks), liar.Engine(opt.Engine)
+		opt.Lie = liar.Verdict
 		s.hides.Store(liar)
 	}
 	n, err := node.New(opt)

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -135,13 +136,15 @@ type Liar struct {
 	from   uint64
 	key    *wire.Key
 	status func() node.Status
+	width  int // of the model's hidden states; set before anything lies
 
 	mu      sync.Mutex    // guards the following
 	payload []byte        // the last delta of another that was fetched
 	fresh   chan struct{} // closed, and replaced, when there is another payload
 	hidden  map[wire.CID]bool
-	usual   uint16   // bits of a typical large activation
-	old     [][]byte // forge-replay: the proofs of an earlier trace, by segment
+	heard   map[wire.CID]diloco.Verdict // of others, by subject
+	usual   uint16                      // bits of a typical large activation
+	old     [][]byte                    // forge-replay: the proofs of an earlier trace, by segment
 
 	// The following belong to who trains.
 	norm  float64   // of what the last honest phase did to the weights
@@ -151,7 +154,7 @@ type Liar struct {
 
 // New makes a liar. It is honest until it follows a node.
 func New(k Kind, from uint64) *Liar {
-	return &Liar{kind: k, from: from, fresh: make(chan struct{}), hidden: map[wire.CID]bool{}}
+	return &Liar{kind: k, from: from, fresh: make(chan struct{}), hidden: map[wire.CID]bool{}, heard: map[wire.CID]diloco.Verdict{}}
 }
 
 // Follow tells the liar whose key it lies with, and how that node stands. Call

@@ -369,3 +369,51 @@ func (t fakeTopic) Publish(_ context.Context, data []byte) error {
 	}
 	return err
 }
+
+// Liars say what they are for, in a form that takes a replay to see through.
+func TestFalseVerdicts(t *testing.T) {
+	other, err := wire.NewKey(slices.Repeat([]byte{9}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := []byte("somebody's work")
+	told, err := wire.Marshal(&diloco.Verdict{Subject: head, Finding: diloco.Wrong, Evidence: head, Work: work})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := other.Sign(wire.KindVerdict, head, told)
+	raw, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []Kind{PassAll, FailAll, CopyVerdicts, Silent} {
+		s := start(t, kind)
+		s.hear(raw)
+		mine := []byte("my own work")
+		say := func(f diloco.Finding) diloco.Verdict {
+			v := diloco.Verdict{Subject: head, Finding: f, Work: mine}
+			if f != diloco.Pass {
+				v.Evidence = head
+			}
+			s.Verdict(&v)
+			return v
+		}
+		if v := say(diloco.Pass); string(v.Work) != string(mine) || v.Finding != diloco.Pass {
+			t.Errorf("%s: before its round it says %v", kind, v)
+		}
+		s.round = 2
+		for _, f := range []diloco.Finding{diloco.Pass, diloco.Wrong} {
+			v := say(f)
+			want := map[Kind]diloco.Finding{PassAll: diloco.Pass, FailAll: diloco.Wrong, CopyVerdicts: diloco.Wrong, Silent: f}[kind]
+			if v.Finding != want || (v.Finding == diloco.Pass) == v.Evidence.Defined() || len(v.Work) == 0 {
+				t.Errorf("%s: found %v, says %+v", kind, f, v)
+			}
+			if copied := string(v.Work) == string(work); copied != (kind == CopyVerdicts) {
+				t.Errorf("%s: work copied: %v", kind, copied)
+			}
+			if _, err := toploc.ParseProof(v.Work, 8); kind == PassAll && err != nil {
+				t.Errorf("%s: %v", kind, err)
+			}
+		}
+	}
+}

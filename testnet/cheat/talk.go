@@ -29,6 +29,15 @@ type topic struct {
 	l *Liar
 }
 
+// Next listens to what is to be copied.
+func (t topic) Next(ctx context.Context) ([]byte, wire.PeerID, error) {
+	data, from, err := t.Topic.Next(ctx)
+	if err == nil && t.l.kind == CopyVerdicts {
+		t.l.hear(data)
+	}
+	return data, from, err
+}
+
 // Publish says a second delta beside the first, or no verdict at all.
 func (t topic) Publish(ctx context.Context, data []byte) error {
 	m, err := wire.Decode(data)

@@ -25,13 +25,11 @@ const (
 
 // Engine wraps what makes the node's engine.
 func (l *Liar) Engine(make func(context.Context, *manifest.Manifest) (node.Engine, error)) func(context.Context, *manifest.Manifest) (node.Engine, error) {
-	if f, ok := FactOf(l.kind); !ok || f.Validator {
-		return make
-	}
 	return func(ctx context.Context, m *manifest.Manifest) (node.Engine, error) {
+		l.width = m.Model.Config.HiddenSize
 		e, err := make(ctx, m)
-		if err != nil {
-			return nil, err
+		if f, ok := FactOf(l.kind); err != nil || !ok || f.Validator {
+			return e, err
 		}
 		out := &engine{Engine: e, l: l, steps: m.Round.InnerSteps, segments: m.Verification.Segments}
 		if l.kind == Copy {
