@@ -147,7 +147,8 @@ func (m *Machine) sayJoin(leave bool) {
 // tryJoin asks to enter the roster, anew when the last Join has become stale.
 func (m *Machine) tryJoin() {
 	h := m.head
-	if m.r.member || m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || m.done || m.behind() {
+	e := memberIn(h.c.Roster, m.cfg.Self)
+	if m.silent() || m.leaving || e != nil && (e.Banned || m.fits(e)) || m.done || m.behind() {
 		return
 	}
 	again := max(1, m.cfg.DropAfter/2) // rounds
@@ -158,7 +159,38 @@ func (m *Machine) tryJoin() {
 		return
 	}
 	m.joinAsked = h.round + 1
-	m.sayJoin(false)
+	m.sayJoin(e != nil)
+}
+
+// fits reports whether the roster has this peer as what it is: one that has
+// changed its role, or its coin, leaves and joins anew.
+func (m *Machine) fits(e *Member) bool {
+	return (e.Role == validator) == (m.cfg.Role == validator) && (m.cfg.Role != validator || e.Coin == m.cfg.Coin)
+}
+
+// vouches reports whether this peer wants p in the roster.
+func (m *Machine) vouches(p wire.PeerID, j *Join) bool {
+	return j.Role != validator || j.Leave || m.cfg.Vouch == nil || p == m.cfg.Self || m.cfg.Vouch(p, j)
+}
+
+// joined reports whether the Join has had its effect in the head's chain.
+func (m *Machine) joined(j *Message) bool {
+	for n := m.head; n != nil && n.round > j.Body.(*Join).Round; n = n.parent {
+		if slices.ContainsFunc(n.c.Joins, func(s wire.Signed) bool { return s.From == j.From && slices.Equal(s.Body, j.Signed.Body) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// inChain reports whether that commit is the head's ancestor of that round, as
+// far as is known.
+func (m *Machine) inChain(id wire.CID, round uint64) bool {
+	if round < m.root.round {
+		return true
+	}
+	n := m.head.ancestor(round)
+	return n != nil && n.id == id
 }
 
 // settleOwn tells the fate of own deltas that m.final has made certain.
