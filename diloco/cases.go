@@ -141,7 +141,7 @@ func (c *Case) say(p wire.PeerID, f Finding) {
 	if passed || wrong {
 		return
 	}
-	if i, ok := has(c.Withheld); ok {
+	if i, again := has(c.Withheld); again {
 		if f == Withheld {
 			return
 		}
@@ -205,7 +205,7 @@ func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wi
 			for _, p := range c.Wrong {
 				verdict(p, WhyVerdict)
 			}
-		case a.decides(wrong+withheld) && a.answers(c.Peer, voted):
+		case a.decides(wrong+withheld) && a.withholds(&c, voted):
 			verdict(c.Peer, WhyWithheld)
 		case a.parent.Round+1 <= c.Round+a.cfg.AuditWindow: // later, nobody can look any more
 			open = append(open, c)
@@ -272,10 +272,28 @@ func (a *assembly) decides(n uint64) bool {
 	return n >= 2 && 3*n >= 2*all
 }
 
-// answers reports whether p votes in this commit and in the one before: who is
-// there and does not serve withholds; who is not there is only absent, and leaves
-// the roster for that.
-func (a *assembly) answers(p wire.PeerID, voted func(wire.PeerID) bool) bool {
-	m := activeIn(a.parent.Roster, p)
-	return m != nil && m.Silent == 0 && m.Since < a.parent.Round && voted(p)
+// appeal is for how many rounds an accused must have been there, with the case
+// open, before it is convicted of withholding. The validators ask again with every
+// head: what was out of reach, behind a partition or a crash, is passed by then.
+func (cfg *Config) appeal() uint64 { return max(2, 3*cfg.AuditWindow/8) }
+
+// withholds reports whether the accused has voted all the while: who is there and
+// does not serve withholds; who is not there is only absent, and leaves the roster
+// for that.
+func (a *assembly) withholds(k *Case, voted func(wire.PeerID) bool) bool {
+	if a.parent.Round+1 < k.Opened+a.cfg.appeal() || activeIn(a.parent.Roster, k.Peer) == nil || !voted(k.Peer) {
+		return false
+	}
+	c := a.parent
+	for range a.cfg.appeal() {
+		if c == nil {
+			return false
+		}
+		_, ok := slices.BinarySearchFunc(c.Votes, k.Peer, func(v wire.Signed, p wire.PeerID) int { return v.From.Compare(p) })
+		if !ok {
+			return false
+		}
+		c = a.past(c.Parent)
+	}
+	return true
 }

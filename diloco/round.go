@@ -306,31 +306,6 @@ func (m *Machine) vote(onTime, late Names) {
 	m.sign(wire.KindVote, v)
 }
 
-// vouches reports whether this peer wants p in the roster.
-func (m *Machine) vouches(p wire.PeerID, j *Join) bool {
-	return j.Role != validator || j.Leave || m.cfg.Vouch == nil || p == m.cfg.Self || m.cfg.Vouch(p, j)
-}
-
-// joined reports whether the Join has had its effect in the head's chain.
-func (m *Machine) joined(j *Message) bool {
-	for n := m.head; n != nil && n.round > j.Body.(*Join).Round; n = n.parent {
-		if slices.ContainsFunc(n.c.Joins, func(s wire.Signed) bool { return s.From == j.From && slices.Equal(s.Body, j.Signed.Body) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// inChain reports whether that commit is the head's ancestor of that round, as
-// far as is known.
-func (m *Machine) inChain(id wire.CID, round uint64) bool {
-	if round < m.root.round {
-		return true
-	}
-	n := m.head.ancestor(round)
-	return n != nil && n.id == id
-}
-
 // tryForm derives the next commit once all votes are in; or, without the
 // missing ones, once 2/3 are in and no more come, or at the extended deadline.
 func (m *Machine) tryForm() {

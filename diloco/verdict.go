@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // Bounds of the verdicts that are kept of one peer, and of the own ones that
@@ -227,4 +228,37 @@ func (m *Machine) pruneVerdicts() {
 			delete(m.judged, k)
 		}
 	}
+}
+
+// Head returns what the auditor of self wants to know of c when it is adopted.
+func (c *Commit) Head(self wire.PeerID) audit.Head {
+	h := audit.Head{Round: c.Round}
+	if e := roleIn(c.Roster, self, validator); e != nil {
+		h.Since = e.Since
+	}
+	steps := map[wire.CID]uint64{}
+	for i := range c.Deltas {
+		if m, err := Open(&c.Deltas[i]); err == nil && m.Kind == wire.KindDelta {
+			steps[m.ID] = m.Body.(*Delta).Steps
+		}
+	}
+	for _, w := range c.Merged() {
+		h.Works = append(h.Works, audit.Work{ID: w.ID, Peer: w.Peer, Round: w.Round, Steps: steps[w.ID]})
+	}
+	for i := range c.Verdicts {
+		m, err := Open(&c.Verdicts[i])
+		if err != nil || m.Kind != wire.KindVerdict {
+			continue
+		}
+		if v := m.Body.(*Verdict); v.Finding == Pass {
+			h.Passed = append(h.Passed, audit.Passed{ID: m.ID, Subject: v.Subject, Peer: m.From, Round: v.Round, Segment: v.Segment})
+		}
+	}
+	for _, k := range c.Cases {
+		h.Cases = append(h.Cases, audit.Accusation{
+			Subject: k.Subject, Peer: k.Peer, Round: k.Round, Segment: k.Segment,
+			Spoken: slices.Contains(k.Pass, self) || slices.Contains(k.Wrong, self),
+		})
+	}
+	return h
 }

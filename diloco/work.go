@@ -168,6 +168,31 @@ func (m *Machine) fits(e *Member) bool {
 	return (e.Role == validator) == (m.cfg.Role == validator) && (m.cfg.Role != validator || e.Coin == m.cfg.Coin)
 }
 
+// vouches reports whether this peer wants p in the roster.
+func (m *Machine) vouches(p wire.PeerID, j *Join) bool {
+	return j.Role != validator || j.Leave || m.cfg.Vouch == nil || p == m.cfg.Self || m.cfg.Vouch(p, j)
+}
+
+// joined reports whether the Join has had its effect in the head's chain.
+func (m *Machine) joined(j *Message) bool {
+	for n := m.head; n != nil && n.round > j.Body.(*Join).Round; n = n.parent {
+		if slices.ContainsFunc(n.c.Joins, func(s wire.Signed) bool { return s.From == j.From && slices.Equal(s.Body, j.Signed.Body) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// inChain reports whether that commit is the head's ancestor of that round, as
+// far as is known.
+func (m *Machine) inChain(id wire.CID, round uint64) bool {
+	if round < m.root.round {
+		return true
+	}
+	n := m.head.ancestor(round)
+	return n != nil && n.id == id
+}
+
 // settleOwn tells the fate of own deltas that m.final has made certain.
 func (m *Machine) settleOwn() {
 	f := m.final.round

@@ -96,7 +96,7 @@ func VerifyEvidence(ctx context.Context, c EvidenceCheck) (*EvidenceReport, erro
 	}
 	var out outcome
 	if e.Verdict == nil {
-		out, err = re.audit(ctx, delta, e.Segment, audit.CaseSeed(delta.ID, e.Segment, e.Auditor))
+		out, err = re.audit(ctx, delta, e.Segment, audit.OwnSeed(delta.ID, e.Segment, e.Auditor))
 	} else {
 		var verdict *diloco.Message
 		if verdict, err = diloco.Open(e.Verdict); err != nil {
@@ -107,7 +107,7 @@ func VerifyEvidence(ctx context.Context, c EvidenceCheck) (*EvidenceReport, erro
 			return nil, errors.New("evidence: its verdict is not about the segment of its delta")
 		}
 		r.Kind, r.Subject, r.Peer = "verdict", verdict.ID, verdict.From
-		out, err = re.recheck(ctx, delta, e.Segment, seedOf(verdict.From, v, m.Verification.AuditRate), v.Work)
+		out, err = re.recheck(ctx, delta, e.Segment, audit.SeedOf(v.Coin, v.Subject, v.Segment, verdict.From), v.Work)
 	}
 	var gone notServed
 	switch {

@@ -93,7 +93,7 @@ func TestHonestTracesReplay(t *testing.T) {
 						continue // its state is not kept for ever
 					}
 					for i := range m.segments(d) {
-						seed := audit.CaseSeed(d.ID, i, m.peer())
+						seed := audit.OwnSeed(d.ID, i, m.peer())
 						out, err := r.audit(t.Context(), d, i, seed)
 						if err != nil || out.Wrong || len(out.Work) != audit.RecordSize(8) {
 							t.Fatalf("round %d, %s, segment %d: %+v, %v", d.Body.(*diloco.Delta).Round, d.From.Short(), i, out, err)

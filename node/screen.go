@@ -125,8 +125,7 @@ func (a *auditor) screen(ctx context.Context, c *diloco.Commit) {
 		a.log.Info("a delta looks odd", "peer", m.From, "round", d.Round, "why", why)
 		a.meter.found("looked odd")
 		// The last segment: there the payload must follow from what was trained.
-		segment := audit.Segments(d.Steps, a.every) - 1
-		a.add(&task{segmentOf: segmentOf{m.ID, segment}, msg: m, delta: m, round: d.Round, seed: audit.CaseSeed(m.ID, segment, a.self), odd: why})
+		a.choice.Suspect(workOf(m), audit.Segments(d.Steps, a.every)-1)
 	}
 }
 

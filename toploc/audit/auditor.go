@@ -44,7 +44,7 @@ type Config struct {
 	Rate     uint64 // in parts per 10,000
 	Every    uint64 // steps of a segment; 0: every phase is one segment
 	Window   uint64 // rounds; default 8
-	Patience uint64 // for how many rounds material is asked for before it is called withheld; default half of Window
+	Patience uint64 // for how many rounds material is asked for before it is called withheld; default a quarter of Window
 }
 
 // Work is a delta that a commit merged.
@@ -67,7 +67,6 @@ type Accusation struct {
 	Subject        wire.CID
 	Peer           wire.PeerID // the accused
 	Round, Segment uint64
-	Verdict        bool // Subject is a verdict
 	Spoken         bool // this validator's Pass or Wrong is in it
 }
 
@@ -127,7 +126,7 @@ func NewAuditor(cfg Config) *Auditor {
 		cfg.Window = 8
 	}
 	if cfg.Patience == 0 {
-		cfg.Patience = max(cfg.Window/2, 1)
+		cfg.Patience = max(cfg.Window/4, 1)
 	}
 	return &Auditor{
 		cfg: cfg, tasks: map[key]*task{}, said: map[key]uint64{}, depth: map[wire.CID]int{}, ages: map[wire.CID]uint64{},
@@ -175,7 +174,7 @@ func (a *Auditor) Adopted(h Head) {
 			a.said[k] = c.Round
 			delete(a.tasks, k)
 		} else if h.Since > 0 && c.Peer != a.cfg.Self {
-			a.add(Task{Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: c.Verdict, Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self)})
+			a.add(Task{Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: a.depth[c.Subject] > 0, Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self)})
 		}
 	}
 	for k, t := range a.tasks { // a case that is closed asks nobody any more
@@ -293,8 +292,9 @@ func (a *Auditor) Said(subject wire.CID, segment, round uint64) {
 
 // Failed reports that the material of a task could not be had. It is tried
 // again with every head until the window ends. withheld says that it is time to
-// say so (once); the audit goes on, since it may turn up. Of verdicts nothing is
-// withheld.
+// say so (once); the audit goes on, since it may turn up. Where a case is open the
+// accused has time to answer anyway, and one more try is enough. Of verdicts nothing
+// is withheld.
 func (a *Auditor) Failed(subject wire.CID, segment uint64) (withheld bool) {
 	t := a.tasks[key{subject, segment}]
 	if t == nil {
@@ -306,7 +306,11 @@ func (a *Auditor) Failed(subject wire.CID, segment uint64) (withheld bool) {
 	}
 	t.tries++
 	t.after = a.round
-	if t.called || t.Verdict || t.tries < 3 || a.round < t.first+a.cfg.Patience {
+	tries, patience := 3, a.cfg.Patience
+	if t.Reason == ByCase {
+		tries, patience = 2, min(patience, 1)
+	}
+	if t.called || t.Verdict || t.tries < tries || a.round < t.first+patience {
 		return false
 	}
 	t.called = true

@@ -12,7 +12,7 @@ import (
 func peer(n byte) wire.PeerID { return wire.PeerID{2, n} }
 
 func auditor(rate uint64) *Auditor {
-	return NewAuditor(Config{Self: peer(0), Coin: testCoin, Rate: rate, Every: 25, Window: 6})
+	return NewAuditor(Config{Self: peer(0), Coin: testCoin, Rate: rate, Every: 25, Window: 6, Patience: 3})
 }
 
 var testCoin = NewCoin([]byte("auditor"), testRun)
@@ -158,6 +158,13 @@ func TestAuditorPatience(t *testing.T) {
 	}
 	if said != 1 {
 		t.Errorf("withheld was said %d times", said)
+	}
+	a = auditor(10_000)
+	for r := uint64(4); r < 7; r++ {
+		a.Adopted(Head{Round: r, Since: 1, Cases: []Accusation{{Subject: subject(7), Peer: peer(7), Round: 3}}})
+		if x, ok := a.Next(); !ok || a.Failed(x.Subject, x.Segment) != (r == 5) {
+			t.Errorf("round %d of a case: %v", r, ok)
+		}
 	}
 	a = auditor(10_000)
 	a.Adopted(Head{Round: 4, Since: 1, Passed: []Passed{{subject(10), subject(1), peer(5), 3, 2}}})

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/shoalnet/shoal/p2p/wire"
 	"github.com/shoalnet/shoal/toploc"
 )
 
@@ -201,14 +200,6 @@ func SameProofs(own, theirs []byte, size int) error {
 		}
 	}
 	return errors.New("the proofs are not those of a replay")
-}
-
-// CaseSeed is the seed of what a validator proves where no coin made it look, but an
-// open case.
-func CaseSeed(subject wire.CID, segment uint64, self wire.PeerID) [32]byte {
-	b := append([]byte("shoal/audit case/1"), subject...)
-	b = binary.BigEndian.AppendUint64(b, segment)
-	return sha256.Sum256(append(b, self[:]...))
 }
 
 // A Probe is where a validator shows that it replayed: after a step of the
