@@ -409,7 +409,7 @@ func (s *swarm) summary() string {
 		up++
 		st := p.rec.last()
 		roster = max(roster, st.Roster)
-		if st.Loss > 0 {
+		if st.Loss > 0 && p.rec.Cheat == nil {
 			train = st.Loss
 		}
 		if st.ValLoss > 0 && st.ValRound >= valRound {
