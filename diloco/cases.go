@@ -195,6 +195,7 @@ func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wi
 			convict(Conviction{Peer: p, Why: why, Subject: c.Subject, Segment: c.Segment, Evidence: c.Evidence})
 		}
 		pass, wrong, withheld := a.weigh(c.Pass), a.weigh(c.Wrong), a.weigh(c.Withheld)
+		pass += a.weigh([]wire.PeerID{c.Peer}) // a validator's verdict is its own word for it
 		switch {
 		case a.decides(wrong):
 			verdict(c.Peer, WhyWork)
