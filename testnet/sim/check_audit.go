@@ -78,10 +78,10 @@ func (w *world) calm() time.Duration {
 	t := time.Duration(0)
 	for _, f := range w.cfg.Faults {
 		if f.Kind != Cheat && f.Kind != Lie {
-			t = max(t, f.At, f.Until)
+			t = max(t, max(f.At, f.Until)+4*w.cfg.Deadline)
 		}
 	}
-	return t + 4*w.cfg.Deadline
+	return t
 }
 
 // sworn returns the honest validators among the active ones of a commit, and
