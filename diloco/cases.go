@@ -195,6 +195,7 @@ func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wi
 			convict(Conviction{Peer: p, Why: why, Subject: c.Subject, Segment: c.Segment, Evidence: c.Evidence})
 		}
 		pass, wrong, withheld := a.weigh(c.Pass), a.weigh(c.Wrong), a.weigh(c.Withheld)
+		pass += a.weigh([]wire.PeerID{c.Peer}) // a validator's verdict is its own word for it
 		switch {
 		case a.decides(wrong):
 			verdict(c.Peer, WhyWork)
@@ -272,21 +273,25 @@ func (a *assembly) decides(n uint64) bool {
 	return n >= 2 && 3*n >= 2*all
 }
 
-// appeal is for how many rounds an accused must have been there, with the case
-// open, before it is convicted of withholding. The validators ask again with every
-// head: what was out of reach, behind a partition or a crash, is passed by then.
+// appeal is for how many rounds an accused must have been there, with enough
+// voices against it, before it is convicted of withholding. The validators ask again
+// with every head: what was out of reach, behind a partition or a crash, is passed by then.
 func (cfg *Config) appeal() uint64 { return max(2, 3*cfg.AuditWindow/8) }
 
 // withholds reports whether the accused has voted all the while: who is there and
 // does not serve withholds; who is not there is only absent, and leaves the roster
 // for that.
 func (a *assembly) withholds(k *Case, voted func(wire.PeerID) bool) bool {
-	if a.parent.Round+1 < k.Opened+a.cfg.appeal() || activeIn(a.parent.Roster, k.Peer) == nil || !voted(k.Peer) {
+	if activeIn(a.parent.Roster, k.Peer) == nil || !voted(k.Peer) {
 		return false
 	}
 	c := a.parent
 	for range a.cfg.appeal() {
 		if c == nil {
+			return false
+		}
+		was := caseOf(c.Cases, k.about())
+		if was == nil || !a.decides(a.weigh(was.Wrong)+a.weigh(was.Withheld)) {
 			return false
 		}
 		_, ok := slices.BinarySearchFunc(c.Votes, k.Peer, func(v wire.Signed, p wire.PeerID) int { return v.From.Compare(p) })
