@@ -35,8 +35,8 @@ type auditor struct {
 	meter    *meter
 	log      *slog.Logger
 	tell     func(context.Context, diloco.Event)
-	patience time.Duration // for the material of one audit
-	lie      func(*diloco.Verdict)
+	lie      func(audit.Task, *diloco.Verdict) // of a testnet's liar
+	patience time.Duration                     // for the material of one audit
 
 	mu    sync.Mutex // guards the mailbox: the following
 	heads []headWork
@@ -268,14 +268,14 @@ func (a *auditor) conclude(ctx context.Context, t audit.Task, msg, delta *diloco
 		}
 	}
 	a.choice.Said(t.Subject, t.Segment, t.Round)
+	if a.lie != nil {
+		a.lie(t, &v)
+	}
 	a.say(ctx, v)
 	return nil
 }
 
 func (a *auditor) say(ctx context.Context, v diloco.Verdict) {
-	if a.lie != nil {
-		a.lie(&v)
-	}
 	a.meter.found([...]string{"passed", "wrong", "withheld"}[v.Finding])
 	a.tell(ctx, diloco.Audited{Verdict: v})
 }
@@ -319,11 +319,11 @@ func (n *Node) newAuditor(ctx context.Context, p *parts) (*auditor, error) {
 	}
 	v := m.Verification
 	a := &auditor{
-		self: n.self, run: n.opt.Run, lie: n.opt.Lie, coin: audit.NewCoin(coinSecret(n.opt.Key), n.opt.Run),
+		self: n.self, run: n.opt.Run, coin: audit.NewCoin(coinSecret(n.opt.Key), n.opt.Run),
 		rate: v.AuditRate, window: v.Window, every: audit.Every(m.Round.InnerSteps, v.Segments),
 		replayer: newReplayer(n.opt.Run, m, p.model, n.opt.Blocks, p.engine, data, n.opt.Log),
 		blocks:   n.opt.Blocks, keeper: p.keeper, meter: n.meter, log: n.opt.Log,
-		wake: make(chan struct{}, 1), looked: map[wire.CID]uint64{}, known: map[wire.CID]*diloco.Message{},
+		lie: n.opt.Lie, wake: make(chan struct{}, 1), looked: map[wire.CID]uint64{}, known: map[wire.CID]*diloco.Message{},
 	}
 	a.choice = audit.NewAuditor(audit.Config{Self: n.self, Coin: a.coin, Rate: a.rate, Every: a.every, Window: a.window})
 	return a, nil

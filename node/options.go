@@ -11,6 +11,7 @@ import (
 	"github.com/shoalnet/shoal/node/journal"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // The roles of those who take part. An observer has none.
@@ -48,7 +49,7 @@ type Options struct {
 	Role string
 	// Lie may change what this validator's audits say before it is signed. Testnets
 	// have liars; nil says what was found.
-	Lie func(*diloco.Verdict)
+	Lie func(audit.Task, *diloco.Verdict)
 	// Observe makes a peer that follows and serves the chain, and neither trains nor votes.
 	Observe bool
 	// Prune forgets payloads and commits some rounds after they are final. By

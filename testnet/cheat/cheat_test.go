@@ -395,7 +395,7 @@ func TestFalseVerdicts(t *testing.T) {
 			if f != diloco.Pass {
 				v.Evidence = head
 			}
-			s.Verdict(&v)
+			s.Verdict(audit.Task{}, &v)
 			return v
 		}
 		if v := say(diloco.Pass); string(v.Work) != string(mine) || v.Finding != diloco.Pass {

@@ -31,7 +31,7 @@ func (l *Liar) hear(data []byte) {
 }
 
 // Verdict changes what an audit says.
-func (l *Liar) Verdict(v *diloco.Verdict) {
+func (l *Liar) Verdict(_ audit.Task, v *diloco.Verdict) {
 	if !l.lies() {
 		return
 	}
