@@ -65,7 +65,7 @@ type PeerRecord struct {
 	Observer  bool         `json:"observer,omitempty"`
 	Validator bool         `json:"validator,omitempty"`
 	Cheat     *Cheat       `json:"cheat,omitempty"`
-	Account   string       `json:"account,omitempty"` // on the ledger, whom it works for
+	Account   string       `json:"account,omitempty"` // its address, 0x…
 	Lives     []Life       `json:"lives"`
 	Seen      []Seen       `json:"seen"`           // whenever it changed
 	Last      *node.Status `json:"last,omitempty"` // the last status that it gave; nil if it never did

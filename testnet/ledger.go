@@ -2,15 +2,13 @@ package testnet
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -35,13 +33,11 @@ const (
 )
 
 // A ledger is the chain of its own that a swarm settles on: a process of
-// `shoal chain dev`, and an account for the sponsor and for each peer.
+// `shoal chain dev`, and the sponsor's account. Each peer's own key is its account.
 type ledger struct {
-	s        *swarm
-	port     int
-	sponsor  string   // address
-	accounts []string // addresses, by peer
-	proc     *process // nil while the chain is stopped
+	s    *swarm
+	port int
+	proc *process // nil while the chain is stopped
 
 	mu   sync.Mutex // guards the following
 	seen []LedgerEvent
@@ -65,71 +61,30 @@ func (l *ledger) path(name ...string) string {
 	return l.s.path(append([]string{ledgerDir}, name...)...)
 }
 
-// account is the directory of the account that peer i works for.
-func (l *ledger) account(i int) string { return l.path("p" + strconv.Itoa(i)) }
-
 // shoal runs a command of one account to its end.
 func (l *ledger) shoal(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return l.s.launcher.output(ctx, l.s.log("ledger"), append(args, "--dir", dir, "--json")...)
 }
 
-// newLedger makes the keys of all accounts. Peers' own keys are hot keys: they
-// sign for the account and cannot move its stake.
+// newLedger makes the sponsor's key.
 func (s *swarm) newLedger(ctx context.Context) (*ledger, error) {
 	l := &ledger{s: s}
 	var err error
 	if l.port, err = freeUDPPort(); err != nil {
 		return nil, fmt.Errorf("port of the ledger: %w", err)
 	}
-	if l.sponsor, err = l.newAccount(ctx, l.path(sponsorDir)); err != nil {
+	if err := os.MkdirAll(l.path(sponsorDir), 0o700); err != nil {
 		return nil, err
 	}
-	for i := range s.Config.total() {
-		a, err := l.newAccount(ctx, l.account(i))
-		if err != nil {
-			return nil, err
-		}
-		l.accounts = append(l.accounts, a)
-	}
-	return l, nil
-}
-
-func (l *ledger) newAccount(ctx context.Context, dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	out, err := l.shoal(ctx, dir, "key", "new", "--light")
-	if err != nil {
-		return "", err
-	}
-	var k struct{ Address string }
-	if err := json.Unmarshal(out, &k); err != nil {
-		return "", fmt.Errorf("account in %s: %w", dir, err)
-	}
-	return strings.ToLower(k.Address), nil
-}
-
-// hotFile holds the secret of peer i's key.
-func (l *ledger) hotFile(i int) string { return l.path("p"+strconv.Itoa(i), "hot.hex") }
-
-// newHotKey makes peer i's key, which its account registers later.
-func (l *ledger) newHotKey(i int) (file string, err error) {
-	secret := make([]byte, 32)
-	if _, err := rand.Read(secret); err != nil {
-		return "", err
-	}
-	file = l.hotFile(i)
-	return file, os.WriteFile(file, []byte(hex.EncodeToString(secret)+"\n"), 0o600)
+	_, err = l.shoal(ctx, l.path(sponsorDir), "key", "new", "--light")
+	return l, err
 }
 
 // start starts the chain's process and waits until it answers.
 func (l *ledger) start(ctx context.Context) error {
 	args := []string{"chain", "dev", "--port", strconv.Itoa(l.port), "--data", l.path(blocksDir), "--dir", l.path(sponsorDir)}
 	for _, p := range l.s.peers {
-		args = append(args, "--fund", p.address)
-	}
-	for _, a := range l.accounts {
-		args = append(args, "--fund", a)
+		args = append(args, "--fund", p.rec.Account)
 	}
 	proc, err := l.s.launcher.launch(ctx, l.s.log("chain"), args...)
 	if err != nil {
@@ -194,54 +149,39 @@ func (l *ledger) found(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("deployment: %w", err)
 	}
-	for i, p := range s.peers {
-		for _, dir := range []string{p.dir, l.account(i)} {
-			if err := os.WriteFile(dir+"/"+chainJSON, where, 0o600); err != nil {
-				return err
-			}
+	for _, p := range s.peers {
+		if err := os.WriteFile(filepath.Join(p.dir, chainJSON), where, 0o600); err != nil {
+			return err
 		}
 	}
-	if _, err := l.shoal(ctx, sponsor, "manifest", "sign", s.path(manifestFile), "--budget", strconv.Itoa(poolTokens)); err != nil {
-		return err
-	}
-	return nil
+	_, err = l.shoal(ctx, sponsor, "manifest", "sign", s.path(manifestFile), "--budget", strconv.Itoa(epochBudget))
+	return err
 }
 
-// settleIn gives accounts their tokens, stakes them, and puts the run on the ledger.
+// settleIn gives every peer its tokens, stakes them, and puts the run on the ledger.
 func (l *ledger) settleIn(ctx context.Context) error {
 	s, sponsor := l.s, l.path(sponsorDir)
 	s.Line("staking for every peer, and putting the run on the ledger")
-	to := map[int][]string{}
-	for i := range s.peers {
-		to[l.stake(i)+pocket] = append(to[l.stake(i)+pocket], l.accounts[i])
-	}
-	for amount, who := range to {
-		if _, err := l.shoal(ctx, sponsor, append([]string{"send", strconv.Itoa(amount)}, who...)...); err != nil {
+	for _, p := range s.peers {
+		if _, err := l.shoal(ctx, sponsor, "chain", "send", p.rec.Account, strconv.Itoa(p.stake()+pocket)); err != nil {
 			return err
 		}
 	}
 	errs := make([]error, len(s.peers)+1)
 	var work sync.WaitGroup
 	for i, p := range s.peers {
-		work.Go(func() {
-			role := "trainer"
-			if p.rec.Validator {
-				role = "validator"
-			}
-			_, errs[i] = l.shoal(ctx, l.account(i), "stake", strconv.Itoa(l.stake(i)), "--role", role, "--hot", l.hotFile(i))
-		})
+		work.Go(func() { _, errs[i] = l.shoal(ctx, p.dir, "stake", strconv.Itoa(p.stake()), "--role", p.rec.role()) })
 	}
 	work.Go(func() {
-		_, errs[len(s.peers)] = l.shoal(ctx, sponsor, "fund", s.path(manifestFile), strconv.Itoa(poolTokens),
-			"--budget", strconv.Itoa(epochBudget), "--epoch", epochLength.String())
+		_, errs[len(s.peers)] = l.shoal(ctx, sponsor, "fund", s.path(manifestFile), strconv.Itoa(poolTokens), "--epoch", epochLength.String())
 	})
 	work.Wait()
 	return errors.Join(errs...)
 }
 
-// stake is how much peer i's account stakes.
-func (l *ledger) stake(i int) int {
-	if l.s.peers[i].rec.Validator {
+// stake is how much a peer stakes.
+func (p *peer) stake() int {
+	if p.rec.Validator {
 		return validatorStake
 	}
 	return trainerStake
@@ -291,7 +231,3 @@ func (s *swarm) endLedger() {
 		s.ledger.stop()
 	}
 }
-
-// payOut waits until the epochs are settled, claims for every account, and notes
-// what the ledger then says.
-func (l *ledger) payOut(ctx context.Context) {}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,15 +18,14 @@ import (
 
 // A peer is one member of the swarm and its process, if it has one now.
 type peer struct {
-	index   int
-	dir     string
-	address string // 0x…: of its key
-	addr    string // multiaddr under which the others reach it
-	quic    string // where it listens, without lines
-	tcp     string
-	ask     *control.Client
-	rec     *PeerRecord
-	proc    *process
+	index int
+	dir   string
+	addr  string // multiaddr under which the others reach it
+	quic  string // where it listens, without lines
+	tcp   string
+	ask   *control.Client
+	rec   *PeerRecord
+	proc  *process
 }
 
 // newPeer makes the peer's directory and key and settles its addresses.
@@ -40,25 +40,17 @@ func (s *swarm) newPeer(ctx context.Context, i int) (*peer, error) {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	key := []string{"key", "new"}
-	if s.ledger != nil {
-		file, err := s.ledger.newHotKey(i)
-		if err != nil {
-			return nil, fmt.Errorf("key of %s: %w", name, err)
-		}
-		key = []string{"key", "import", file}
-		p.rec.Account = s.ledger.accounts[i]
-	}
-	out, err := s.launcher.output(ctx, s.log("prepare"), append(key, "--light", "--json", "--dir", p.dir)...)
+	out, err := s.launcher.output(ctx, s.log("prepare"), "key", "new", "--light", "--json", "--dir", p.dir)
 	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(out, &struct {
 		Peer    any `json:"peer"`
 		Address any `json:"address"`
-	}{&p.rec.ID, &p.address}); err != nil {
+	}{&p.rec.ID, &p.rec.Account}); err != nil {
 		return nil, fmt.Errorf("key of %s: %w", name, err)
 	}
+	p.rec.Account = strings.ToLower(p.rec.Account)
 	if s.lines != nil {
 		p.addr = fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", hostOf(i), s.lines.port(i), p.rec.ID)
 		return p, nil

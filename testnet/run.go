@@ -266,9 +266,16 @@ func (s *swarm) swim(ctx context.Context) (err error) {
 		return nil // nothing to audit; the report says what is missing
 	}
 	if s.ledger != nil {
-		s.ledger.payOut(ctx)
+		s.ledger.settled(ctx)
 	}
-	return s.audit(ctx)
+	if err := s.audit(ctx); err != nil {
+		return err
+	}
+	if s.ledger != nil {
+		s.endAll()
+		s.ledger.claim(ctx)
+	}
+	return nil
 }
 
 // now is the seconds since the start.

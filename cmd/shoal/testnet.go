@@ -35,22 +35,29 @@ func (a *app) testnetRunCmd() *cobra.Command {
 		Long: `Starts real peers, each a process with its own data directory, applies a schedule of
 kills, restarts, newcomers, partitions and slow lines, and checks that the protocol's
 invariants held. Exit code 1 says that one did not. Writes report.html, report.json and
-the model. Without --config it runs the demo: four peers train on Moby-Dick, one is
-killed and comes back, one joins on the way.
+the model. Without --config it runs the demo: four peers train on Moby-Dick, two
+validators audit them, one of the four cheats and is caught, one is killed and comes
+back, one joins on the way, and a chain of their own pays the honest.
 
 A configuration is YAML:
 
-  name: three peers, one partition
+  name: audits, one cheat, one partition
   manifest: run.yaml            # beside this file; or run: with the manifest itself
   data: {text: corpus.txt}      # prepared and named in the manifest
-  peers: 3
+  peers: 6
+  validators: [4, 5]            # audit instead of training
+  chain: true                   # stake, pay and slash on an embedded chain
+  cheats:                       # from that round on; shoal testnet zoo knows the kinds
+    - {peer: 3, kind: idle, round: 2}
   link: {rate: 50Mbit, delay: 20ms}
   events:                       # in the order in which they happen
-    - {round: 4, do: partition, groups: [[0, 1], [2]]}
+    - {round: 4, do: partition, groups: [[0, 1, 3, 4, 5], [2]]}
     - {round: 8, do: heal}
     - {round: 9, do: kill, peers: [1], wait: 500ms}
     - {round: 12, do: restart, peers: [1]}
-    - {at: 90s, do: join, peers: [3]}
+    - {round: 14, do: chain-stop}     # kill -9; chain-start starts it again
+    - {round: 18, do: chain-start}
+    - {at: 90s, do: join, peers: [6]}
   timeout: 10m`,
 		Example: `  shoal testnet run --out demo-out
   shoal testnet run --config my.yaml --out my-out --baseline=false`,
