@@ -261,9 +261,15 @@ type Ledger interface {
 	Balance(ctx context.Context, account Address) (Amount, error)
 	StakeOf(ctx context.Context, account Address, role uint8) (StakeInfo, error)
 	TotalStake(ctx context.Context, role uint8) (Amount, error)
+	// Weight is a validator's weight in an epoch that began at a time, which
+	// is past, and the stake of all validators then.
+	Weight(ctx context.Context, account Address, begin uint64) (weight, total Amount, err error)
 	Key(ctx context.Context, key Address) (KeyInfo, error)
 	KeyNonce(ctx context.Context, owner Address) (uint64, error)
 	Case(ctx context.Context, run Hash) (Case, error)
+	// Committed is the hash that a validator has committed to in the run's
+	// latest case and not revealed yet; zero if there is none.
+	Committed(ctx context.Context, run Hash, voter Address) (Hash, error)
 	SharesOf(ctx context.Context, run Hash, account Address) (ShareInfo, error)
 	Channel(ctx context.Context, id Hash) (Channel, error)
 	Params(ctx context.Context) (Params, error)

@@ -137,6 +137,13 @@ func (m *Memory) TotalStake(_ context.Context, role uint8) (Amount, error) {
 	return read(m, func(s *State) (Amount, error) { return s.total[role&1].last(), nil })
 }
 
+// Weight implements Ledger.
+func (m *Memory) Weight(_ context.Context, account Address, begin uint64) (weight, total Amount, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state.weightAt(account, begin), m.state.total[Validator].at(begin), nil
+}
+
 // Key implements Ledger.
 func (m *Memory) Key(_ context.Context, key Address) (KeyInfo, error) {
 	return read(m, func(s *State) (KeyInfo, error) { return s.keys[key], nil })
@@ -150,6 +157,11 @@ func (m *Memory) KeyNonce(_ context.Context, owner Address) (uint64, error) {
 // Case implements Ledger.
 func (m *Memory) Case(_ context.Context, run Hash) (Case, error) {
 	return read(m, func(s *State) (Case, error) { return *s.caseFor(run), nil })
+}
+
+// Committed implements Ledger.
+func (m *Memory) Committed(_ context.Context, run Hash, voter Address) (Hash, error) {
+	return read(m, func(s *State) (Hash, error) { return s.commits[voteKey{run, s.caseFor(run).Serial, voter}], nil })
 }
 
 // SharesOf implements Ledger.

@@ -120,7 +120,8 @@ func fastStory(s *scene) {
 	new(big.Int).Sub(order, new(big.Int).SetBytes(high[32:64])).FillBytes(high[32:64])
 	high[64] ^= 7
 	fast([][]byte{high, good[1]}, "BadSignature")
-	other := s.Ledger.Book()
+	b := s.Ledger.Book()
+	other := b
 	other.ChainID++ // another chain's signatures are by unknown keys here
 	d := other.EpochDigest(&x.Epoch)
 	fast([][]byte{chain.SignDigest(s.keys[hot1], d), chain.SignDigest(s.keys[hot2], d)}, "KeyUnknown")
@@ -134,9 +135,37 @@ func fastStory(s *scene) {
 	z := x.Epoch
 	z.Commit[0] ^= 1
 	s.refused(stranger, chain.FinalizeFast{Epoch: z, Sigs: good}, "WrongHash")
+	count := func(keys ...int) chain.Quorum {
+		s.Helper()
+		var as []chain.Approval
+		for _, k := range keys {
+			as = append(as, b.Approve(s.keys[k], &x.Epoch))
+		}
+		q, err := chain.Count(s.ctx, s.Ledger, &x.Epoch, as)
+		return must(s, q, err)
+	}
+	q := count(hot4, hot2, hot2, stranger, hotw1) // one twice, one unknown, one without stake
+	if len(q.Sigs) != 2 || len(q.Refused) != 2 || q.Enough {
+		s.Fatalf("counted %+v", q)
+	}
+	s.amount("weight", q.Weight, chain.Coins(400))
+	s.amount("all stakes", q.Total, chain.Coins(1000))
+	wrong := other.Approve(s.keys[hot1], &x.Epoch)
+	forged := b.Approve(s.keys[hot1], &x.Epoch)
+	forged.Key = s.at(hot2)
+	q, err := chain.Count(s.ctx, s.Ledger, &x.Epoch, []chain.Approval{wrong, forged})
+	if must(s, q, err); len(q.Sigs) != 0 || len(q.Refused) != 2 {
+		s.Fatalf("counted %+v", q)
+	}
 	s.do(val2, chain.RevokeKey{Key: s.at(hot2)})
 	fast(good, "KeyUnknown") // revoked
-	s.do(stranger, chain.FinalizeFast{Epoch: x.Epoch, Sigs: s.sign(&x.Epoch, hot1, hot3, hot4)})
+	if q = count(hot1, hot2); len(q.Sigs) != 1 || q.Enough {
+		s.Fatalf("counted a revoked key: %+v", q)
+	}
+	if q = count(hot4, hot3, hot1); !q.Enough {
+		s.Fatalf("800 of 1,000 are not enough: %+v", q)
+	}
+	s.do(stranger, chain.FinalizeFast{Epoch: x.Epoch, Sigs: q.Sigs})
 	fast(good, "NotProposed")
 	s.refused(val1, chain.Propose{Epoch: x.Epoch}, "WrongEpoch")
 	s.refused(hot2, chain.WithdrawBond{Amount: chain.Coins(101)}, "NoBond")
@@ -146,7 +175,6 @@ func fastStory(s *scene) {
 	// a key serves one owner, once, by its own consent
 	nonce, err := s.Ledger.KeyNonce(s.ctx, s.at(stranger))
 	must(s, nonce, err)
-	b := s.Ledger.Book()
 	reg := func(k int, signer int, nonce, deadline uint64) chain.RegisterKey {
 		return chain.RegisterKey{Key: s.at(k), Deadline: deadline, Sig: chain.SignDigest(s.keys[signer], b.KeyDigest(s.at(stranger), s.at(k), nonce, deadline))}
 	}
@@ -285,6 +313,10 @@ func committeeStory(s *scene) {
 	guilty := s.vote(val2, true, 2)
 	s.do(val2, guilty)
 	s.refused(val2, guilty, "AlreadyVoted")
+	h, err := s.Ledger.Committed(s.ctx, s.run, s.at(val2))
+	if must(s, h, err) != guilty.Hash {
+		s.Fatalf("val2 has committed to %s", h)
+	}
 	s.refused(work1, s.vote(work1, true, 1), "NotVoter")
 	s.do(val3, guilty) // a copy of val2's commitment
 	s.do(hot1, s.vote(val1, false, 1))

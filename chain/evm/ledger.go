@@ -281,6 +281,15 @@ func (l *Ledger) TotalStake(ctx context.Context, role uint8) (chain.Amount, erro
 	return view(ctx, l, l.at(chain.Staking), stakingABI.PackTotalOf(role), stakingABI.UnpackTotalOf)
 }
 
+// Weight implements chain.Ledger.
+func (l *Ledger) Weight(ctx context.Context, account chain.Address, begin uint64) (weight, total chain.Amount, err error) {
+	if weight, err = view(ctx, l, l.at(chain.Staking), stakingABI.PackWeightAt(address(account), big64(begin)), stakingABI.UnpackWeightAt); err != nil {
+		return nil, nil, err
+	}
+	total, err = view(ctx, l, l.at(chain.Staking), stakingABI.PackTotalAt(chain.Validator, big64(begin)), stakingABI.UnpackTotalAt)
+	return weight, total, err
+}
+
 // Key implements chain.Ledger.
 func (l *Ledger) Key(ctx context.Context, key chain.Address) (chain.KeyInfo, error) {
 	k, err := view(ctx, l, l.at(chain.Staking), stakingABI.PackKeys(address(key)), stakingABI.UnpackKeys)
@@ -308,6 +317,17 @@ func (l *Ledger) Case(ctx context.Context, run chain.Hash) (chain.Case, error) {
 	return chain.Case{Challenger: chain.Address(c.Challenger), CommitEnd: c.CommitEnd.Uint64(), RevealEnd: c.RevealEnd.Uint64(), Serial: c.Serial.Uint64(),
 		Stage: chain.Stage(c.Stage), Verdict: chain.Verdict(c.Verdict), Appellant: chain.Address(c.Appellant), StageEnd: c.StageEnd.Uint64(),
 		Begin: c.Begin.Uint64(), Guilty: c.Guilty, Innocent: c.Innocent, Evidence: c.Evidence}, nil
+}
+
+// Committed implements chain.Ledger.
+func (l *Ledger) Committed(ctx context.Context, run chain.Hash, voter chain.Address) (chain.Hash, error) {
+	c, err := l.Case(ctx, run)
+	if err != nil {
+		return chain.Hash{}, err
+	}
+	id := crypto.Keccak256Hash(run[:], common.LeftPadBytes(big64(c.Serial).Bytes(), 32))
+	h, err := view(ctx, l, l.at(chain.Disputes), disputesABI.PackCommits(id, address(voter)), disputesABI.UnpackCommits)
+	return chain.Hash(h), err
 }
 
 // SharesOf implements chain.Ledger.
