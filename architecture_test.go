@@ -40,6 +40,8 @@ toploc/audit: toploc p2p/wire
 chain: p2p/wire
 chain/chaintest: chain p2p/wire
 chain/settle: chain diloco p2p/wire toploc/audit
+chain/settle/settletest: chain chain/settle diloco p2p/wire toploc/audit
+chain/agent: chain chain/settle diloco p2p/wire
 chain/contracts:
 chain/evm: chain chain/contracts p2p/wire
 chain/devchain:

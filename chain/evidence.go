@@ -41,10 +41,10 @@ func (s *State) report(from Address, a Report) error {
 	if !bytes.Equal(pa, pb) {
 		return refuse("OtherParent")
 	}
-	account := s.accountOf(key)
-	if account == key {
+	if _, ok := s.keys[key]; !ok {
 		return refuse("KeyUnknown")
 	}
+	account := s.accountOf(key)
 	run, parent := keccak(a.Run), keccak(pa)
 	offence := keccak(pad(key[:]), word(uint64(a.Kind)), run[:], parent[:])
 	if s.convicted[offence] {

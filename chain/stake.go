@@ -83,7 +83,7 @@ func (s *State) registerKey(from Address, a RegisterKey) error {
 	switch {
 	case s.Time > a.Deadline:
 		return refuse("Expired")
-	case a.Key == from || taken:
+	case taken:
 		return refuse("KeyTaken")
 	}
 	who, err := Recover(s.book.KeyDigest(from, a.Key, s.nonces[from], a.Deadline), a.Sig)
