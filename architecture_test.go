@@ -38,7 +38,7 @@ toploc:
 toploc/audit: toploc p2p/wire
 
 chain: p2p/wire
-chain/chaintest: chain p2p/wire
+chain/chaintest: chain diloco p2p/wire
 chain/settle: chain diloco p2p/wire toploc/audit
 chain/settle/settletest: chain chain/settle diloco p2p/wire toploc/audit
 chain/agent: chain chain/settle diloco p2p/wire

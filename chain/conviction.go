@@ -119,7 +119,10 @@ func (s *State) convict(a Convict) error {
 	if !twoThirds(sum, total) {
 		return refuse("TooFewVotes")
 	}
-	account := s.accountOf(c.Key)
+	account, err := s.answerable(c.Key)
+	if err != nil {
+		return err
+	}
 	x := &Sentence{Run: c.Run, Account: account, Deadline: s.Time + uint64(s.cfg.Params.AppealWindow), Bps: c.Bps, Phase: Reported}
 	s.sentences[id] = x
 	s.emit(Event{Name: "Convicted", Run: c.Run, Account: account, Key: c.Key, Hash: id})

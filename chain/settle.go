@@ -51,7 +51,12 @@ func (s *State) propose(from Address, e *Epoch) error {
 	if val(e.Total).Cmp(add(s.finals[e.Run].Total, add(e.Amounts[:]...))) != 0 {
 		return refuse("WrongTotal")
 	}
-	weight := s.weightAt(s.accountOf(from), begin)
+	account, err := s.actorOf(from)
+	if err != nil {
+		return err
+	}
+	st := s.stakeFor(account, Validator).active
+	weight := lower(st.at(begin), st.last())
 	if !positive(weight) || less(weight, s.cfg.Minimum) {
 		return refuse("NotValidator")
 	}

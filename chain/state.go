@@ -56,6 +56,7 @@ type State struct {
 	balance   map[Address]Amount
 	allowance map[[2]Address]Amount
 	paused    map[Contract]bool
+	guardians map[Contract]Address
 	events    []Event
 
 	stakes map[stakeKey]*stake
@@ -114,7 +115,8 @@ func NewState(cfg Config, book Book, now uint64) (*State, error) {
 	s := &State{
 		Time: now, book: book, cfg: cfg,
 		balance: map[Address]Amount{cfg.Holder: val(cfg.Supply)}, allowance: map[[2]Address]Amount{},
-		paused: map[Contract]bool{}, stakes: map[stakeKey]*stake{}, keys: map[Address]KeyInfo{},
+		paused: map[Contract]bool{}, guardians: map[Contract]Address{Staking: cfg.Guardian, Runs: cfg.Guardian, Settlement: cfg.Guardian, Vouchers: cfg.Guardian},
+		stakes: map[stakeKey]*stake{}, keys: map[Address]KeyInfo{},
 		nonces: map[Address]uint64{}, runs: map[Hash]*runState{}, proposals: map[Hash]*Proposal{},
 		finals: map[Hash]Final{}, claimed: map[accountOf]Amount{}, bonds: map[Address]Amount{}, demands: map[demandKey]*demand{},
 		cases: map[Hash]*Case{}, challenging: map[accountOf]uint64{}, commits: map[voteKey]Hash{},
@@ -236,6 +238,12 @@ func (s *State) Apply(from Address, a Action) (Result, error) {
 		err = s.pause(from, a.Contract)
 	case Unpause:
 		err = s.unpause(from, a.Contract)
+	case SetGuardian:
+		if from != s.cfg.Governor {
+			err = refuse("NotGovernor")
+		} else {
+			s.guardians[a.Contract] = a.Guardian
+		}
 	case SetParams:
 		if from != s.cfg.Governor {
 			err = refuse("NotGovernor")
@@ -268,7 +276,7 @@ func (s *State) checkParams(p Params) error {
 
 func (s *State) pause(from Address, c Contract) error {
 	switch {
-	case from != s.cfg.Governor && from != s.cfg.Guardian:
+	case from != s.cfg.Governor && from != s.guardians[c]:
 		return refuse("NotGovernor")
 	case s.paused[c]:
 		return refuse("EnforcedPause")

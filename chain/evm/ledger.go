@@ -35,7 +35,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 	for _, s := range senders {
 		l.senders[chain.Address(s.from)] = s
 	}
-	for _, name := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers} {
+	for _, name := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Convictions} {
 		code, err := c.CodeAt(ctx, address(book.Contracts[name]), nil)
 		if err != nil {
 			return nil, fmt.Errorf("look for the %s contract: %w", name, err)
@@ -45,7 +45,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 		}
 	}
 	for name, pack := range map[chain.Contract][]byte{chain.Staking: stakingABI.PackDomainSeparator(), chain.Settlement: settlementABI.PackDomainSeparator(),
-		chain.Disputes: disputesABI.PackDomainSeparator(), chain.Vouchers: vouchersABI.PackDomainSeparator()} {
+		chain.Disputes: disputesABI.PackDomainSeparator(), chain.Vouchers: vouchersABI.PackDomainSeparator(), chain.Convictions: convictionsABI.PackDomainSeparator()} {
 		a := address(book.Contracts[name])
 		out, err := c.CallContract(ctx, ethereum.CallMsg{To: &a, Data: pack}, nil)
 		if err != nil {
@@ -330,6 +330,15 @@ func (l *Ledger) Committed(ctx context.Context, run chain.Hash, voter chain.Addr
 	return chain.Hash(h), err
 }
 
+// Sentence implements chain.Ledger.
+func (l *Ledger) Sentence(ctx context.Context, id chain.Hash) (chain.Sentence, error) {
+	s, err := view(ctx, l, l.at(chain.Convictions), convictionsABI.PackSentenceOf(id), convictionsABI.UnpackSentenceOf)
+	if err != nil {
+		return chain.Sentence{}, err
+	}
+	return chain.Sentence{Run: s.Run, Account: chain.Address(s.Account), Deadline: s.Deadline.Uint64(), Bps: s.Bps, Phase: chain.Phase(s.Phase)}, nil
+}
+
 // SharesOf implements chain.Ledger.
 func (l *Ledger) SharesOf(ctx context.Context, run chain.Hash, account chain.Address) (s chain.ShareInfo, err error) {
 	at, err := l.sharesAt(ctx, run)
@@ -462,6 +471,7 @@ func (l *Ledger) Books(ctx context.Context, runs ...chain.Hash) ([]chain.Line, e
 		{chain.Settlement, held(chain.Settlement, settlementABI.PackHeld(), settlementABI.UnpackHeld)},
 		{chain.Disputes, held(chain.Disputes, disputesABI.PackHeld(), disputesABI.UnpackHeld)},
 		{chain.Vouchers, l.owedByVouchers},
+		{chain.Convictions, held(chain.Convictions, convictionsABI.PackHeld(), convictionsABI.UnpackHeld)},
 	} {
 		owes, err := x.owes(ctx)
 		if err != nil {

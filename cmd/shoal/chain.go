@@ -337,7 +337,7 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 				return advise(fmt.Errorf("%s has no ether on chain %d to pay for gas", chain.AddressOf(k), id), "send it some; on a new dev chain start it with --fund %s", chain.AddressOf(k))
 			}
 			if f.dry {
-				return a.show(map[string]any{"dry_run": true, "chain": id, "config": d.Config}, fmt.Sprintf("would create 10 contracts on chain %d with some 30,000,000 gas\n", id))
+				return a.show(map[string]any{"dry_run": true, "chain": id, "config": d.Config}, fmt.Sprintf("would create 11 contracts on chain %d with some 30,000,000 gas\n", id))
 			}
 			s, err := a.sender(cl, k)
 			if err != nil {
@@ -357,7 +357,7 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 				return fmt.Errorf("deployment: %w", err)
 			}
 			var text strings.Builder
-			for _, c := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Council, chain.Timelock} {
+			for _, c := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Convictions, chain.Council, chain.Timelock} {
 				fmt.Fprintf(&text, "%-13s %s\n", c, d.Book.Contracts[c])
 			}
 			return a.show(d, text.String())
