@@ -61,7 +61,7 @@ contract ConvictionsTest is Deployed {
         if (trainer > 0 && leaving % trainer > 0) staking.unbond(0, uint128(leaving % trainer));
         vm.stopPrank();
         Conviction memory c = Conviction(run, accused, bytes32(uint256(1)), bytes32(uint256(2)), uint16(1 + bps % 5000));
-        bytes32 id = this.id(c);
+        bytes32 id = this.nameOf(c);
         report(c);
         balanced();
         if (ended) runs.end(run);
@@ -95,7 +95,7 @@ contract ConvictionsTest is Deployed {
         this.again(c);
     }
 
-    function id(Conviction calldata c) external view returns (bytes32) {
+    function nameOf(Conviction calldata c) external view returns (bytes32) {
         return convictions.idOf(c);
     }
 
@@ -109,7 +109,7 @@ contract ConvictionsTest is Deployed {
         bytes32 other = publish(h, bytes32(uint256(8)));
         vm.warp(block.timestamp + 150);
         Conviction memory c = Conviction(other, address(this), bytes32(uint256(1)), 0, 3000);
-        bytes32 i = this.id(c);
+        bytes32 i = this.nameOf(c);
         report(c);
         vm.warp(block.timestamp + 31);
         uint256 supply = token.totalSupply();
