@@ -34,12 +34,12 @@ func DefaultConfig(holder Address) Config {
 	}
 }
 
-// DevConfig is DefaultConfig with the pace of a person at a terminal: ten
-// seconds to challenge, two minutes to leave.
+// DevConfig is DefaultConfig with the pace of a person at a terminal: fifteen
+// seconds to challenge, as long to vote and to reveal, two minutes to leave.
 func DevConfig(holder Address) Config {
 	c := DefaultConfig(holder)
 	c.UnbondDelay, c.ClaimWindow, c.CloseDelay = 120, 60, 10
-	c.Params = Params{ChallengeWindow: 10, AnswerWindow: 10, CommitWindow: 10, RevealWindow: 10,
+	c.Params = Params{ChallengeWindow: 15, AnswerWindow: 10, CommitWindow: 15, RevealWindow: 15,
 		AppealWindow: 10, RulingWindow: 30, SlashBps: 3000, ChallengerBps: 4000, AbsentBps: 100}
 	return c
 }

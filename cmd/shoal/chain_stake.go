@@ -24,7 +24,7 @@ func roleOf(s string) (uint8, error) {
 	case "validator":
 		return chain.Validator, nil
 	}
-	return 0, usagef("--role %q: want validator or trainer", s)
+	return 0, usageError{fmt.Errorf("--role %q is none", s), "--role validator or --role trainer"}
 }
 
 func amountOf(s string) (chain.Amount, error) {
