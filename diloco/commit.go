@@ -44,11 +44,12 @@ type Member struct {
 
 // A Case is an open accusation: some validator found a piece of work Wrong or
 // Withheld, and the others look again. It is closed by 2/3 of the validators'
-// weight either way, never by fewer than two of them, or by time.
+// weight either way, never by fewer than two of them, or when the work's audit window ends.
 //
-//   - Wrong and Withheld together at 2/3: Peer is convicted.
-//   - Wrong alone at 2/3: so are the validators that said Pass.
-//   - Pass at 2/3: so are those that said Wrong. (Withheld may have been true when it was said.)
+//   - Wrong at 2/3: Peer is convicted, and so are the validators that said Pass.
+//   - Pass at 2/3: those that said Wrong are. (Withheld may have been true when it was said.) An accused
+//     validator counts: its verdict was its word.
+//   - Wrong and Withheld together at 2/3: Peer is, once it has voted for some rounds with the case open.
 type Case struct {
 	Subject  wire.CID      `cbor:"subject" json:"subject"`
 	Peer     wire.PeerID   `cbor:"peer" json:"peer"`   // the accused

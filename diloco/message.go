@@ -74,9 +74,9 @@ type Verdict struct {
 type Vote struct {
 	Parent     wire.CID      `cbor:"parent"`
 	Round      uint64        `cbor:"round"`      // Parent's round
-	Deltas     []wire.CID    `cbor:"deltas"`     // IDs of Delta envelopes, ascending
-	Joins      []wire.CID    `cbor:"joins"`      // IDs of Join envelopes, ascending
-	Verdicts   []wire.CID    `cbor:"verdicts"`   // IDs of Verdict envelopes, ascending
+	Deltas     Names         `cbor:"deltas"`     // IDs of Delta envelopes, ascending
+	Joins      Names         `cbor:"joins"`      // IDs of Join envelopes, ascending
+	Verdicts   Names         `cbor:"verdicts"`   // IDs of Verdict envelopes, ascending
 	Evict      []wire.PeerID `cbor:"evict"`      // proven equivocators, ascending
 	Final      wire.CID      `cbor:"final"`      // the last final commit that it knows
 	FinalRound uint64        `cbor:"finalRound"` // Final's round
@@ -94,7 +94,7 @@ type Attest struct {
 
 // Evidence convicts one peer by two of its own signatures: two deltas or
 // votes for one parent, two attestations for one round, or one that
-// surrounds another.
+// surrounds another; or a Pass and a Wrong about the same segment.
 type Evidence struct {
 	A wire.Signed `cbor:"a"`
 	B wire.Signed `cbor:"b"`

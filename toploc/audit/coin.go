@@ -42,20 +42,29 @@ func NewCoin(secret []byte, run wire.CID) *Coin {
 	return c
 }
 
-func (c *Coin) secret(round uint64) (s [32]byte) {
-	mac := hmac.New(sha256.New, c.key[:])
-	mac.Write(binary.BigEndian.AppendUint64(nil, round))
-	mac.Sum(s[:0])
-	return s
-}
+// Inputs of three lengths and first bytes: a secret never stands for a leaf or
+// an inner node. The key is as long as the digest and the round's length is fixed,
+// so that hashing key and round is as good a function of a secret as HMAC, at a
+// third of its price (a tree has 65,536 of them).
 
-func leaf(round uint64, secret [32]byte) [32]byte {
-	b := append([]byte{0}, binary.BigEndian.AppendUint64(nil, round)...)
-	return sha256.Sum256(append(b, secret[:]...))
+func (c *Coin) secret(round uint64) [32]byte { return hashed(2, c.key, round) }
+
+func leaf(round uint64, secret [32]byte) [32]byte { return hashed(0, secret, round) }
+
+func hashed(what byte, x [32]byte, round uint64) [32]byte {
+	var b [41]byte
+	b[0] = what
+	copy(b[1:], x[:])
+	binary.BigEndian.PutUint64(b[33:], round)
+	return sha256.Sum256(b[:])
 }
 
 func inner(l, r [32]byte) [32]byte {
-	return sha256.Sum256(append(append([]byte{1}, l[:]...), r[:]...))
+	var b [65]byte
+	b[0] = 1
+	copy(b[1:], l[:])
+	copy(b[33:], r[:])
+	return sha256.Sum256(b[:])
 }
 
 // Root is what the validator's Join says.
