@@ -12,6 +12,12 @@ import (
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
+// The roles of those who take part. An observer has none.
+const (
+	RoleTrainer   = "trainer"
+	RoleValidator = "validator"
+)
+
 // DefaultValWindows is over how many windows peers evaluate.
 const DefaultValWindows = 64
 
@@ -36,6 +42,9 @@ type Options struct {
 	// Engine makes what computes. It is called once, when the manifest is known.
 	Engine func(ctx context.Context, m *manifest.Manifest) (Engine, error)
 
+	// Role is RoleTrainer, the default, or RoleValidator, which votes and merges
+	// as others do, and audits instead of training.
+	Role string
 	// Observe makes a peer that follows and serves the chain, and neither trains nor votes.
 	Observe bool
 	// Prune forgets payloads and commits some rounds after they are final. By
@@ -85,6 +94,13 @@ func (o Options) withDefaults() (Options, error) {
 		if c != o.Run {
 			return o, fmt.Errorf("node: the manifest is %s, the run %s", c, o.Run)
 		}
+	}
+	switch o.Role {
+	case "":
+		o.Role = RoleTrainer
+	case RoleTrainer, RoleValidator:
+	default:
+		return o, fmt.Errorf("node: role %q is neither %s nor %s", o.Role, RoleTrainer, RoleValidator)
 	}
 	if o.SnapshotEvery <= 0 {
 		o.SnapshotEvery = 2 * time.Second

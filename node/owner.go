@@ -21,7 +21,7 @@ type owner struct {
 	meter *meter
 
 	model    *Model
-	plan     plan
+	claims   claims
 	blocks   Blocks
 	states   *states
 	trainer  *trainer

@@ -28,6 +28,7 @@ const (
 // takeFlags are those of the commands that take part in a run.
 type takeFlags struct {
 	threads int
+	role    string
 	observe bool
 	prune   bool
 	http    string
@@ -37,6 +38,7 @@ type takeFlags struct {
 func (t *takeFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.IntVar(&t.threads, "threads", 0, "threads that compute (default: one for each core)")
+	f.StringVar(&t.role, "role", node.RoleTrainer, "trainer, or validator: audits what trainers do instead of training")
 	f.BoolVar(&t.observe, "observe", false, "follow and serve the run without training")
 	f.BoolVar(&t.prune, "prune", false, "forget old payloads: less disk, but the lineage cannot be recomputed from here")
 	f.StringVar(&t.http, "http", "", "serve status and metrics on this loopback address, too, e.g. 127.0.0.1:9447")
@@ -58,6 +60,7 @@ crash the same command goes on where it was.`,
 		Example: `  shoal join moby --bootstrap /ip4/203.0.113.7/udp/4747/quic-v1/p2p/16Uiu2…
   shoal join bafyreia…                # on the local network, or from remembered peers
   shoal join moby --threads 4 --json  # one status a line, for scripts
+  shoal join moby --role validator    # replay what trainers claim, and say what you find
   shoal join moby --observe           # follow and serve, do not train`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -153,6 +156,12 @@ type status struct {
 // take runs a node of the run until it has left. The first interrupt, which
 // ends ctx, lets it leave in order.
 func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags) error {
+	if tf.role != node.RoleTrainer && tf.role != node.RoleValidator {
+		return usagef("--role %q: want %s or %s", tf.role, node.RoleTrainer, node.RoleValidator)
+	}
+	if tf.role == node.RoleValidator && tf.observe {
+		return usagef("--role %s and --observe exclude one another: an observer says nothing", tf.role)
+	}
 	if old, c := s.local(ctx); old != nil && c != run {
 		return advise(fmt.Errorf("the data directory %s belongs to the run %s (%s)", s.app.dir, old.Name, c),
 			"take part in another run with another --dir")
@@ -169,7 +178,7 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 			s.policy.Store(m)
 			return eng(ctx, m)
 		},
-		Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
+		Role: tf.role, Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
 	})
 	if err != nil {
 		return err

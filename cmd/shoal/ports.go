@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/shoalnet/shoal/p2p/block"
 	"github.com/shoalnet/shoal/p2p/gossip"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // swarmNet is node.Net made of a libp2p host and its gossip.
@@ -166,6 +168,25 @@ func engines(threads int) func(context.Context, *manifest.Manifest) (node.Engine
 }
 
 func (e engine) Genesis() ([]float32, error) { return llama.Genesis(e.cfg, e.seed), nil }
+
+// Identity implements node.Engine.
+func (e engine) Identity() string {
+	dev, err := cpu.New(cpu.Options{Threads: 1})
+	if err != nil {
+		return "none" // NewTrainer says why
+	}
+	defer dev.Close()
+	return fmt.Sprintf("llama/%d %s", llama.Version, dev.Class())
+}
+
+// Unpack implements node.Engine.
+func (e engine) Unpack(saved []byte) (audit.Snapshot, error) {
+	s, err := llama.ReadState(e.cfg, bytes.NewReader(saved))
+	if err != nil {
+		return audit.Snapshot{}, err
+	}
+	return audit.Snapshot{Steps: s.Steps, Params: s.Params, First: s.First, Second: s.Second}, nil
+}
 
 // trainer is node.Trainer with a device of its own.
 type trainer struct {

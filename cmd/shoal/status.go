@@ -74,7 +74,20 @@ func statusText(st *status) string {
 		row("loss", "training %.4f, validation %.4f (round %d)", st.Loss, st.ValLoss, st.ValRound)
 	}
 	row("speed", "%s tokens/s, %s tokens trained", count(st.TokensPerS), count(float64(st.Tokens)))
-	row("contributed", "%d rounds", st.RoundsContributed)
+	if st.Role == node.RoleValidator {
+		row("audits", "%d passed, %d wrong, %d withheld, in %.1f %% of the time", st.Audits["passed"], st.Audits["wrong"], st.Audits["withheld"], 100*st.AuditShare)
+	} else {
+		row("contributed", "%d rounds", st.RoundsContributed)
+	}
+	if st.Role != "" {
+		row("role", "%s", st.Role)
+	}
+	for _, c := range st.Cases {
+		row("case", "…%s, round %d, segment %d: %d pass, %d wrong, %d withheld", c.Peer.Short(), c.Round, c.Segment, len(c.Pass), len(c.Wrong), len(c.Withheld))
+	}
+	for _, p := range st.Banned {
+		row("banned", "%s", p)
+	}
 	row("peers", "%d connected, %d in the roster", st.Peers, st.Roster)
 	row("traffic", "%s in, %s out", size(int64(st.BytesIn)), size(int64(st.BytesOut)))
 	row("blocks", "%s in %d blocks, %s fetched, %s served", size(st.Store.Bytes), st.Store.Blocks, size(int64(st.Exchange.Bytes)), size(int64(st.Exchange.Sent)))
