@@ -113,6 +113,8 @@ type Agent struct {
 	vouched    map[wire.PeerID]bool
 	wanted     map[wire.PeerID]bool
 	status     Status
+	totals     map[wire.PeerID]*Total
+	lines      []settle.Line // this peer's
 }
 
 // New checks the options and reads what an earlier run of the agent left.
@@ -130,9 +132,16 @@ func New(opt Options) (*Agent, error) {
 	}
 	a := &Agent{opt: opt, me: chain.AddressOf(opt.Key), keys: map[chain.Address]chain.KeyInfo{}, tallies: map[chain.Hash]map[chain.Address]tally{},
 		first: map[string]time.Time{}, told: map[string]bool{}, tried: map[string]bool{}, empty: map[uint64]bool{}, heard: make(chan heard, 256),
-		validators: map[wire.PeerID]bool{}, vouched: map[wire.PeerID]bool{}, wanted: map[wire.PeerID]bool{}}
+		validators: map[wire.PeerID]bool{}, vouched: map[wire.PeerID]bool{}, wanted: map[wire.PeerID]bool{}, totals: map[wire.PeerID]*Total{}}
 	if err := a.load(); err != nil {
 		return nil, err
+	}
+	fs, err := Epochs(opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	for i := range fs {
+		a.note(&fs[i])
 	}
 	return a, nil
 }

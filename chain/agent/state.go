@@ -140,7 +140,13 @@ func (a *Agent) saveEpoch(f *EpochFile) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	return replace(filepath.Join(a.opt.Dir, fmt.Sprintf(epochFiles, f.Number)), b)
+	path := filepath.Join(a.opt.Dir, fmt.Sprintf(epochFiles, f.Number))
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(b) {
+		return nil
+	} else if errors.Is(err, fs.ErrNotExist) {
+		a.note(f)
+	}
+	return replace(path, b)
 }
 
 // Epochs reads what an agent left in dir, ascending by number. It may be called

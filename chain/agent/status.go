@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/chain/settle"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -24,6 +25,46 @@ type Status struct {
 	Pool     chain.Amount  `json:"pool"`
 	Account  chain.Address `json:"account"` // whose key this peer has; its own address where it is nobody's
 	Proposed uint64        `json:"proposed,omitempty"`
+
+	// Of epochs that the ledger has settled or passed over.
+	Earned chain.Amount  `json:"earned"` // by this peer
+	Lines  []settle.Line `json:"lines"`  // this peer's latest
+	Totals []Total       `json:"totals"` // of every peer, ascending by peer
+}
+
+// A Total is what one peer has earned in all settled epochs.
+type Total struct {
+	Peer    wire.PeerID   `json:"peer"`
+	Account chain.Address `json:"account"`
+	Amount  chain.Amount  `json:"amount"`
+	Paid    int           `json:"paid"`   // receipts that earned something
+	Unpaid  int           `json:"unpaid"` // lines that did not
+}
+
+// maxLines bounds the lines of a Status.
+const maxLines = 256
+
+// note takes an epoch's lines into the status.
+func (a *Agent) note(f *EpochFile) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range f.Lines {
+		t := a.totals[l.Peer]
+		if t == nil {
+			t = &Total{Peer: l.Peer, Amount: chain.Int(0)}
+			a.totals[l.Peer] = t
+		}
+		t.Account, t.Amount = l.Account, add(t.Amount, l.Amount)
+		if num(l.Amount).Sign() > 0 {
+			t.Paid++
+		} else {
+			t.Unpaid++
+		}
+		if l.Peer == a.opt.Key.Peer() {
+			a.lines = append(a.lines, l)
+		}
+	}
+	a.lines = a.lines[max(0, len(a.lines)-maxLines):]
 }
 
 // A Slash is a conviction of the run and how it ended.
@@ -41,7 +82,16 @@ type Slash struct {
 func (a *Agent) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status
+	s := a.status
+	s.Earned, s.Lines = chain.Int(0), slices.Clone(a.lines)
+	for _, t := range a.totals {
+		s.Totals = append(s.Totals, *t)
+		if t.Peer == a.opt.Key.Peer() {
+			s.Earned = t.Amount
+		}
+	}
+	slices.SortFunc(s.Totals, func(x, y Total) int { return x.Peer.Compare(y.Peer) })
+	return s
 }
 
 func (a *Agent) report(err error) {
