@@ -38,7 +38,10 @@ toploc:
 toploc/audit: toploc p2p/wire
 
 chain: p2p/wire
-chain/chaintest: chain p2p/wire
+chain/chaintest: chain diloco p2p/wire
+chain/settle: chain diloco p2p/wire toploc/audit
+chain/settle/settletest: chain chain/settle diloco p2p/wire toploc/audit
+chain/agent: chain chain/settle diloco p2p/wire
 chain/contracts:
 chain/evm: chain chain/contracts p2p/wire
 chain/devchain:
@@ -66,7 +69,7 @@ cmd/shoal: *
 // pure packages decide; they start no goroutine, read no clock and do no I/O.
 var pure = []string{
 	"p2p/wire", "diloco", "diloco/codec", "diloco/outer", "diloco/shard",
-	"node/manifest", "gpu/hf", "gpu/ref", "toploc", "toploc/audit",
+	"node/manifest", "gpu/hf", "gpu/ref", "toploc", "toploc/audit", "chain/settle",
 }
 
 // owners says which packages alone may import a family of libraries, and why.

@@ -205,7 +205,7 @@ type (
 	Abandon struct{ Run Hash }
 	// Report is Equivocation.report.
 	Report struct {
-		Kind  uint8 // wire.KindDelta or wire.KindVote
+		Kind  uint8 // wire.KindDelta, wire.KindVote or wire.KindAttest
 		Run   []byte
 		BodyA []byte
 		SigA  []byte
@@ -273,6 +273,11 @@ type (
 	Unpause struct{ Contract Contract }
 	// SetParams is Settlement.setParams.
 	SetParams struct{ Params Params }
+	// SetGuardian is Governed.setGuardian of the contracts that Pause names.
+	SetGuardian struct {
+		Contract Contract
+		Guardian Address
+	}
 	// SetMinimum is Staking.setMinimum.
 	SetMinimum struct{ Minimum Amount }
 )
@@ -326,6 +331,7 @@ func (CloseChannel) Target() Contract   { return Vouchers }
 func (Flush) Target() Contract          { return Vouchers }
 func (p Pause) Target() Contract        { return p.Contract }
 func (p Unpause) Target() Contract      { return p.Contract }
+func (p SetGuardian) Target() Contract  { return p.Contract }
 
 // Target is empty for what calls the share contract of a run.
 func (MintShares) Target() Contract     { return "" }

@@ -241,7 +241,10 @@ func (s *State) commitVote(from Address, a CommitVote) error {
 	if s.Time > c.CommitEnd {
 		return refuse("TooLate")
 	}
-	voter := s.accountOf(from)
+	voter, err := s.actorOf(from)
+	if err != nil {
+		return err
+	}
 	k := voteKey{a.Run, c.Serial, voter}
 	switch {
 	case !positive(s.weightAt(voter, c.Begin)):
@@ -258,14 +261,18 @@ func (s *State) revealVote(from Address, a RevealVote) error {
 	if err != nil {
 		return err
 	}
-	voter := s.accountOf(from)
-	k := voteKey{a.Run, c.Serial, voter}
 	switch {
 	case s.Time <= c.CommitEnd:
 		return refuse("TooEarly")
 	case s.Time > c.RevealEnd:
 		return refuse("TooLate")
-	case s.commits[k].IsZero() || s.commits[k] != s.book.VoteHash(a.Run, c.Serial, voter, a.Guilty, a.Salt):
+	}
+	voter, err := s.actorOf(from)
+	if err != nil {
+		return err
+	}
+	k := voteKey{a.Run, c.Serial, voter}
+	if s.commits[k].IsZero() || s.commits[k] != s.book.VoteHash(a.Run, c.Serial, voter, a.Guilty, a.Salt) {
 		return refuse("BadReveal")
 	}
 	delete(s.commits, k)
@@ -380,7 +387,7 @@ func (s *State) close(run Hash, c *Case, overturned bool) {
 func (s *State) punishAbsent(from Address, a PunishAbsent) error {
 	c := s.caseFor(a.Run)
 	k := voteKey{a.Run, c.Serial, a.Voter}
-	if c.Stage == NoCase || s.Time <= c.RevealEnd || s.commits[k].IsZero() {
+	if c.StageEnd == 0 || s.commits[k].IsZero() {
 		return refuse("NotAbsent")
 	}
 	delete(s.commits, k)

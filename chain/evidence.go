@@ -13,15 +13,15 @@ const (
 	reporterBps     = 2_000 // of what is slashed
 )
 
-// NewReport makes the action that convicts the signer of a and b, two deltas or
-// two votes of one peer for one parent.
+// NewReport makes the action that convicts the signer of a and b, two messages
+// of one run that one peer must not both have signed: what diloco.Evidence holds.
 func NewReport(a, b wire.Signed) Report {
 	return Report{Kind: uint8(a.Kind), Run: []byte(a.Run), BodyA: a.Body, SigA: a.Sig, BodyB: b.Body, SigB: b.Sig}
 }
 
 func (s *State) report(from Address, a Report) error {
 	switch {
-	case a.Kind != uint8(wire.KindDelta) && a.Kind != uint8(wire.KindVote):
+	case a.Kind < uint8(wire.KindDelta) || a.Kind > uint8(wire.KindAttest):
 		return refuse("BadKind")
 	case len(a.Run) > 64:
 		return refuse("BadRun")
@@ -33,31 +33,64 @@ func (s *State) report(from Address, a Report) error {
 	if !ok || !ok2 || key != other {
 		return refuse("BadSignature")
 	}
-	pa, ok := cborField(a.BodyA, "parent")
-	pb, ok2 := cborField(a.BodyB, "parent")
-	if !ok || !ok2 {
-		return refuse("BadBody")
+	place, err := place(a)
+	if err != nil {
+		return err
 	}
-	if !bytes.Equal(pa, pb) {
-		return refuse("OtherParent")
+	account, err := s.answerable(key)
+	if err != nil {
+		return err
 	}
-	account := s.accountOf(key)
-	if account == key {
+	stakes := [2]Amount{s.slashable(account, Trainer), s.slashable(account, Validator)}
+	if account == key && !positive(add(stakes[:]...)) {
 		return refuse("KeyUnknown")
 	}
-	run, parent := keccak(a.Run), keccak(pa)
-	offence := keccak(pad(key[:]), word(uint64(a.Kind)), run[:], parent[:])
+	run := keccak(a.Run)
+	offence := keccak(pad(key[:]), word(uint64(a.Kind)), run[:], place[:])
 	if s.convicted[offence] {
 		return refuse("AlreadyConvicted")
 	}
 	s.convicted[offence] = true
 	s.emit(Event{Name: "Equivocated", Account: account, Key: key})
 	for role := Trainer; role <= Validator; role++ {
-		if n := bps(s.slashable(account, role), equivocationBps); positive(n) {
+		if n := bps(stakes[role], equivocationBps); positive(n) {
 			s.slash(account, role, n, from, reporterBps)
 		}
 	}
 	return nil
+}
+
+// place is what the two messages are about: the digest of the parent that both
+// have, or the later round of attestations that conflict.
+func place(a Report) (Hash, error) {
+	if a.Kind != uint8(wire.KindAttest) {
+		pa, ok := cborField(a.BodyA, "parent")
+		pb, ok2 := cborField(a.BodyB, "parent")
+		switch {
+		case !ok || !ok2:
+			return Hash{}, refuse("BadBody")
+		case !bytes.Equal(pa, pb):
+			return Hash{}, refuse("OtherParent")
+		}
+		return keccak(pa), nil
+	}
+	var n [4]uint64
+	for i, x := range [4]struct {
+		body []byte
+		key  string
+	}{{a.BodyA, "round"}, {a.BodyA, "sourceRound"}, {a.BodyB, "round"}, {a.BodyB, "sourceRound"}} {
+		v, ok := cborField(x.body, x.key)
+		major, arg, _, ok2 := cborHead(v, 0)
+		if !ok || !ok2 || major != 0 {
+			return Hash{}, refuse("BadBody")
+		}
+		n[i] = arg
+	}
+	// Casper FFG (Buterin and Griffith 2017), conditions I and II
+	if n[0] != n[2] && !(n[1] < n[3] && n[2] < n[0]) && !(n[3] < n[1] && n[0] < n[2]) {
+		return Hash{}, refuse("NoConflict")
+	}
+	return Hash(word(max(n[0], n[2]))), nil
 }
 
 // messageSigner recovers the account of a wire.Signed of any body.

@@ -22,42 +22,66 @@ func refuse(reason string) error { return &Refusal{reason} }
 
 // reasons says in words what a person can do something about.
 var reasons = map[string]string{
-	"AlreadyChallenging":         "you already have a challenge open against this proposal",
-	"AlreadyDemanded":            "this leaf has already been asked for",
-	"AlreadyProposed":            "an epoch of this run is proposed and not settled yet",
-	"BadProof":                   "the proof does not lead to the root; the tree may be of another epoch",
-	"BadSignature":               "the signature is not the one wanted",
-	"BadTerms":                   "the run's terms are out of bounds",
-	"Challenged":                 "a challenge is open and must be answered first",
-	"ERC20InsufficientAllowance": "the contract is not approved for this amount",
-	"ERC20InsufficientBalance":   "the balance is too low",
-	"EnforcedPause":              "governance has paused deposits and proposals",
-	"Expired":                    "the deadline has passed",
-	"Innocent":                   "the proof shows nothing wrong",
-	"KeyTaken":                   "this key has been registered before; keys serve once",
-	"KeyUnknown":                 "this key is not registered, or not any more",
-	"NoBond":                     "no free bond is left at the settlement: deposit one",
-	"NoShares":                   "the run has no shares",
-	"NotEnoughStake":             "the active stake is lower than that",
-	"NotProposed":                "no epoch of this run is proposed now",
-	"NotSponsor":                 "only the run's sponsor may",
-	"NotValidator":               "the account had no validator stake, or too little, when the epoch began",
-	"NothingMatured":             "nothing has finished unbonding yet",
-	"NothingToClaim":             "this reward has been claimed already",
-	"NothingToCollect":           "the shares have earned nothing since the last time",
-	"NothingToMint":              "all shares of what was claimed are minted",
-	"OverBudget":                 "more than the epoch's budget, its split or the run's pool allows",
-	"OverDeposit":                "the voucher is over the channel's deposit",
-	"RunEnded":                   "the run has ended",
-	"RunExists":                  "this sponsor has published this manifest already",
-	"RunPaused":                  "the run's sponsor has paused it",
-	"RunUnknown":                 "the ledger knows no such run",
-	"TooEarly":                   "it is too early",
-	"TooFewVotes":                "less than two thirds of the validators' stake has signed",
-	"TooLate":                    "it is too late",
-	"WrongEpoch":                 "the epoch is not after the last finalized one",
-	"WrongHash":                  "another epoch was proposed than this one",
-	"WrongTotal":                 "the total is not the last total and this epoch's amounts",
+	"NotAccused":                        "only the accused may appeal",
+	"WrongPhase":                        "the conviction is not at that stage",
+	"BadConviction":                     "a conviction takes between 1 and 5,000 parts of 10,000",
+	"AlreadyChallenging":                "you already have a challenge open against this proposal",
+	"AlreadyDemanded":                   "this leaf has already been asked for",
+	"AlreadyProposed":                   "an epoch of this run is proposed and not settled yet",
+	"BadProof":                          "the proof does not lead to the root; the tree may be of another epoch",
+	"BadSignature":                      "the signature is not the one wanted",
+	"BadTerms":                          "the run's terms are out of bounds",
+	"Challenged":                        "a challenge is open and must be answered first",
+	"ERC20InsufficientAllowance":        "the contract is not approved for this amount",
+	"ERC20InsufficientBalance":          "the balance is too low",
+	"EnforcedPause":                     "governance has paused deposits and proposals",
+	"Expired":                           "the deadline has passed",
+	"Innocent":                          "the proof shows nothing wrong",
+	"KeyTaken":                          "this key has been registered or has staked before: make another (`shoal key new`)",
+	"NoConflict":                        "one peer may have signed both: nothing is proven",
+	"SameMessage":                       "it is one message twice",
+	"OtherParent":                       "the messages are about different parents",
+	"AlreadyConvicted":                  "this has been punished already",
+	"BadReveal":                         "this is not the vote that was committed to",
+	"AlreadyVoted":                      "this account has committed to a vote already",
+	"NotVoter":                          "the account had no validator stake when the epoch began, or has it no more",
+	"WrongStage":                        "the case is not at that stage",
+	"CaseOpen":                          "this proposal has been brought before the validators already",
+	"NotAbsent":                         "the account has no vote that it committed to and hid, or the case was never counted",
+	"NoDemand":                          "nobody asks for this leaf, or not any more",
+	"NoChannel":                         "the ledger knows no such channel; it may be closed",
+	"NotPayer":                          "only the channel's payer may",
+	"NothingToRedeem":                   "this voucher adds nothing to what was redeemed before",
+	"NothingToFlush":                    "no royalties wait to be passed on",
+	"NothingToRefund":                   "the pool is empty",
+	"NotGovernor":                       "only governance may",
+	"GovernorInsufficientProposerVotes": "too few votes are delegated to the proposer",
+	"GovernorUnexpectedProposalState":   "the motion is not at that stage",
+	"GovernorAlreadyCastVote":           "this account has voted already",
+	"TimelockUnexpectedOperationState":  "the timelock's delay is not over, or the motion was carried out already",
+	"KeyUnknown":                        "this key is not registered, or not any more",
+	"NoBond":                            "no free bond is left at the settlement: deposit one",
+	"NoShares":                          "the run has no shares",
+	"NotEnoughStake":                    "the active stake is lower than that",
+	"NotProposed":                       "no epoch of this run is proposed now",
+	"NotSponsor":                        "only the run's sponsor may",
+	"NotValidator":                      "the account had no validator stake, or too little, when the epoch began",
+	"NothingMatured":                    "nothing has finished unbonding yet",
+	"NothingToClaim":                    "this reward has been claimed already",
+	"NothingToCollect":                  "the shares have earned nothing since the last time",
+	"NothingToMint":                     "all shares of what was claimed are minted",
+	"OverBudget":                        "more than the epoch's budget, its split or the run's pool allows",
+	"OverDeposit":                       "the voucher is over the channel's deposit",
+	"RunEnded":                          "the run has ended",
+	"RunExists":                         "this sponsor has published this manifest already",
+	"RunPaused":                         "the run's sponsor has paused it",
+	"RunUnknown":                        "the ledger knows no such run",
+	"TooEarly":                          "it is too early",
+	"TooFewVotes":                       "less than two thirds of the validators' stake has signed",
+	"TooLate":                           "it is too late",
+	"WrongEpoch":                        "the epoch is not after the last finalized one",
+	"WrongHash":                         "another epoch was proposed than this one",
+	"WrongTotal":                        "the total is not the last total and this epoch's amounts",
 }
 
 // Status of a run's latest proposal.
@@ -204,10 +228,10 @@ const (
 // An Event is something that happened on the ledger. Only the fields that its
 // Name calls for are set.
 type Event struct {
-	Name    string  // Proposed, Finalized, Rejected, Claimed, Demanded, Answered, CaseOpened, CaseDecided, Slashed, Funded, Published, KeyRegistered, KeyRevoked, Equivocated
+	Name    string  // Proposed, Finalized, Rejected, Claimed, Demanded, Answered, CaseOpened, CaseDecided, Slashed, Funded, Published, KeyRegistered, KeyRevoked, Equivocated, Convicted, ConvictionAppealed, ConvictionClosed
 	Run     Hash    // of all but Slashed, KeyRegistered, KeyRevoked and Equivocated
 	Account Address // proposer, claimant, challenger, answerer, slashed, funder, sponsor or owner
-	Key     Address // of KeyRegistered, KeyRevoked and Equivocated
+	Key     Address // of KeyRegistered, KeyRevoked, Equivocated and Convicted
 	Number  uint64  // epoch of Proposed and Finalized
 	Serial  uint64  // of the proposal
 	Epoch   *Epoch  // of Proposed
@@ -215,9 +239,9 @@ type Event struct {
 	Side    Side    // of Demanded and Answered
 	Index   uint64
 	Verdict Verdict // of CaseDecided
-	Hash    Hash    // root of Finalized, evidence of CaseOpened, manifest of Published
+	Hash    Hash    // root of Finalized, evidence of CaseOpened, manifest of Published, Conviction.ID
 	Fast    bool    // Finalized by signatures
-	Guilty  bool    // Rejected with a slash
+	Guilty  bool    // Rejected with a slash, ConvictionClosed with one
 }
 
 // A Cursor is a place in a ledger's history: the last block that was read, by
@@ -261,9 +285,17 @@ type Ledger interface {
 	Balance(ctx context.Context, account Address) (Amount, error)
 	StakeOf(ctx context.Context, account Address, role uint8) (StakeInfo, error)
 	TotalStake(ctx context.Context, role uint8) (Amount, error)
+	// Weight is a validator's weight in an epoch that began at a time, which
+	// is past, and the stake of all validators then.
+	Weight(ctx context.Context, account Address, begin uint64) (weight, total Amount, err error)
 	Key(ctx context.Context, key Address) (KeyInfo, error)
 	KeyNonce(ctx context.Context, owner Address) (uint64, error)
 	Case(ctx context.Context, run Hash) (Case, error)
+	// Committed is the hash that a validator has committed to in the run's
+	// latest case and not revealed yet; zero if there is none.
+	Committed(ctx context.Context, run Hash, voter Address) (Hash, error)
+	// Sentence is where a conviction stands; id is Conviction.ID.
+	Sentence(ctx context.Context, id Hash) (Sentence, error)
 	SharesOf(ctx context.Context, run Hash, account Address) (ShareInfo, error)
 	Channel(ctx context.Context, id Hash) (Channel, error)
 	Params(ctx context.Context) (Params, error)

@@ -16,7 +16,7 @@ type Memory struct {
 // MemoryBook gives the contracts of a ledger in memory addresses of their own.
 func MemoryBook(chainID uint64) Book {
 	b := Book{ChainID: chainID, Contracts: map[Contract]Address{}}
-	for _, c := range []Contract{Token, Council, Timelock, Staking, ShareFactory, Runs, Settlement, Disputes, Equivocation, Vouchers} {
+	for _, c := range []Contract{Token, Council, Timelock, Staking, ShareFactory, Runs, Settlement, Disputes, Equivocation, Vouchers, Convictions} {
 		h := keccak([]byte(c))
 		b.Contracts[c] = Address(h[12:])
 	}
@@ -137,6 +137,13 @@ func (m *Memory) TotalStake(_ context.Context, role uint8) (Amount, error) {
 	return read(m, func(s *State) (Amount, error) { return s.total[role&1].last(), nil })
 }
 
+// Weight implements Ledger.
+func (m *Memory) Weight(_ context.Context, account Address, begin uint64) (weight, total Amount, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state.weightAt(account, begin), m.state.total[Validator].at(begin), nil
+}
+
 // Key implements Ledger.
 func (m *Memory) Key(_ context.Context, key Address) (KeyInfo, error) {
 	return read(m, func(s *State) (KeyInfo, error) { return s.keys[key], nil })
@@ -150,6 +157,16 @@ func (m *Memory) KeyNonce(_ context.Context, owner Address) (uint64, error) {
 // Case implements Ledger.
 func (m *Memory) Case(_ context.Context, run Hash) (Case, error) {
 	return read(m, func(s *State) (Case, error) { return *s.caseFor(run), nil })
+}
+
+// Committed implements Ledger.
+func (m *Memory) Committed(_ context.Context, run Hash, voter Address) (Hash, error) {
+	return read(m, func(s *State) (Hash, error) { return s.commits[voteKey{run, s.caseFor(run).Serial, voter}], nil })
+}
+
+// Sentence implements Ledger.
+func (m *Memory) Sentence(_ context.Context, id Hash) (Sentence, error) {
+	return read(m, func(s *State) (Sentence, error) { return *s.sentence(id), nil })
 }
 
 // SharesOf implements Ledger.
@@ -213,6 +230,11 @@ func (s *State) books(runs []Hash) []Line {
 			}
 		}
 	}
+	for _, x := range s.sentences {
+		if x.Phase == UnderAppeal {
+			owes[Convictions] = add(owes[Convictions], s.appealBond())
+		}
+	}
 	for _, c := range s.channels {
 		owes[Vouchers] = add(owes[Vouchers], sub(c.Deposit, c.Redeemed), c.Due)
 	}
@@ -220,7 +242,7 @@ func (s *State) books(runs []Hash) []Line {
 		owes[Vouchers] = add(owes[Vouchers], v)
 	}
 	var lines []Line
-	for _, c := range []Contract{Staking, Runs, Settlement, Disputes, Vouchers} {
+	for _, c := range []Contract{Staking, Runs, Settlement, Disputes, Vouchers, Convictions} {
 		lines = append(lines, Line{string(c), val(s.balance[s.book.Contracts[c]]), val(owes[c])})
 	}
 	for _, id := range runs {

@@ -122,10 +122,14 @@ func (s *State) fund(from Address, a Fund) error {
 
 func (s *State) pauseRun(from Address, a PauseRun) error {
 	r, err := s.sponsored(from, a.Run)
-	if err == nil {
-		r.Paused = a.Paused
+	if err != nil {
+		return err
 	}
-	return err
+	if r.Ended != 0 {
+		return refuse("RunEnded")
+	}
+	r.Paused = a.Paused
+	return nil
 }
 
 func (s *State) endRun(from Address, id Hash) error {
@@ -136,7 +140,7 @@ func (s *State) endRun(from Address, id Hash) error {
 	if r.Ended != 0 {
 		return refuse("RunEnded")
 	}
-	r.Ended = s.Time
+	r.Ended, r.Paused = s.Time, false
 	return nil
 }
 

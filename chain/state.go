@@ -34,12 +34,12 @@ func DefaultConfig(holder Address) Config {
 	}
 }
 
-// DevConfig is DefaultConfig with the pace of a person at a terminal: ten
-// seconds to challenge, two minutes to leave.
+// DevConfig is DefaultConfig with the pace of a person at a terminal: fifteen
+// seconds to challenge, as long to vote and to reveal, two minutes to leave.
 func DevConfig(holder Address) Config {
 	c := DefaultConfig(holder)
 	c.UnbondDelay, c.ClaimWindow, c.CloseDelay = 120, 60, 10
-	c.Params = Params{ChallengeWindow: 10, AnswerWindow: 10, CommitWindow: 10, RevealWindow: 10,
+	c.Params = Params{ChallengeWindow: 15, AnswerWindow: 10, CommitWindow: 15, RevealWindow: 15,
 		AppealWindow: 10, RulingWindow: 30, SlashBps: 3000, ChallengerBps: 4000, AbsentBps: 100}
 	return c
 }
@@ -56,6 +56,7 @@ type State struct {
 	balance   map[Address]Amount
 	allowance map[[2]Address]Amount
 	paused    map[Contract]bool
+	guardians map[Contract]Address
 	events    []Event
 
 	stakes map[stakeKey]*stake
@@ -74,6 +75,8 @@ type State struct {
 	challenging map[accountOf]uint64
 	commits     map[voteKey]Hash
 	convicted   map[Hash]bool
+	sentences   map[Hash]*Sentence
+	appellants  map[Hash]Address // of sentences
 
 	channels  map[Hash]*Channel
 	opened    uint64
@@ -112,11 +115,12 @@ func NewState(cfg Config, book Book, now uint64) (*State, error) {
 	s := &State{
 		Time: now, book: book, cfg: cfg,
 		balance: map[Address]Amount{cfg.Holder: val(cfg.Supply)}, allowance: map[[2]Address]Amount{},
-		paused: map[Contract]bool{}, stakes: map[stakeKey]*stake{}, keys: map[Address]KeyInfo{},
+		paused: map[Contract]bool{}, guardians: map[Contract]Address{Staking: cfg.Guardian, Runs: cfg.Guardian, Settlement: cfg.Guardian, Vouchers: cfg.Guardian},
+		stakes: map[stakeKey]*stake{}, keys: map[Address]KeyInfo{},
 		nonces: map[Address]uint64{}, runs: map[Hash]*runState{}, proposals: map[Hash]*Proposal{},
 		finals: map[Hash]Final{}, claimed: map[accountOf]Amount{}, bonds: map[Address]Amount{}, demands: map[demandKey]*demand{},
 		cases: map[Hash]*Case{}, challenging: map[accountOf]uint64{}, commits: map[voteKey]Hash{},
-		convicted: map[Hash]bool{}, channels: map[Hash]*Channel{}, royalties: map[Hash]Amount{},
+		convicted: map[Hash]bool{}, sentences: map[Hash]*Sentence{}, appellants: map[Hash]Address{}, channels: map[Hash]*Channel{}, royalties: map[Hash]Amount{},
 	}
 	for _, a := range []Amount{cfg.Supply, cfg.Minimum, cfg.Bond, cfg.ChallengeBond} {
 		if !fits(a) {
@@ -204,6 +208,14 @@ func (s *State) Apply(from Address, a Action) (Result, error) {
 		err = s.abandon(a.Run)
 	case Report:
 		err = s.report(from, a)
+	case Convict:
+		err = s.convict(a)
+	case AppealConviction:
+		err = s.appealConviction(from, a.ID)
+	case RuleConviction:
+		err = s.ruleConviction(from, a)
+	case ExecuteConviction:
+		err = s.executeConviction(a.ID)
 	case MintShares:
 		err = s.mintShares(a)
 	case TransferShares:
@@ -226,6 +238,12 @@ func (s *State) Apply(from Address, a Action) (Result, error) {
 		err = s.pause(from, a.Contract)
 	case Unpause:
 		err = s.unpause(from, a.Contract)
+	case SetGuardian:
+		if from != s.cfg.Governor {
+			err = refuse("NotGovernor")
+		} else {
+			s.guardians[a.Contract] = a.Guardian
+		}
 	case SetParams:
 		if from != s.cfg.Governor {
 			err = refuse("NotGovernor")
@@ -258,7 +276,7 @@ func (s *State) checkParams(p Params) error {
 
 func (s *State) pause(from Address, c Contract) error {
 	switch {
-	case from != s.cfg.Governor && from != s.cfg.Guardian:
+	case from != s.cfg.Governor && from != s.guardians[c]:
 		return refuse("NotGovernor")
 	case s.paused[c]:
 		return refuse("EnforcedPause")

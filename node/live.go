@@ -77,6 +77,9 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	if n.opt.Observe {
 		cfg.Role = "observer"
 	}
+	if n.opt.Vouch != nil {
+		cfg.Vouch = func(p wire.PeerID, _ *diloco.Join) bool { return p == n.self || n.opt.Vouch(p) }
+	}
 	states := &states{model: p.model, blocks: n.opt.Blocks}
 	chain, err := n.recover(ctx, p, states, ledger.last)
 	if err != nil {
@@ -105,7 +108,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 		patience: patience,
 		events:   make(chan diloco.Event, 64), asks: make(chan func(), 64), over: make(chan struct{}),
 		outbox: newOutbox(log), merge: make(chan struct{}, 1),
-		machine: machine, journal: ledger,
+		machine: machine, journal: ledger, purse: purse{payer: n.opt.Payer},
 	}
 	for _, e := range ledger.evidence { // what convicted others before convicts them again
 		body, err := wire.Marshal(&e)

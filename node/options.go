@@ -73,6 +73,11 @@ type Options struct {
 	// Patience is how long one delta or commit may take to fetch. Default: the
 	// round's deadline, at least 10 s.
 	Patience time.Duration
+	// Payer makes receipts for the run's ledger. By default there is no ledger.
+	Payer Payer
+	// Vouch says, at once, whether a validator that asks to join has the stake
+	// that the run's ledger wants. By default all are vouched for.
+	Vouch func(wire.PeerID) bool
 	// Log defaults to silence.
 	Log *slog.Logger
 

@@ -137,3 +137,17 @@ type Trainer interface {
 	Load(r io.Reader) error
 	Close() error
 }
+
+// Kinds of work in a receipt, as the ledger numbers them.
+const (
+	PaidTraining   uint8 = 0 // of a delta; units are tokens
+	PaidValidation uint8 = 2 // of a verdict; one unit
+)
+
+// A Payer makes the receipts of this peer's work for the run's ledger. It must
+// answer at once, from what it knows: a round waits for no ledger.
+type Payer interface {
+	// Sign returns the signature of the receipt and the ledger's epoch that it
+	// is for; no signature where none can be made, and the work is not paid.
+	Sign(kind uint8, subject wire.CID, units uint64) (epoch uint64, receipt []byte)
+}

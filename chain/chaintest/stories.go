@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/shoalnet/shoal/chain"
-	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // epochStory is a whole epoch: a wrong root is challenged and slashed, a right
@@ -120,7 +119,8 @@ func fastStory(s *scene) {
 	new(big.Int).Sub(order, new(big.Int).SetBytes(high[32:64])).FillBytes(high[32:64])
 	high[64] ^= 7
 	fast([][]byte{high, good[1]}, "BadSignature")
-	other := s.Ledger.Book()
+	b := s.Ledger.Book()
+	other := b
 	other.ChainID++ // another chain's signatures are by unknown keys here
 	d := other.EpochDigest(&x.Epoch)
 	fast([][]byte{chain.SignDigest(s.keys[hot1], d), chain.SignDigest(s.keys[hot2], d)}, "KeyUnknown")
@@ -134,9 +134,37 @@ func fastStory(s *scene) {
 	z := x.Epoch
 	z.Commit[0] ^= 1
 	s.refused(stranger, chain.FinalizeFast{Epoch: z, Sigs: good}, "WrongHash")
+	count := func(keys ...int) chain.Quorum {
+		s.Helper()
+		var as []chain.Approval
+		for _, k := range keys {
+			as = append(as, b.Approve(s.keys[k], &x.Epoch))
+		}
+		q, err := chain.Count(s.ctx, s.Ledger, &x.Epoch, as)
+		return must(s, q, err)
+	}
+	q := count(hot4, hot2, hot2, stranger, hotw1) // one twice, one unknown, one without stake
+	if len(q.Sigs) != 2 || len(q.Refused) != 2 || q.Enough {
+		s.Fatalf("counted %+v", q)
+	}
+	s.amount("weight", q.Weight, chain.Coins(400))
+	s.amount("all stakes", q.Total, chain.Coins(1000))
+	wrong := other.Approve(s.keys[hot1], &x.Epoch)
+	forged := b.Approve(s.keys[hot1], &x.Epoch)
+	forged.Key = s.at(hot2)
+	q, err := chain.Count(s.ctx, s.Ledger, &x.Epoch, []chain.Approval{wrong, forged})
+	if must(s, q, err); len(q.Sigs) != 0 || len(q.Refused) != 2 {
+		s.Fatalf("counted %+v", q)
+	}
 	s.do(val2, chain.RevokeKey{Key: s.at(hot2)})
 	fast(good, "KeyUnknown") // revoked
-	s.do(stranger, chain.FinalizeFast{Epoch: x.Epoch, Sigs: s.sign(&x.Epoch, hot1, hot3, hot4)})
+	if q = count(hot1, hot2); len(q.Sigs) != 1 || q.Enough {
+		s.Fatalf("counted a revoked key: %+v", q)
+	}
+	if q = count(hot4, hot3, hot1); !q.Enough {
+		s.Fatalf("800 of 1,000 are not enough: %+v", q)
+	}
+	s.do(stranger, chain.FinalizeFast{Epoch: x.Epoch, Sigs: q.Sigs})
 	fast(good, "NotProposed")
 	s.refused(val1, chain.Propose{Epoch: x.Epoch}, "WrongEpoch")
 	s.refused(hot2, chain.WithdrawBond{Amount: chain.Coins(101)}, "NoBond")
@@ -146,7 +174,6 @@ func fastStory(s *scene) {
 	// a key serves one owner, once, by its own consent
 	nonce, err := s.Ledger.KeyNonce(s.ctx, s.at(stranger))
 	must(s, nonce, err)
-	b := s.Ledger.Book()
 	reg := func(k int, signer int, nonce, deadline uint64) chain.RegisterKey {
 		return chain.RegisterKey{Key: s.at(k), Deadline: deadline, Sig: chain.SignDigest(s.keys[signer], b.KeyDigest(s.at(stranger), s.at(k), nonce, deadline))}
 	}
@@ -233,165 +260,7 @@ func with(e chain.Entry, index uint64) chain.Entry {
 	return e
 }
 
-// withheldStory asks for leaves: shown, the challenge pays who showed it; not
-// shown, the proposer is convicted. Griefing costs a bond each time.
-func withheldStory(s *scene) {
-	s.publish(4)
-	x := s.settled()
-	s.do(val1, chain.Propose{Epoch: x.Epoch})
-	s.do(stranger, chain.Demand{Epoch: x.Epoch, Side: chain.OfReceipts, Index: 3})
-	s.refused(stranger, chain.Demand{Epoch: x.Epoch, Side: chain.OfReceipts, Index: 2}, "AlreadyChallenging")
-	s.refused(payer, chain.Demand{Epoch: x.Epoch, Side: chain.OfReceipts, Index: 3}, "AlreadyDemanded")
-	s.refused(payer, chain.Demand{Epoch: x.Epoch, Side: chain.OfRewards, Index: x.Epoch.Accounts}, "BadIndex")
-	s.refused(stranger, chain.FinalizeFast{Epoch: x.Epoch, Sigs: s.sign(&x.Epoch, hot1, hot2)}, "Challenged")
-	s.refused(stranger, chain.Expire{Epoch: x.Epoch, Side: chain.OfReceipts, Index: 3}, "TooEarly")
-	s.refused(val1, chain.AnswerReceipt{Epoch: x.Epoch, Entry: x.Entries[2], Proof: x.EntryProof(2)}, "NoDemand")
-	s.refused(val1, chain.AnswerReceipt{Epoch: x.Epoch, Entry: x.Entries[3], Proof: x.EntryProof(2)}, "BadProof")
-	was, grief := s.balance(val1), s.balance(stranger)
-	s.do(val1, chain.AnswerReceipt{Epoch: x.Epoch, Entry: x.Entries[3], Proof: x.EntryProof(3)})
-	s.amount("answer's pay", new(big.Int).Sub(s.balance(val1), was), chain.Coins(50))
-	s.amount("griefer", s.balance(stranger), grief) // its bond is gone
-	s.refused(val1, chain.AnswerReceipt{Epoch: x.Epoch, Entry: x.Entries[3], Proof: x.EntryProof(3)}, "NoDemand")
-	s.refused(stranger, chain.Demand{Epoch: x.Epoch, Side: chain.OfReceipts, Index: 3}, "AlreadyDemanded")
-
-	was, other := s.balance(stranger), s.balance(payer)
-	s.do(stranger, chain.Demand{Epoch: x.Epoch, Side: chain.OfRewards, Index: 1})
-	s.do(payer, chain.Demand{Epoch: x.Epoch, Side: chain.OfRewards, Index: 2})
-	s.advance(61)
-	s.refused(val2, chain.Demand{Epoch: x.Epoch, Side: chain.OfRewards, Index: 0}, "TooLate")
-	s.refused(stranger, chain.Finalize{Epoch: x.Epoch}, "Challenged")
-	s.refused(payer, chain.Reclaim{Run: s.run, Serial: 1, Side: chain.OfRewards, Index: 2}, "StillLive")
-	s.do(val3, chain.Expire{Epoch: x.Epoch, Side: chain.OfRewards, Index: 1}) // for its challenger
-	s.amount("challenger", new(big.Int).Sub(s.balance(stranger), was), chain.Coins(40+48))
-	s.do(val3, chain.Reclaim{Run: s.run, Serial: 1, Side: chain.OfRewards, Index: 2})
-	s.amount("other challenger", s.balance(payer), other)
-	s.refused(val3, chain.Reclaim{Run: s.run, Serial: 1, Side: chain.OfRewards, Index: 2}, "NoDemand")
-	s.finalizeSlow(val2, s.settled()) // with a slashed stake among them, two thirds would be hard to find
-}
-
-func (s *scene) vote(voter int, guilty bool, salt byte) chain.CommitVote {
-	p, err := s.Ledger.Proposal(s.ctx, s.run)
-	return chain.CommitVote{Run: s.run, Hash: s.Ledger.Book().VoteHash(s.run, must(s, p, err).Serial, s.at(voter), guilty, chain.Hash{salt})}
-}
-
-// committeeStory judges by commit and reveal.
-func committeeStory(s *scene) {
-	s.publish(5)
-	x := s.settled()
-	s.do(val1, chain.Propose{Epoch: x.Epoch})
-	s.do(stranger, chain.Dispute{Epoch: x.Epoch, Evidence: chain.Hash{0xe}})
-	s.refused(payer, chain.Dispute{Epoch: x.Epoch, Evidence: chain.Hash{0xf}}, "CaseOpen")
-	s.refused(stranger, chain.Demand{Epoch: x.Epoch, Side: chain.OfRewards}, "AlreadyChallenging")
-	guilty := s.vote(val2, true, 2)
-	s.do(val2, guilty)
-	s.refused(val2, guilty, "AlreadyVoted")
-	s.refused(work1, s.vote(work1, true, 1), "NotVoter")
-	s.do(val3, guilty) // a copy of val2's commitment
-	s.do(hot1, s.vote(val1, false, 1))
-	s.refused(val2, chain.RevealVote{Run: s.run, Guilty: true, Salt: chain.Hash{2}}, "TooEarly")
-	s.advance(31)
-	s.refused(val4, s.vote(val4, true, 4), "TooLate")
-	s.do(val2, chain.RevealVote{Run: s.run, Guilty: true, Salt: chain.Hash{2}})
-	s.refused(val3, chain.RevealVote{Run: s.run, Guilty: true, Salt: chain.Hash{2}}, "BadReveal") // the copy is worth nothing
-	s.refused(val1, chain.RevealVote{Run: s.run, Guilty: true, Salt: chain.Hash{1}}, "BadReveal")
-	s.do(val1, chain.RevealVote{Run: s.run, Salt: chain.Hash{1}})
-	s.refused(stranger, chain.Decide{Run: s.run}, "TooEarly")
-	s.refused(stranger, chain.PunishAbsent{Run: s.run, Voter: s.at(val3)}, "NotAbsent")
-	s.advance(31)
-	s.refused(val3, chain.RevealVote{Run: s.run, Guilty: true, Salt: chain.Hash{2}}, "TooLate")
-	s.do(stranger, chain.Decide{Run: s.run}) // 300 against 400 of 1,000: nobody's verdict
-	s.do(stranger, chain.PunishAbsent{Run: s.run, Voter: s.at(val3)})
-	s.refused(stranger, chain.PunishAbsent{Run: s.run, Voter: s.at(val3)}, "NotAbsent")
-	s.refused(stranger, chain.PunishAbsent{Run: s.run, Voter: s.at(val2)}, "NotAbsent")
-	st, err := s.Ledger.StakeOf(s.ctx, s.at(val3), chain.Validator)
-	s.amount("absent", must(s, st, err).Active, chain.Coins(198))
-	s.refused(stranger, chain.Execute{Run: s.run}, "TooEarly")
-	s.advance(61)
-	was := s.balance(stranger)
-	s.do(payer, chain.Execute{Run: s.run}) // void: no blame, half of the challenger's bond is lost
-	s.amount("half a bond", new(big.Int).Sub(s.balance(stranger), was), chain.Coins(25))
-	st, err = s.Ledger.StakeOf(s.ctx, s.at(val1), chain.Validator)
-	s.amount("one validator's word slashes nobody", must(s, st, err).Active, chain.Coins(400))
-
-	// guilty by two thirds
-	s.do(val4, chain.Propose{Epoch: x.Epoch})
-	s.do(payer, chain.Dispute{Epoch: x.Epoch, Evidence: chain.Hash{0xe}})
-	for _, v := range []int{val1, val2} {
-		s.do(v, s.vote(v, true, byte(v)))
-	}
-	s.advance(31)
-	for _, v := range []int{val1, val2} {
-		s.do(v, chain.RevealVote{Run: s.run, Guilty: true, Salt: chain.Hash{byte(v)}})
-	}
-	s.advance(31)
-	s.do(stranger, chain.Decide{Run: s.run})
-	s.refused(stranger, chain.Execute{Run: s.run}, "TooEarly")
-	s.advance(31)
-	v1, was := s.balance(val1), s.balance(payer)
-	s.do(stranger, chain.Execute{Run: s.run})
-	s.refused(stranger, chain.Execute{Run: s.run}, "WrongStage")
-	s.amount("challenger", new(big.Int).Sub(s.balance(payer), was), chain.Coins(50+40+12))
-	s.amount("a judge gains nothing", s.balance(val1), v1)
-	st, err = s.Ledger.StakeOf(s.ctx, s.at(val4), chain.Validator)
-	s.amount("slashed", must(s, st, err).Active, chain.Coins(70))
-}
-
-// appealStory takes verdicts to governance, and one case is overtaken by a proof.
-func appealStory(s *scene) {
-	s.publish(6)
-	judge := func(guilty bool) {
-		for _, v := range []int{val1, val2} {
-			s.do(v, s.vote(v, guilty, byte(v)))
-		}
-		s.advance(31)
-		for _, v := range []int{val1, val2} {
-			s.do(v, chain.RevealVote{Run: s.run, Guilty: guilty, Salt: chain.Hash{byte(v)}})
-		}
-		s.advance(31)
-		s.do(stranger, chain.Decide{Run: s.run})
-	}
-	x := s.settled()
-	s.do(val3, chain.Propose{Epoch: x.Epoch})
-	s.do(stranger, chain.Dispute{Epoch: x.Epoch, Evidence: chain.Hash{1}})
-	judge(true)
-	was := s.balance(val3)
-	s.do(val3, chain.Appeal{Run: s.run})
-	s.refused(val3, chain.Appeal{Run: s.run}, "WrongStage")
-	s.refused(stranger, chain.Rule{Run: s.run, Serial: 1}, "NotGovernor")
-	s.refused(governor, chain.Rule{Run: s.run, Serial: 2}, "WrongStage")
-	s.do(governor, chain.Rule{Run: s.run, Serial: 1}) // innocent after all
-	s.amount("appellant: its bond, and a part of the challenger's", new(big.Int).Sub(s.balance(val3), was), chain.Coins(20))
-	s.refused(payer, chain.Dispute{Epoch: x.Epoch, Evidence: chain.Hash{1}}, "TooLate")
-	s.do(stranger, chain.Finalize{Epoch: x.Epoch})
-	s.last = x
-
-	s.nextEpoch()
-	x = s.lie(func(x *chain.Settled) { x.Entries[2].Receipt.Units++ })
-	s.do(val3, chain.Propose{Epoch: x.Epoch})
-	s.do(stranger, chain.Dispute{Epoch: x.Epoch, Evidence: chain.Hash{1}})
-	judge(false)
-	s.do(payer, chain.Appeal{Run: s.run})
-	open := s.balance(stranger)
-	s.refused(payer, chain.Abandon{Run: s.run}, "WrongStage")
-	s.do(payer, chain.ProveReceipt{Epoch: x.Epoch, Entry: x.Entries[2], Proof: x.EntryProof(2)})
-	s.refused(governor, chain.Rule{Run: s.run, Serial: 2}, "WrongStage")
-	s.do(val4, chain.Abandon{Run: s.run})
-	s.amount("overtaken case", new(big.Int).Sub(s.balance(stranger), open), chain.Coins(50))
-
-	x = s.settled()
-	s.do(val3, chain.Propose{Epoch: x.Epoch})
-	s.do(stranger, chain.Dispute{Epoch: x.Epoch, Evidence: chain.Hash{1}})
-	judge(false)
-	s.do(stranger, chain.Appeal{Run: s.run})
-	s.advance(61)
-	was = s.balance(stranger)
-	s.refused(governor, chain.Rule{Run: s.run, Serial: 3, Guilty: true}, "TooLate")
-	s.do(stranger, chain.Execute{Run: s.run}) // the verdict stands, and the appeal is lost
-	s.amount("lost appeal", s.balance(stranger), was)
-	s.do(stranger, chain.Finalize{Epoch: x.Epoch})
-}
-
-// stakeStory: nobody outruns a slash, and equivocation convicts by itself.
+// stakeStory: nobody outruns a slash.
 func stakeStory(s *scene) {
 	s.publish(7)
 	bad := s.lie(func(x *chain.Settled) { x.Entries[2].Receipt.Units++ })
@@ -422,23 +291,6 @@ func stakeStory(s *scene) {
 	was := s.balance(val1)
 	s.do(val1, chain.Withdraw{Role: chain.Validator})
 	s.amount("withdrawn", new(big.Int).Sub(s.balance(val1), was), chain.Coins(400))
-
-	k, run := s.keys[hotw1], wire.SumCID(wire.CodecDagCBOR, []byte("manifest"))
-	body := func(parent string, round uint64) []byte {
-		b, err := wire.Marshal(map[string]any{"parent": wire.SumCID(wire.CodecDagCBOR, []byte(parent)), "round": round, "loss": 1.5, "deltas": []wire.CID{run}})
-		return must(s, b, err)
-	}
-	a, b, c := k.Sign(wire.KindVote, run, body("p", 1)), k.Sign(wire.KindVote, run, body("p", 2)), k.Sign(wire.KindVote, run, body("q", 2))
-	s.refused(stranger, chain.NewReport(a, a), "SameMessage")
-	s.refused(stranger, chain.NewReport(a, c), "OtherParent")
-	s.refused(stranger, chain.NewReport(a, s.keys[hotw2].Sign(wire.KindVote, run, body("p", 2))), "BadSignature")
-	s.refused(stranger, chain.NewReport(k.Sign(wire.KindAttest, run, a.Body), k.Sign(wire.KindAttest, run, b.Body)), "BadKind")
-	s.refused(stranger, chain.NewReport(s.keys[payer].Sign(wire.KindVote, run, a.Body), s.keys[payer].Sign(wire.KindVote, run, b.Body)), "KeyUnknown")
-	s.refused(stranger, chain.NewReport(k.Sign(wire.KindVote, run, []byte{0xa0}), k.Sign(wire.KindVote, run, []byte{0xa1})), "BadBody")
-	was = s.balance(stranger)
-	s.do(stranger, chain.NewReport(a, b))
-	s.amount("reporter's part", new(big.Int).Sub(s.balance(stranger), was), chain.Coins(5)) // 20 % of half of 50
-	s.refused(stranger, chain.NewReport(b, a), "AlreadyConvicted")
 }
 
 // moneyStory: rates change for the future only, and an ended run's rest goes back.

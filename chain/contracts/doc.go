@@ -7,8 +7,8 @@
 //
 // The core is immutable: nothing is upgradeable, and governance, a council of
 // token holders behind a timelock, can change only the numbers in
-// Settlement.Params and the least stake of a validator, within bounds, and
-// pause deposits and proposals. What each contract holds is in its public
+// Settlement.Params and the least stake of a validator, within bounds, pause
+// deposits and proposals, and name who else may. What each contract holds is in its public
 // held; the balance of a contract is never below it.
 //
 //	Token         ERC-20 with Permit and Votes; the whole supply minted once
@@ -16,7 +16,7 @@
 //	Runs          runs, their pools, rates and unclaimed rewards
 //	Settlement    epoch roots: bond, signatures or silence, claims
 //	Disputes      proofs, demands for leaves, cases before a committee
-//	Equivocation  two signed votes or deltas for one parent
+//	Equivocation  two signed messages of one peer that contradict each other
 //	Shares        ownership of a run's model, and its revenue; one a run
 //	ShareFactory  makes them
 //	Vouchers      deposits for paid inference, redeemed by signed vouchers

@@ -29,12 +29,16 @@ func anvil() string {
 }
 
 // The suite on another EVM than ours: anvil, which is revm.
-func TestAnvil(t *testing.T) {
+func TestAnvil(t *testing.T) { chaintest.Suite(t, onAnvil(t)) }
+
+// onAnvil skips the test where there is no anvil.
+func onAnvil(t *testing.T) chaintest.Maker {
+	t.Helper()
 	bin := anvil()
 	if bin == "" {
-		t.Skip("SKIPPED: the suite was NOT run on anvil: `npm install` in chain/contracts or set SHOAL_NODE_MODULES")
+		t.Skip("SKIPPED: this was NOT run on anvil: `npm install` in chain/contracts or set SHOAL_NODE_MODULES")
 	}
-	chaintest.Suite(t, func(t testing.TB, cfg chain.Config, accounts []*wire.Key) chaintest.World {
+	return func(t testing.TB, cfg chain.Config, accounts []*wire.Key) chaintest.World {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -81,5 +85,5 @@ func TestAnvil(t *testing.T) {
 			call(t, "evm_increaseTime", n)
 			call(t, "evm_mine")
 		}}
-	})
+	}
 }

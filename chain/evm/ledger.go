@@ -2,7 +2,6 @@ package evm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/big"
 	"sync"
@@ -35,7 +34,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 	for _, s := range senders {
 		l.senders[chain.Address(s.from)] = s
 	}
-	for _, name := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers} {
+	for _, name := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Convictions} {
 		code, err := c.CodeAt(ctx, address(book.Contracts[name]), nil)
 		if err != nil {
 			return nil, fmt.Errorf("look for the %s contract: %w", name, err)
@@ -45,7 +44,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 		}
 	}
 	for name, pack := range map[chain.Contract][]byte{chain.Staking: stakingABI.PackDomainSeparator(), chain.Settlement: settlementABI.PackDomainSeparator(),
-		chain.Disputes: disputesABI.PackDomainSeparator(), chain.Vouchers: vouchersABI.PackDomainSeparator()} {
+		chain.Disputes: disputesABI.PackDomainSeparator(), chain.Vouchers: vouchersABI.PackDomainSeparator(), chain.Convictions: convictionsABI.PackDomainSeparator()} {
 		a := address(book.Contracts[name])
 		out, err := c.CallContract(ctx, ethereum.CallMsg{To: &a, Data: pack}, nil)
 		if err != nil {
@@ -262,6 +261,19 @@ func (l *Ledger) Gas(ctx context.Context, account chain.Address) (chain.Amount, 
 	return l.c.BalanceAt(ctx, address(account), nil)
 }
 
+// Pay sends wei, for gas.
+func (l *Ledger) Pay(ctx context.Context, from, to chain.Address, wei chain.Amount) (chain.Result, error) {
+	s := l.senders[from]
+	if s == nil {
+		return chain.Result{}, fmt.Errorf("no key of %s is open here: it cannot pay", from)
+	}
+	rc, err := s.Pay(ctx, to, wei)
+	if rc == nil {
+		return chain.Result{}, err
+	}
+	return chain.Result{Tx: chain.Hash(rc.TxHash), Gas: rc.GasUsed}, err
+}
+
 // StakeOf implements chain.Ledger.
 func (l *Ledger) StakeOf(ctx context.Context, account chain.Address, role uint8) (chain.StakeInfo, error) {
 	active, err := view(ctx, l, l.at(chain.Staking), stakingABI.PackStakeOf(address(account), role), stakingABI.UnpackStakeOf)
@@ -279,6 +291,15 @@ func (l *Ledger) StakeOf(ctx context.Context, account chain.Address, role uint8)
 // TotalStake implements chain.Ledger.
 func (l *Ledger) TotalStake(ctx context.Context, role uint8) (chain.Amount, error) {
 	return view(ctx, l, l.at(chain.Staking), stakingABI.PackTotalOf(role), stakingABI.UnpackTotalOf)
+}
+
+// Weight implements chain.Ledger.
+func (l *Ledger) Weight(ctx context.Context, account chain.Address, begin uint64) (weight, total chain.Amount, err error) {
+	if weight, err = view(ctx, l, l.at(chain.Staking), stakingABI.PackWeightAt(address(account), big64(begin)), stakingABI.UnpackWeightAt); err != nil {
+		return nil, nil, err
+	}
+	total, err = view(ctx, l, l.at(chain.Staking), stakingABI.PackTotalAt(chain.Validator, big64(begin)), stakingABI.UnpackTotalAt)
+	return weight, total, err
 }
 
 // Key implements chain.Ledger.
@@ -308,6 +329,26 @@ func (l *Ledger) Case(ctx context.Context, run chain.Hash) (chain.Case, error) {
 	return chain.Case{Challenger: chain.Address(c.Challenger), CommitEnd: c.CommitEnd.Uint64(), RevealEnd: c.RevealEnd.Uint64(), Serial: c.Serial.Uint64(),
 		Stage: chain.Stage(c.Stage), Verdict: chain.Verdict(c.Verdict), Appellant: chain.Address(c.Appellant), StageEnd: c.StageEnd.Uint64(),
 		Begin: c.Begin.Uint64(), Guilty: c.Guilty, Innocent: c.Innocent, Evidence: c.Evidence}, nil
+}
+
+// Committed implements chain.Ledger.
+func (l *Ledger) Committed(ctx context.Context, run chain.Hash, voter chain.Address) (chain.Hash, error) {
+	c, err := l.Case(ctx, run)
+	if err != nil {
+		return chain.Hash{}, err
+	}
+	id := crypto.Keccak256Hash(run[:], common.LeftPadBytes(big64(c.Serial).Bytes(), 32))
+	h, err := view(ctx, l, l.at(chain.Disputes), disputesABI.PackCommits(id, address(voter)), disputesABI.UnpackCommits)
+	return chain.Hash(h), err
+}
+
+// Sentence implements chain.Ledger.
+func (l *Ledger) Sentence(ctx context.Context, id chain.Hash) (chain.Sentence, error) {
+	s, err := view(ctx, l, l.at(chain.Convictions), convictionsABI.PackSentenceOf(id), convictionsABI.UnpackSentenceOf)
+	if err != nil {
+		return chain.Sentence{}, err
+	}
+	return chain.Sentence{Run: s.Run, Account: chain.Address(s.Account), Deadline: s.Deadline.Uint64(), Bps: s.Bps, Phase: chain.Phase(s.Phase)}, nil
 }
 
 // SharesOf implements chain.Ledger.
@@ -346,133 +387,6 @@ func (l *Ledger) Channel(ctx context.Context, id chain.Hash) (chain.Channel, err
 func (l *Ledger) Params(ctx context.Context) (chain.Params, error) {
 	p, err := view(ctx, l, l.at(chain.Settlement), settlementABI.PackParams(), settlementABI.UnpackParams)
 	return chain.Params(p), err
-}
-
-// logged returns the first topic of every log of one event of a contract, up to
-// the newest safe block: the IDs of everything that it ever made.
-func (l *Ledger) logged(ctx context.Context, c chain.Contract, event common.Hash) ([]chain.Hash, error) {
-	h, err := l.c.safe(ctx)
-	if err != nil {
-		return nil, err
-	}
-	logs, err := l.c.FilterLogs(ctx, ethereum.FilterQuery{FromBlock: big64(l.book.Block), ToBlock: h.Number,
-		Addresses: []common.Address{l.at(c)}, Topics: [][]common.Hash{{event}}})
-	if err != nil {
-		return nil, fmt.Errorf("logs of the %s contract: %w", c, err)
-	}
-	var ids []chain.Hash
-	for _, log := range logs {
-		if len(log.Topics) > 1 {
-			ids = append(ids, chain.Hash(log.Topics[1]))
-		}
-	}
-	return ids, nil
-}
-
-var (
-	publishedTopic = crypto.Keccak256Hash([]byte("Published(bytes32,bytes32,address,address,address)"))
-	openedTopic    = crypto.Keccak256Hash([]byte("Opened(bytes32,bytes32,address,address,uint128)"))
-)
-
-// owedByRuns adds up the pools and unclaimed rewards of every run.
-func (l *Ledger) owedByRuns(ctx context.Context) (chain.Amount, error) {
-	sum := new(big.Int)
-	ids, err := l.logged(ctx, chain.Runs, publishedTopic)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		r, err := l.Run(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		sum.Add(sum, r.Pool)
-		sum.Add(sum, r.Unclaimed)
-	}
-	return sum, nil
-}
-
-// owedByVouchers adds up what every channel holds, and the royalties of closed ones.
-func (l *Ledger) owedByVouchers(ctx context.Context) (chain.Amount, error) {
-	sum := new(big.Int)
-	ids, err := l.logged(ctx, chain.Vouchers, openedTopic)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		c, err := l.Channel(ctx, id)
-		var r *chain.Refusal
-		if errors.As(err, &r) {
-			continue // closed
-		}
-		if err != nil {
-			return nil, err
-		}
-		sum.Add(sum, c.Deposit)
-		sum.Sub(sum, c.Redeemed)
-		sum.Add(sum, c.Due)
-	}
-	runs, err := l.logged(ctx, chain.Runs, publishedTopic)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range runs {
-		v, err := view(ctx, l, l.at(chain.Vouchers), vouchersABI.PackRoyalties(id), vouchersABI.UnpackRoyalties)
-		if err != nil {
-			return nil, err
-		}
-		sum.Add(sum, v)
-	}
-	return sum, nil
-}
-
-// Books implements chain.Ledger: the contracts' own records of what they hold,
-// or where they keep none, the sum over everything that they ever made.
-func (l *Ledger) Books(ctx context.Context, runs ...chain.Hash) ([]chain.Line, error) {
-	held := func(c chain.Contract, data []byte, unpack func([]byte) (chain.Amount, error)) func(context.Context) (chain.Amount, error) {
-		return func(ctx context.Context) (chain.Amount, error) { return view(ctx, l, l.at(c), data, unpack) }
-	}
-	var lines []chain.Line
-	for _, x := range []struct {
-		c    chain.Contract
-		owes func(context.Context) (chain.Amount, error)
-	}{
-		{chain.Staking, held(chain.Staking, stakingABI.PackHeld(), stakingABI.UnpackHeld)},
-		{chain.Runs, l.owedByRuns},
-		{chain.Settlement, held(chain.Settlement, settlementABI.PackHeld(), settlementABI.UnpackHeld)},
-		{chain.Disputes, held(chain.Disputes, disputesABI.PackHeld(), disputesABI.UnpackHeld)},
-		{chain.Vouchers, l.owedByVouchers},
-	} {
-		owes, err := x.owes(ctx)
-		if err != nil {
-			return nil, err
-		}
-		has, err := l.Balance(ctx, l.book.Contracts[x.c])
-		if err != nil {
-			return nil, err
-		}
-		lines = append(lines, chain.Line{Contract: string(x.c), Has: has, Owes: owes})
-	}
-	for _, run := range runs {
-		at, err := l.sharesAt(ctx, run)
-		var r *chain.Refusal
-		if errors.As(err, &r) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		owes, err := view(ctx, l, at, sharesABI.PackHeld(), sharesABI.UnpackHeld)
-		if err != nil {
-			return nil, err
-		}
-		has, err := l.Balance(ctx, chain.Address(at))
-		if err != nil {
-			return nil, err
-		}
-		lines = append(lines, chain.Line{Contract: "shares " + run.String()[:10], Has: has, Owes: owes})
-	}
-	return lines, nil
 }
 
 var _ chain.Ledger = (*Ledger)(nil)

@@ -20,6 +20,7 @@ import (
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/ethereum/go-ethereum/rpc"
+	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -49,14 +50,15 @@ type flight struct {
 	Nonce uint64          `json:"nonce"`
 	To    *common.Address `json:"to"`
 	Data  hexutil.Bytes   `json:"data"`
-	Raw   []hexutil.Bytes `json:"raw"` // oldest first
+	Value *hexutil.Big    `json:"value,omitempty"` // wei
+	Raw   []hexutil.Bytes `json:"raw"`             // oldest first
 
 	sent    time.Time // guarded by the Sender's mu
 	adopted bool      // guarded by mu: somebody waits for it
 }
 
-func (f *flight) is(to *common.Address, data []byte) bool {
-	return string(f.Data) == string(data) && (to == nil) == (f.To == nil) && (to == nil || *to == *f.To)
+func (f *flight) is(to *common.Address, data []byte, wei *big.Int) bool {
+	return string(f.Data) == string(data) && (to == nil) == (f.To == nil) && (to == nil || *to == *f.To) && num(f.Value.ToInt()).Cmp(num(wei)) == 0
 }
 
 // spare is gas on top of an estimate and a quarter. Whether a checkpoint takes a
@@ -150,24 +152,38 @@ func (s *Sender) saveLocked() error {
 // is a *chain.Refusal, and then nothing was paid but perhaps gas. If the same
 // call is in flight from a process that died, Send waits for that one.
 func (s *Sender) Send(ctx context.Context, to *common.Address, data []byte) (*types.Receipt, error) {
-	f := s.adopt(to, data)
+	return s.send(ctx, to, data, nil)
+}
+
+// Pay sends wei to an account, as Send does.
+func (s *Sender) Pay(ctx context.Context, to chain.Address, wei *big.Int) (*types.Receipt, error) {
+	at := address(to)
+	return s.send(ctx, &at, nil, wei)
+}
+
+func (s *Sender) send(ctx context.Context, to *common.Address, data []byte, wei *big.Int) (*types.Receipt, error) {
+	f := s.adopt(to, data, wei)
 	if f == nil {
-		est, err := s.c.EstimateGas(ctx, ethereum.CallMsg{From: s.from, To: to, Data: data})
+		est, err := s.c.EstimateGas(ctx, ethereum.CallMsg{From: s.from, To: to, Data: data, Value: wei})
 		if err != nil {
 			return nil, refusal(err, "estimate gas")
 		}
-		if f, err = s.start(ctx, to, data, est+est/4+spare); err != nil {
+		gas := est
+		if len(data) > 0 {
+			gas = est + est/4 + spare
+		}
+		if f, err = s.start(ctx, to, data, wei, gas); err != nil {
 			return nil, err
 		}
 	}
 	return s.wait(ctx, f)
 }
 
-func (s *Sender) adopt(to *common.Address, data []byte) *flight {
+func (s *Sender) adopt(to *common.Address, data []byte, wei *big.Int) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.flights {
-		if !f.adopted && f.is(to, data) {
+		if !f.adopted && f.is(to, data, wei) {
 			f.adopted = true
 			return f
 		}
@@ -223,7 +239,7 @@ func (s *Sender) cap(tip, fee *big.Int) (*big.Int, *big.Int, error) {
 
 // start takes a nonce, signs, writes down and sends. The lock spans all of it,
 // so that the order on the chain is the order of the calls.
-func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas uint64) (*flight, error) {
+func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, wei *big.Int, gas uint64) (*flight, error) {
 	tip, fee, err := s.fees(ctx)
 	if err != nil {
 		return nil, err
@@ -242,7 +258,7 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas
 		nonce = max(nonce, n+1)
 	}
 	for tries := 0; ; tries++ {
-		tx, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: big64(s.c.Preset.ChainID), Nonce: nonce, To: to, Data: data, Gas: gas, GasTipCap: tip, GasFeeCap: fee}))
+		tx, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: big64(s.c.Preset.ChainID), Nonce: nonce, To: to, Value: num(wei), Data: data, Gas: gas, GasTipCap: tip, GasFeeCap: fee}))
 		if err != nil {
 			return nil, fmt.Errorf("sign: %w", err)
 		}
@@ -250,7 +266,7 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, gas
 		if err != nil {
 			return nil, fmt.Errorf("sign: %w", err)
 		}
-		f := &flight{Nonce: nonce, To: to, Data: data, Raw: []hexutil.Bytes{raw}, sent: time.Now(), adopted: true}
+		f := &flight{Nonce: nonce, To: to, Data: data, Value: (*hexutil.Big)(wei), Raw: []hexutil.Bytes{raw}, sent: time.Now(), adopted: true}
 		s.flights[nonce] = f
 		if err := s.saveLocked(); err != nil {
 			delete(s.flights, nonce)
@@ -390,7 +406,7 @@ func (s *Sender) again(ctx context.Context, f *flight) error {
 		if tip, fee, err := s.fees(ctx); err == nil {
 			tip, fee, _ = s.cap(higher(raise(tx.GasTipCap()), tip), higher(raise(tx.GasFeeCap()), fee))
 			if fee.Cmp(raise(tx.GasFeeCap())) >= 0 { // else the cap forbids a valid replacement
-				bumped, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: tx.ChainId(), Nonce: f.Nonce, To: f.To, Data: f.Data, Gas: tx.Gas(), GasTipCap: tip, GasFeeCap: fee}))
+				bumped, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: tx.ChainId(), Nonce: f.Nonce, To: f.To, Value: num(f.Value.ToInt()), Data: f.Data, Gas: tx.Gas(), GasTipCap: tip, GasFeeCap: fee}))
 				if err != nil {
 					return fmt.Errorf("sign: %w", err)
 				}
@@ -442,7 +458,7 @@ func (s *Sender) why(ctx context.Context, f *flight, rc *types.Receipt) error {
 	if err := tx.UnmarshalBinary(f.Raw[len(f.Raw)-1]); err == nil && rc.GasUsed >= tx.Gas() {
 		return fmt.Errorf("%w (%s): it ran out of gas at %d; try again", errReverted, rc.TxHash, rc.GasUsed)
 	}
-	_, err := s.c.CallContract(ctx, ethereum.CallMsg{From: s.from, To: f.To, Data: f.Data}, rc.BlockNumber)
+	_, err := s.c.CallContract(ctx, ethereum.CallMsg{From: s.from, To: f.To, Data: f.Data, Value: f.Value.ToInt()}, rc.BlockNumber)
 	if err == nil {
 		return fmt.Errorf("%w (%s), and would not revert now", errReverted, rc.TxHash)
 	}

@@ -96,9 +96,9 @@ func world(t testing.TB, cfg chain.Config, c *Client, accounts []*wire.Key) *Led
 	return l
 }
 
-func TestEmbeddedGeth(t *testing.T) {
-	chaintest.Suite(t, func(t testing.TB, cfg chain.Config, accounts []*wire.Key) chaintest.World {
-		s, c := simulate(t, accounts)
-		return chaintest.World{Ledger: world(t, cfg, c, accounts), Advance: func(t testing.TB, n uint64) { s.advance(t, n) }}
-	})
+func TestEmbeddedGeth(t *testing.T) { chaintest.Suite(t, embedded) }
+
+func embedded(t testing.TB, cfg chain.Config, accounts []*wire.Key) chaintest.World {
+	s, c := simulate(t, accounts)
+	return chaintest.World{Ledger: world(t, cfg, c, accounts), Advance: func(t testing.TB, n uint64) { s.advance(t, n) }}
 }

@@ -39,7 +39,7 @@ type deployment struct {
 // moneyCmds are the commands of the ledger.
 func (a *app) moneyCmds() []*cobra.Command {
 	return []*cobra.Command{a.chainCmd(), a.stakeCmd(), a.unbondCmd(), a.withdrawCmd(), a.fundCmd(), a.epochCmd(),
-		a.claimCmd(), a.balanceCmd(), a.sharesCmd(), a.sendCmd()}
+		a.claimCmd(), a.balanceCmd(), a.sharesCmd(), a.voucherCmd(), a.disputeCmd(), a.sponsorCmd(), a.governCmd()}
 }
 
 // chainFlags are those of every command that asks the chain.
@@ -66,12 +66,17 @@ type teller struct {
 	me     chain.Address
 	where  deployment
 	sent   []sentTx
+	failed error // of a question that a pure computation asked
 }
+
+// clock writes a second of the chain for a person.
+func clock(t uint64) string { return time.Unix(int64(t), 0).Format(time.RFC1123) }
 
 type sentTx struct {
 	Action string      `json:"action"`
 	Tx     *chain.Hash `json:"tx,omitempty"`
 	Gas    uint64      `json:"gas"`
+	ID     *chain.Hash `json:"id,omitempty"`   // of the run or channel that it made
 	Cost   string      `json:"cost,omitempty"` // ether, at the price of a dry run
 }
 
@@ -124,10 +129,15 @@ func dialChain(ctx context.Context, preset, url string, id uint64) (*evm.Client,
 	}
 	p.URL = url
 	c, err := evm.Dial(ctx, p)
-	if err != nil && preset == "dev" && !errors.Is(err, evm.ErrWrongChain) {
-		return nil, advise(err, "is `shoal chain dev` running?")
+	switch {
+	case errors.Is(err, evm.ErrWrongChain):
+		return nil, advise(err, "give the URL of a node of chain %d, or the right --chain-id; a deployment is of one chain", p.ChainID)
+	case err != nil && preset == "dev":
+		return nil, advise(err, "is `shoal chain dev` running, on that port?")
+	case err != nil:
+		return nil, advise(err, "is the node up, and the URL right? What is in flight is kept and goes on when it is back")
 	}
-	return c, err
+	return c, nil
 }
 
 // do carries out an action, or with --dry-run says what it would cost.
@@ -146,30 +156,41 @@ func (t *teller) do(ctx context.Context, a chain.Action) (chain.Result, error) {
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", name, err)
 	}
-	t.sent = append(t.sent, sentTx{Action: name, Tx: &r.Tx, Gas: r.Gas})
+	x := sentTx{Action: name, Tx: &r.Tx, Gas: r.Gas}
+	if !r.ID.IsZero() {
+		x.ID = &r.ID
+	}
+	t.sent = append(t.sent, x)
 	return r, nil
 }
 
 // spend approves the contract for an amount and carries out what takes it. A dry
 // run cannot estimate the second without the first.
 func (t *teller) spend(ctx context.Context, amount chain.Amount, a chain.Action) error {
+	_, err := t.spent(ctx, amount, a)
+	return err
+}
+
+// spent is spend that returns what the action left.
+func (t *teller) spent(ctx context.Context, amount chain.Amount, a chain.Action) (chain.Result, error) {
 	has, err := t.ledger.Balance(ctx, t.me)
 	if err != nil {
-		return err
+		return chain.Result{}, err
 	}
 	if has.Cmp(amount) < 0 {
-		return fmt.Errorf("%s has %s SHOAL, %s are needed", t.me, chain.FormatAmount(has), chain.FormatAmount(amount))
+		return chain.Result{}, advise(fmt.Errorf("%s has %s SHOAL, %s are needed", t.me, chain.FormatAmount(has), chain.FormatAmount(amount)),
+			"have some sent to it: who deployed holds the supply and sends with `shoal chain send %s AMOUNT`", t.me)
 	}
 	if _, err := t.do(ctx, chain.Approve{Spender: a.Target(), Amount: amount}); err != nil {
-		return err
+		return chain.Result{}, err
 	}
-	_, err = t.do(ctx, a)
+	res, err := t.do(ctx, a)
 	var r *chain.Refusal
 	if t.flags.dry && errors.As(err, &r) && r.Reason == "ERC20InsufficientAllowance" {
 		t.sent = append(t.sent, sentTx{Action: strings.TrimPrefix(fmt.Sprintf("%T", a), "chain.") + " (after the approval)"})
-		return nil
+		return chain.Result{}, nil
 	}
-	return err
+	return res, err
 }
 
 // done prints what was sent.
@@ -197,8 +218,65 @@ func (a *app) at(f *chainFlags, run func(context.Context, *teller, []string) err
 		if err != nil {
 			return err
 		}
-		return run(ctx, t, args)
+		return whatNext(run(ctx, t, args))
 	}
+}
+
+// nexts is what to do about a refusal, where the command that met it knows no better.
+var nexts = map[string]string{
+	"AlreadyChallenging":       "wait for its answer or verdict: `shoal dispute status RUN`",
+	"AlreadyDemanded":          "`shoal dispute status RUN` shows whether it is answered; ask for another --index",
+	"AlreadyProposed":          "settle that one first: `shoal dispute status RUN` shows where it is",
+	"AlreadyVoted":             "reveal it in time: `shoal dispute reveal RUN`",
+	"BadIndex":                 "the epoch's file shows how many leaves there are; they count from 0",
+	"BadProof":                 "use the file of the run's last final epoch",
+	"CaseOpen":                 "`shoal dispute status RUN` shows where it is",
+	"EnforcedPause":            "withdrawals and claims go on; governance takes it back: `shoal govern propose --unpause`",
+	"ERC20InsufficientBalance": "`shoal balance` shows what there is",
+	"Innocent":                 "what only recomputation shows goes before the validators: `shoal epoch challenge --evidence`",
+	"KeyUnknown":               "`shoal chain key register FILE` registers one; a revoked key never serves again",
+	"NoBond":                   "`shoal epoch propose` deposits one by itself; `shoal balance` shows what is free",
+	"NotEnoughStake":           "`shoal balance` shows what is staked",
+	"NotProposed":              "`shoal dispute status RUN` shows what became of it; `shoal epoch propose` proposes",
+	"NotValidator":             "stake what the deployment asks for (`shoal stake AMOUNT`); it counts from the next epoch on",
+	"NothingMatured":           "`shoal unbond` starts an unbonding, `shoal balance` shows when it is over",
+	"NothingToCollect":         "revenue comes with `shoal voucher redeem --flush`",
+	"NothingToMint":            "claim first: `shoal claim FILE`",
+	"NoShares":                 "only a manifest with `shares: true` gives a run shares",
+	"OverBudget":               "recompute the epoch with the run's present rate and pool: `shoal epoch propose`",
+	"RunEnded":                 "`shoal chain status` shows when; what was earned can be claimed",
+	"RunPaused":                "its sponsor resumes it: `shoal sponsor resume RUN`",
+	"RunUnknown":               "`shoal chain status` lists the runs; one of another account needs its --sponsor, and --budget publishes a new one",
+	"TooEarly":                 "`shoal dispute status RUN` shows until when; an epoch must be over before it is proposed",
+	"TooFewVotes":              "more validators must sign, or wait for the end of the challenge window",
+	"TooLate":                  "`shoal dispute status RUN` shows what is still possible",
+	"TooManyUnbondings":        "wait for the next one to be over, then `shoal withdraw`",
+	"WrongEpoch":               "`shoal chain status` shows the last final epoch: propose a later one with --number",
+	"WrongHash":                "use the file that its proposer has published",
+	"WrongStage":               "`shoal dispute status RUN` shows where the case is",
+}
+
+// whatNext adds advice to an error that has none.
+func whatNext(err error) error {
+	var adv advice
+	var use usageError
+	var r *chain.Refusal
+	var path *fs.PathError
+	switch {
+	case err == nil || errors.As(err, &adv) || errors.As(err, &use):
+		return err
+	case errors.As(err, &r) && nexts[r.Reason] != "":
+		return advise(err, "%s", nexts[r.Reason])
+	case errors.As(err, &path) && errors.Is(err, fs.ErrNotExist):
+		return advise(err, "is the name right? Who makes the file passes it on")
+	case errors.Is(err, context.DeadlineExceeded):
+		return advise(err, "what was sent stays sent: run the same command again and it is waited for, not sent twice; --timeout waits longer")
+	case errors.Is(err, evm.ErrReplaced):
+		return advise(err, "look with `shoal balance` or `shoal chain status` whether it was done, before doing it again")
+	case errors.Is(err, evm.ErrLyingNode):
+		return advise(err, "change the url in %s to a node that you trust more", chainFile)
+	}
+	return err
 }
 
 func (a *app) chainCmd() *cobra.Command {
@@ -211,7 +289,7 @@ any other by URL. Training never waits for it.`,
 		Example: `  shoal chain dev                       # in a terminal of its own
   shoal chain deploy
   shoal chain status`,
-	}, a.chainDevCmd(), a.chainDeployCmd(), a.chainStatusCmd())
+	}, a.chainDevCmd(), a.chainDeployCmd(), a.chainStatusCmd(), a.chainKeyCmd(), a.chainSendCmd())
 }
 
 func (a *app) chainDevCmd() *cobra.Command {
@@ -296,7 +374,7 @@ func (a *app) chainDeployCmd() *cobra.Command {
 		Short: "Create the contracts; this peer then settles there",
 		Long: `Creates the contracts with this peer's key, which then holds the whole supply of
 the token and may pause deposits. Governance is a council of token holders
-behind a timelock. On the dev chain windows are ten seconds and unbonding takes
+behind a timelock. On the dev chain windows are ten to thirty seconds and unbonding takes
 two minutes; elsewhere they are a day and three weeks. The deployment is written
 to ` + chainFile + ` in the data directory: give it to the other peers of the swarm.`,
 		Example: `  shoal chain deploy
@@ -313,7 +391,7 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 			} else if strings.HasPrefix(where, "http://127.0.0.1:") && id == 0 {
 				d.Preset, id = "dev", evm.DevChainID
 			} else if id == 0 {
-				return usagef("--chain %s: give its chain ID with --chain-id, so that the right chain is written to", where)
+				return usageError{fmt.Errorf("--chain %q is no preset, and for a URL the chain ID is missing", where), "dev and base-sepolia are presets; a URL needs --chain-id, so that the right chain is written to"}
 			}
 			k, err := a.openKey(&f.keyFlags)
 			if err != nil {
@@ -337,7 +415,7 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 				return advise(fmt.Errorf("%s has no ether on chain %d to pay for gas", chain.AddressOf(k), id), "send it some; on a new dev chain start it with --fund %s", chain.AddressOf(k))
 			}
 			if f.dry {
-				return a.show(map[string]any{"dry_run": true, "chain": id, "config": d.Config}, fmt.Sprintf("would create 10 contracts on chain %d with some 30,000,000 gas\n", id))
+				return a.show(map[string]any{"dry_run": true, "chain": id, "config": d.Config}, fmt.Sprintf("would create 11 contracts on chain %d with some 30,000,000 gas\n", id))
 			}
 			s, err := a.sender(cl, k)
 			if err != nil {
@@ -357,7 +435,7 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 				return fmt.Errorf("deployment: %w", err)
 			}
 			var text strings.Builder
-			for _, c := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Council, chain.Timelock} {
+			for _, c := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Convictions, chain.Council, chain.Timelock} {
 				fmt.Fprintf(&text, "%-13s %s\n", c, d.Book.Contracts[c])
 			}
 			return a.show(d, text.String())

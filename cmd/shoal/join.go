@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shoalnet/shoal/chain/agent"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/control"
 	"github.com/shoalnet/shoal/node/manifest"
@@ -37,6 +38,7 @@ type takeFlags struct {
 	http    string
 	once    bool
 	cheat   string
+	chain   bool
 }
 
 func (t *takeFlags) add(c *cobra.Command) {
@@ -49,6 +51,7 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.StringVar(&t.cheat, "cheat", "", "KIND[:ROUND]: lie, to try the audits of a testnet; needs --local. Kinds: "+cheat.Names())
 	f.Lookup("cheat").Hidden = true
 	f.BoolVar(&t.once, "exit-when-done", false, "leave when the run is over instead of serving its model")
+	f.BoolVar(&t.chain, "chain", true, "be paid by, and as a validator serve, the ledger of "+chainFile+", where that file is")
 }
 
 // liar is what lies for this peer, nil for the honest. Lies are for testnets:
@@ -120,14 +123,19 @@ func (a *app) publishCmd() *cobra.Command {
 	var nf netFlags
 	var tf takeFlags
 	var join bool
+	var fund fundFlags
 	c := &cobra.Command{
 		Use:   "publish MANIFEST",
 		Short: "Put a run into the swarm",
 		Long: `Stores the manifest as a block, announces it and serves it, with its tokenizer and data,
 until interrupted. With --join this peer also takes part. The data must have been
-prepared in this data directory (shoal data prepare).`,
+prepared in this data directory (shoal data prepare).
+
+--fund puts the run on the ledger of ` + chainFile + ` first, with the manifest's budget, split
+and shares, and pays into its pool. This peer's key must have signed the manifest.`,
 		Example: `  shoal publish run.yaml --join
-  shoal publish run.yaml               # serve only; others can take over once they hold it`,
+  shoal publish run.yaml               # serve only; others can take over once they hold it
+  shoal publish run.yaml --join --fund 1000 --epoch 1h`,
 		Args: exactly("MANIFEST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := tf.liar(&nf)
@@ -137,6 +145,11 @@ prepared in this data directory (shoal data prepare).`,
 			m, run, err := readManifest(args[0])
 			if err != nil {
 				return err
+			}
+			if fund.amount != "" {
+				if err := a.fundFirst(cmd.Context(), kf, args[0], fund); err != nil {
+					return err
+				}
 			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
@@ -154,6 +167,8 @@ prepared in this data directory (shoal data prepare).`,
 	nf.add(c)
 	tf.add(c)
 	c.Flags().BoolVar(&join, "join", false, "take part in the run, too")
+	c.Flags().StringVar(&fund.amount, "fund", "", "pay so many tokens into the run's pool, and put the run on the ledger where it is not there")
+	fund.add(c)
 	return c
 }
 
@@ -189,6 +204,7 @@ type status struct {
 	Addrs    []string            `json:"addrs"`
 	Exchange block.ExchangeStats `json:"exchange"`
 	Store    block.Usage         `json:"store"`
+	Ledger   *agent.Status       `json:"ledger,omitempty"`
 }
 
 // take runs a node of the run until it has left. The first interrupt, which
@@ -209,11 +225,24 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	if m != nil {
 		s.policy.Store(m)
 	}
+	var c *counter
+	if tf.chain {
+		d, err := s.app.deployed()
+		if err != nil {
+			return err
+		}
+		if d != nil {
+			c = newCounter(d)
+		}
+	}
 	eng := engines(threads(tf.threads))
 	opt := node.Options{
 		Dir: s.app.dir, Key: s.key, Run: run, Manifest: m, Net: s.net, Blocks: s.blocks, Board: s.board,
 		Engine: func(ctx context.Context, m *manifest.Manifest) (node.Engine, error) {
 			s.policy.Store(m)
+			if c != nil {
+				c.known <- m // once, and there is room
+			}
 			return eng(ctx, m)
 		},
 		Role: tf.role, Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
@@ -223,6 +252,9 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 		opt.Lie = liar.Verdict
 		s.hides.Store(liar)
 	}
+	if c != nil {
+		opt.Payer, opt.Vouch = c, c.vouch
+	}
 	n, err := node.New(opt)
 	if err != nil {
 		return err
@@ -230,11 +262,15 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	if liar != nil {
 		liar.Follow(s.key, n.Status)
 	}
-	return s.live(ctx, n, tf.http)
+	var beside []func(context.Context)
+	if c != nil {
+		beside = append(beside, func(ctx context.Context) { s.settle(ctx, c, run, n, tf.role) })
+	}
+	return s.live(ctx, n, c, tf.http, beside...)
 }
 
-// live runs the node with all that accompanies it.
-func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error {
+// live runs the node with all that accompanies it. What is beside it ends with it.
+func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr string, beside ...func(context.Context)) error {
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -249,7 +285,9 @@ func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error
 		leave()
 	})()
 
-	st := func() status { return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage()} }
+	st := func() status {
+		return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage(), c.status()}
+	}
 	h := control.Handler{
 		Status: func() any { return st() }, Runs: func() any { return s.board.List() },
 		Metrics: metrics(n.Status), Leave: leave,
@@ -271,6 +309,9 @@ func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error
 		case <-own.Done():
 		}
 	})
+	for _, f := range beside {
+		work.Go(func() { f(own) })
+	}
 	work.Go(func() { s.watch(own, n) })
 	err := n.Run(own)
 	if cause := context.Cause(own); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {

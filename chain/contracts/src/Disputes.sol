@@ -296,7 +296,7 @@ contract Disputes is EIP712, ReentrancyGuardTransient {
     function commitVote(bytes32 run, bytes32 hash) external {
         Case storage c = _voting(run);
         if (block.timestamp > c.commitEnd) revert TooLate();
-        address voter = staking.accountOf(msg.sender);
+        address voter = staking.actorOf(msg.sender);
         if (staking.weightAt(voter, c.begin) == 0) revert NotVoter();
         bytes32 id = caseId(run, c.serial);
         if (commits[id][voter] != 0) revert AlreadyVoted();
@@ -308,7 +308,7 @@ contract Disputes is EIP712, ReentrancyGuardTransient {
         Case storage c = _voting(run);
         if (block.timestamp <= c.commitEnd) revert TooEarly();
         if (block.timestamp > c.revealEnd) revert TooLate();
-        address voter = staking.accountOf(msg.sender);
+        address voter = staking.actorOf(msg.sender);
         bytes32 id = caseId(run, c.serial);
         if (commits[id][voter] == 0 || commits[id][voter] != voteHash(run, c.serial, voter, guilty, salt)) {
             revert BadReveal();
@@ -368,11 +368,12 @@ contract Disputes is EIP712, ReentrancyGuardTransient {
         _close(run, c, false);
     }
 
-    /// @notice Slashes a little of who committed a vote and did not reveal it.
+    /// @notice Slashes a little of who committed a vote and did not reveal it. Only in a case that was counted: in one
+    /// that a proof has overtaken, nobody could reveal.
     function punishAbsent(bytes32 run, address voter) external nonReentrant {
         Case storage c = _cases[run];
         bytes32 id = caseId(run, c.serial);
-        if (c.stage == Stage.None || block.timestamp <= c.revealEnd || commits[id][voter] == 0) revert NotAbsent();
+        if (c.stageEnd == 0 || commits[id][voter] == 0) revert NotAbsent();
         delete commits[id][voter];
         Settlement.Params memory q = settlement.params();
         emit AbsentPunished(run, c.serial, voter);

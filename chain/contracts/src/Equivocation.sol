@@ -23,6 +23,14 @@ library Cbor {
         revert BadBody();
     }
 
+    /// @dev The unsigned integer under `key`.
+    function number(bytes calldata b, bytes memory key) internal pure returns (uint256 n) {
+        (uint256 start,) = field(b, key);
+        uint256 major;
+        (major, n,) = head(b, start);
+        if (major != 0) revert BadBody();
+    }
+
     /// @dev Major type and argument of the item at `pos`, and where its content begins.
     function head(bytes calldata b, uint256 pos) internal pure returns (uint256 major, uint256 arg, uint256 next) {
         if (pos >= b.length) revert BadBody();
@@ -58,26 +66,30 @@ library Cbor {
     }
 }
 
-/// @title Evidence that convicts by itself: two deltas or two votes of one peer for one parent.
+/// @title Evidence that convicts by itself: two deltas or two votes of one peer for one parent, two attestations for one
+/// round, or one that surrounds another (Casper FFG, Buterin and Griffith 2017, conditions I and II).
 /// @notice The signatures are those of the swarm's own messages (EIP-191 over keccak256("shoal/1" ‖ kind ‖ len(run) ‖
 /// run ‖ body)), so what a peer said to its neighbours is the evidence.
 contract Equivocation {
     uint8 public constant DELTA = 2;
     uint8 public constant VOTE = 3;
+    uint8 public constant ATTEST = 4;
     uint256 public constant SLASH_BPS = 5_000; // of each of the account's stakes
     uint256 public constant REPORTER_BPS = 2_000; // of what is slashed; the rest is burned
 
     Staking public immutable staking;
-    /// @notice One conviction for a key, kind, run and parent, whatever the number of messages.
+    /// @notice One conviction for a key, kind, run and place, whatever the number of messages: see Equivocated.
     mapping(bytes32 offence => bool) public convicted;
 
-    event Equivocated(address indexed key, address indexed account, uint8 kind, bytes32 parent, address indexed reporter);
+    /// @dev `place` is the keccak256 of the parent as the bodies have it, or the later of the attestations' rounds.
+    event Equivocated(address indexed key, address indexed account, uint8 kind, bytes32 place, address indexed reporter);
 
     error BadKind();
     error BadRun();
     error BadSignature();
     error SameMessage();
     error OtherParent();
+    error NoConflict();
     error KeyUnknown();
     error AlreadyConvicted();
 
@@ -96,21 +108,22 @@ contract Equivocation {
     }
 
     function report(Evidence calldata v) external {
-        if (v.kind != DELTA && v.kind != VOTE) revert BadKind();
+        if (v.kind < DELTA || v.kind > ATTEST) revert BadKind();
         if (v.run.length > 64) revert BadRun();
         if (keccak256(v.bodyA) == keccak256(v.bodyB)) revert SameMessage();
         address key = _signer(v.kind, v.run, v.bodyA, v.sigA);
         if (key != _signer(v.kind, v.run, v.bodyB, v.sigB)) revert BadSignature();
-        bytes32 parent = _parent(v.bodyA);
-        if (parent != _parent(v.bodyB)) revert OtherParent();
-        address account = staking.accountOf(key);
-        if (account == key) revert KeyUnknown();
-        bytes32 offence = keccak256(abi.encode(key, v.kind, keccak256(v.run), parent));
+        bytes32 place = v.kind == ATTEST ? _conflict(v.bodyA, v.bodyB) : _parent(v.bodyA);
+        if (v.kind != ATTEST && place != _parent(v.bodyB)) revert OtherParent();
+        address account = staking.answerable(key);
+        uint256[2] memory stakes = [staking.slashable(account, 0), staking.slashable(account, 1)];
+        if (account == key && stakes[0] + stakes[1] == 0) revert KeyUnknown();
+        bytes32 offence = keccak256(abi.encode(key, v.kind, keccak256(v.run), place));
         if (convicted[offence]) revert AlreadyConvicted();
         convicted[offence] = true;
-        emit Equivocated(key, account, v.kind, parent, msg.sender);
+        emit Equivocated(key, account, v.kind, place, msg.sender);
         for (uint8 role; role < 2; ++role) {
-            uint256 amount = (staking.slashable(account, role) * SLASH_BPS) / 10_000;
+            uint256 amount = (stakes[role] * SLASH_BPS) / 10_000;
             if (amount > 0) staking.slash(account, role, amount, msg.sender, REPORTER_BPS);
         }
     }
@@ -124,6 +137,15 @@ contract Equivocation {
         ECDSA.RecoverError err;
         (who, err,) = ECDSA.tryRecoverCalldata(MessageHashUtils.toEthSignedMessageHash(inner), sig);
         if (err != ECDSA.RecoverError.NoError) revert BadSignature();
+    }
+
+    /// @dev The later round of two attestations that one peer must not both have signed.
+    function _conflict(bytes calldata a, bytes calldata b) private pure returns (bytes32) {
+        (uint256 roundA, uint256 sourceA) = (Cbor.number(a, "round"), Cbor.number(a, "sourceRound"));
+        (uint256 roundB, uint256 sourceB) = (Cbor.number(b, "round"), Cbor.number(b, "sourceRound"));
+        bool guilty = roundA == roundB || (sourceA < sourceB && roundB < roundA) || (sourceB < sourceA && roundA < roundB);
+        if (!guilty) revert NoConflict();
+        return bytes32(roundA > roundB ? roundA : roundB);
     }
 
     function _parent(bytes calldata body) private pure returns (bytes32) {

@@ -163,15 +163,19 @@ contract Runs is Governed, ReentrancyGuardTransient {
         fund(id, amount);
     }
 
+    /// @notice Stops deposits and proposals until it is taken back, at the latest by the run's end.
     function setPaused(bytes32 id, bool paused_) external onlySponsor(id) {
+        if (_runs[id].ended != 0) revert RunEnded();
         _runs[id].paused = paused_;
         emit PausedSet(id, paused_);
     }
 
-    /// @notice No epoch begins after this.
+    /// @notice No epoch begins after this. Those that have begun can be settled for a while, whatever the sponsor wants:
+    /// a pause ends here, or the pool would come back to who has not paid.
     function end(bytes32 id) external onlySponsor(id) {
         if (_runs[id].ended != 0) revert RunEnded();
         _runs[id].ended = uint48(block.timestamp);
+        _runs[id].paused = false;
         emit Ended(id, uint48(block.timestamp));
     }
 

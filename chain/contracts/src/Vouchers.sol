@@ -15,7 +15,8 @@ import {Shares} from "./Shares.sol";
 /// @title Paid inference: one deposit, then signed cumulative vouchers off the chain.
 /// @notice A voucher says how much its payer has spent in the channel in all. Only the amount beyond what was redeemed
 /// is paid, so a voucher cannot be used twice, whatever its signature looks like. The run's royalty of each redemption
-/// gathers here until somebody passes it on to the holders of its shares.
+/// gathers here until somebody passes it on to the holders of its shares. A provider serves no channel that is closing
+/// (`closesAt` is set): once its delay is over, the payer can close it before a voucher arrives.
 contract Vouchers is EIP712, Governed, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 

@@ -12,6 +12,7 @@ if [ ! -x "$forge" ] || [ ! -d "$modules/solc" ]; then
 	exit 0
 fi
 mkdir -p out
+echo "{\"type\": \"commonjs\"}" > out/package.json # this folder is not the module around it
 cat > out/solc <<EOF
 #!/usr/bin/env node
 const solc = require("$modules/solc");
