@@ -6,18 +6,22 @@ export GOFLAGS
 
 DEMO_OUT ?= demo-out
 DEMO_BASELINE ?= 1
+ZOO_OUT ?= zoo-out
 FUZZTIME ?= 20s
 SEEDS ?= 1000
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: demo build test lint bench bench-engine fuzz sim interop toploc-table contracts clean
+.PHONY: demo zoo build test lint bench bench-engine fuzz sim interop toploc-table contracts clean
 
 build: ## one static binary
 	go build -ldflags='-s -w' -o bin/shoal ./cmd/shoal
 
-demo: build ## four peers train on Moby-Dick; one is killed, one joins
+demo: build ## four peers train on Moby-Dick: one cheats and is caught, one is killed, one joins
 	bin/shoal testnet run --out $(DEMO_OUT) --baseline=$(if $(filter 0 false no,$(DEMO_BASELINE)),false,true)
+
+zoo: build ## every known cheat as a real peer, caught
+	bin/shoal testnet zoo --out $(ZOO_OUT)
 
 test: ## everything that needs no GPU, no root and no long load
 	go test -timeout 20m ./...

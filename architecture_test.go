@@ -32,12 +32,16 @@ p2p/p2ptest: p2p p2p/wire
 diloco/codec: p2p/wire
 diloco/outer: diloco/codec p2p/wire
 diloco/shard: p2p/wire
-diloco: p2p/wire
+diloco: p2p/wire toploc/audit
 
 toploc:
+toploc/audit: toploc p2p/wire
 
 chain: p2p/wire
 chain/chaintest: chain diloco p2p/wire
+chain/settle: chain diloco p2p/wire toploc/audit
+chain/settle/settletest: chain chain/settle diloco p2p/wire toploc/audit
+chain/agent: chain chain/settle diloco p2p/wire
 chain/contracts:
 chain/evm: chain chain/contracts p2p/wire
 chain/devchain:
@@ -57,17 +61,18 @@ toploc/calibrate: toploc gpu gpu/hf gpu/llama
 node/manifest: p2p/wire gpu/hf
 node/journal: p2p/wire
 node/control:
-node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire
+node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire toploc toploc/audit
 
-testnet/sim: diloco p2p/wire
-testnet: node node/control node/manifest p2p/wire gpu/hf diloco
+testnet/sim: diloco p2p/wire toploc/audit
+testnet/cheat: node node/manifest diloco diloco/codec p2p/wire toploc toploc/audit
+testnet: node node/control node/manifest p2p/wire gpu/hf diloco testnet/cheat toploc/audit
 cmd/shoal: *
 `
 
 // pure packages decide; they start no goroutine, read no clock and do no I/O.
 var pure = []string{
 	"p2p/wire", "diloco", "diloco/codec", "diloco/outer", "diloco/shard",
-	"node/manifest", "gpu/hf", "gpu/hf/chat", "gpu/ref", "toploc",
+	"node/manifest", "gpu/hf", "gpu/hf/chat", "gpu/ref", "toploc", "toploc/audit", "chain/settle",
 }
 
 // owners says which packages alone may import a family of libraries, and why.

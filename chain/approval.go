@@ -25,10 +25,13 @@ func (b Book) Approve(k *wire.Key, e *Epoch) Approval {
 	return Approval{Epoch: d, Key: AddressOf(k), Sig: SignDigest(k, d)}
 }
 
-// Check reports why a is no approval of e by its key. It does not know whether
+// CheckApproval reports why a is no approval of e by its key. It does not know whether
 // the key is registered.
 func (b Book) CheckApproval(e *Epoch, a *Approval) error {
-	d := b.EpochDigest(e)
+	return a.check(b.EpochDigest(e))
+}
+
+func (a *Approval) check(d Hash) error {
 	if a.Epoch != d {
 		return fmt.Errorf("approval of %s is of %s, another epoch, chain or deployment than %s", a.Key, a.Epoch, d)
 	}
@@ -70,6 +73,43 @@ func Count(ctx context.Context, l Ledger, e *Epoch, as []Approval) (Quorum, erro
 	if _, q.Total, err = l.Weight(ctx, Address{}, begin); err != nil {
 		return q, err
 	}
+	err = q.weigh(ctx, l, l.Book().EpochDigest(e), begin, as)
+	return q, err
+}
+
+// CountConviction weighs signatures for a conviction: their Epoch is its digest.
+// Both the stakes when the run's present epoch began and those of today must
+// give two thirds, as the contract wants it.
+func CountConviction(ctx context.Context, l Ledger, c *Conviction, as []Approval) (Quorum, error) {
+	q := Quorum{Weight: Int(0), Total: Int(0), Run: c.Run}
+	r, err := l.Run(ctx, c.Run)
+	if err != nil {
+		return q, err
+	}
+	now, err := l.Now(ctx)
+	if err != nil {
+		return q, err
+	}
+	if q.Number = r.EpochAt(now); q.Number == 0 {
+		return q, refuse("TooEarly")
+	}
+	begin, _ := r.Span(q.Number)
+	if _, q.Total, err = l.Weight(ctx, Address{}, begin); err != nil {
+		return q, err
+	}
+	latest, err := l.TotalStake(ctx, Validator)
+	if err != nil {
+		return q, err
+	}
+	if less(q.Total, latest) {
+		q.Total = latest
+	}
+	err = q.weigh(ctx, l, l.Book().ConvictionDigest(c), begin, as)
+	return q, err
+}
+
+// weigh adds up the approvals of digest by the stakes at begin.
+func (q *Quorum) weigh(ctx context.Context, l Ledger, digest Hash, begin uint64, as []Approval) error {
 	type signed struct {
 		owner Address
 		sig   []byte
@@ -78,13 +118,13 @@ func Count(ctx context.Context, l Ledger, e *Epoch, as []Approval) (Quorum, erro
 	no := func(format string, args ...any) { q.Refused = append(q.Refused, fmt.Errorf(format, args...)) }
 	for i := range as {
 		a := &as[i]
-		if err := l.Book().CheckApproval(e, a); err != nil {
+		if err := a.check(digest); err != nil {
 			no("%w", err)
 			continue
 		}
 		k, err := l.Key(ctx, a.Key)
 		if err != nil {
-			return q, err
+			return err
 		}
 		if k.Owner.IsZero() || k.Until != 0 {
 			no("%s is not a registered hot key, or not any more", a.Key)
@@ -95,7 +135,7 @@ func Count(ctx context.Context, l Ledger, e *Epoch, as []Approval) (Quorum, erro
 		}
 		w, _, err := l.Weight(ctx, k.Owner, begin)
 		if err != nil {
-			return q, err
+			return err
 		}
 		if !positive(w) {
 			no("%s, the owner of %s, had no validator stake when the epoch began, or has it no more", k.Owner, a.Key)
@@ -109,7 +149,7 @@ func Count(ctx context.Context, l Ledger, e *Epoch, as []Approval) (Quorum, erro
 		q.Sigs, q.Owners = append(q.Sigs, s.sig), append(q.Owners, s.owner)
 	}
 	q.Enough = twoThirds(q.Weight, q.Total)
-	return q, nil
+	return nil
 }
 
 // VoteSalt is the salt of k's vote in the case about one proposal. It follows

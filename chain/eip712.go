@@ -24,6 +24,7 @@ const (
 	Disputes     Contract = "disputes"
 	Equivocation Contract = "equivocation"
 	Vouchers     Contract = "vouchers"
+	Convictions  Contract = "convictions"
 )
 
 // A Book is where a deployment is: its chain and its contracts' addresses.
@@ -47,7 +48,7 @@ var (
 func (b Book) Domain(c Contract) Hash {
 	name := map[Contract]string{
 		Token: "Shoal", Staking: "Shoal Staking", Settlement: "Shoal Settlement",
-		Disputes: "Shoal Disputes", Vouchers: "Shoal Vouchers",
+		Disputes: "Shoal Disputes", Vouchers: "Shoal Vouchers", Convictions: "Shoal Convictions",
 	}[c]
 	at, n, v := b.Contracts[c], keccak([]byte(name)), keccak([]byte("1"))
 	return keccak(domainType[:], n[:], v[:], word(b.ChainID), pad(at[:]))

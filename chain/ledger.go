@@ -22,6 +22,9 @@ func refuse(reason string) error { return &Refusal{reason} }
 
 // reasons says in words what a person can do something about.
 var reasons = map[string]string{
+	"NotAccused":                        "only the accused may appeal",
+	"WrongPhase":                        "the conviction is not at that stage",
+	"BadConviction":                     "a conviction takes between 1 and 5,000 parts of 10,000",
 	"AlreadyChallenging":                "you already have a challenge open against this proposal",
 	"AlreadyDemanded":                   "this leaf has already been asked for",
 	"AlreadyProposed":                   "an epoch of this run is proposed and not settled yet",
@@ -225,10 +228,10 @@ const (
 // An Event is something that happened on the ledger. Only the fields that its
 // Name calls for are set.
 type Event struct {
-	Name    string  // Proposed, Finalized, Rejected, Claimed, Demanded, Answered, CaseOpened, CaseDecided, Slashed, Funded, Published, KeyRegistered, KeyRevoked, Equivocated
+	Name    string  // Proposed, Finalized, Rejected, Claimed, Demanded, Answered, CaseOpened, CaseDecided, Slashed, Funded, Published, KeyRegistered, KeyRevoked, Equivocated, Convicted, ConvictionAppealed, ConvictionClosed
 	Run     Hash    // of all but Slashed, KeyRegistered, KeyRevoked and Equivocated
 	Account Address // proposer, claimant, challenger, answerer, slashed, funder, sponsor or owner
-	Key     Address // of KeyRegistered, KeyRevoked and Equivocated
+	Key     Address // of KeyRegistered, KeyRevoked, Equivocated and Convicted
 	Number  uint64  // epoch of Proposed and Finalized
 	Serial  uint64  // of the proposal
 	Epoch   *Epoch  // of Proposed
@@ -236,9 +239,9 @@ type Event struct {
 	Side    Side    // of Demanded and Answered
 	Index   uint64
 	Verdict Verdict // of CaseDecided
-	Hash    Hash    // root of Finalized, evidence of CaseOpened, manifest of Published
+	Hash    Hash    // root of Finalized, evidence of CaseOpened, manifest of Published, Conviction.ID
 	Fast    bool    // Finalized by signatures
-	Guilty  bool    // Rejected with a slash
+	Guilty  bool    // Rejected with a slash, ConvictionClosed with one
 }
 
 // A Cursor is a place in a ledger's history: the last block that was read, by
@@ -291,6 +294,8 @@ type Ledger interface {
 	// Committed is the hash that a validator has committed to in the run's
 	// latest case and not revealed yet; zero if there is none.
 	Committed(ctx context.Context, run Hash, voter Address) (Hash, error)
+	// Sentence is where a conviction stands; id is Conviction.ID.
+	Sentence(ctx context.Context, id Hash) (Sentence, error)
 	SharesOf(ctx context.Context, run Hash, account Address) (ShareInfo, error)
 	Channel(ctx context.Context, id Hash) (Channel, error)
 	Params(ctx context.Context) (Params, error)

@@ -16,7 +16,7 @@ type Memory struct {
 // MemoryBook gives the contracts of a ledger in memory addresses of their own.
 func MemoryBook(chainID uint64) Book {
 	b := Book{ChainID: chainID, Contracts: map[Contract]Address{}}
-	for _, c := range []Contract{Token, Council, Timelock, Staking, ShareFactory, Runs, Settlement, Disputes, Equivocation, Vouchers} {
+	for _, c := range []Contract{Token, Council, Timelock, Staking, ShareFactory, Runs, Settlement, Disputes, Equivocation, Vouchers, Convictions} {
 		h := keccak([]byte(c))
 		b.Contracts[c] = Address(h[12:])
 	}
@@ -164,6 +164,11 @@ func (m *Memory) Committed(_ context.Context, run Hash, voter Address) (Hash, er
 	return read(m, func(s *State) (Hash, error) { return s.commits[voteKey{run, s.caseFor(run).Serial, voter}], nil })
 }
 
+// Sentence implements Ledger.
+func (m *Memory) Sentence(_ context.Context, id Hash) (Sentence, error) {
+	return read(m, func(s *State) (Sentence, error) { return *s.sentence(id), nil })
+}
+
 // SharesOf implements Ledger.
 func (m *Memory) SharesOf(_ context.Context, run Hash, account Address) (ShareInfo, error) {
 	return read(m, func(s *State) (ShareInfo, error) {
@@ -225,6 +230,11 @@ func (s *State) books(runs []Hash) []Line {
 			}
 		}
 	}
+	for _, x := range s.sentences {
+		if x.Phase == UnderAppeal {
+			owes[Convictions] = add(owes[Convictions], s.appealBond())
+		}
+	}
 	for _, c := range s.channels {
 		owes[Vouchers] = add(owes[Vouchers], sub(c.Deposit, c.Redeemed), c.Due)
 	}
@@ -232,7 +242,7 @@ func (s *State) books(runs []Hash) []Line {
 		owes[Vouchers] = add(owes[Vouchers], v)
 	}
 	var lines []Line
-	for _, c := range []Contract{Staking, Runs, Settlement, Disputes, Vouchers} {
+	for _, c := range []Contract{Staking, Runs, Settlement, Disputes, Vouchers, Convictions} {
 		lines = append(lines, Line{string(c), val(s.balance[s.book.Contracts[c]]), val(owes[c])})
 	}
 	for _, id := range runs {

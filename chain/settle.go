@@ -96,31 +96,39 @@ func (s *State) finalizeFast(a FinalizeFast) error {
 	if err != nil {
 		return err
 	}
-	digest := s.book.EpochDigest(&a.Epoch)
-	signers := make([]Address, len(a.Sigs))
-	for i, sig := range a.Sigs {
-		if signers[i], err = Recover(digest, sig); err != nil {
-			return refuse("BadSignature")
-		}
-	}
 	begin, _ := s.runs[a.Epoch.Run].Span(a.Epoch.Number)
-	sum, last := Int(0), Address{}
-	for _, key := range signers {
-		k := s.keys[key]
-		if k.Owner.IsZero() || k.Until != 0 {
-			return refuse("KeyUnknown")
-		}
-		if bytes.Compare(k.Owner[:], last[:]) <= 0 {
-			return refuse("Unordered")
-		}
-		last = k.Owner
-		sum = add(sum, s.weightAt(k.Owner, begin))
+	sum, err := s.tally(s.book.EpochDigest(&a.Epoch), a.Sigs, begin)
+	if err != nil {
+		return err
 	}
 	if !twoThirds(sum, s.total[Validator].at(begin)) {
 		return refuse("TooFewVotes")
 	}
 	s.finish(p, &a.Epoch, true)
 	return nil
+}
+
+// tally is the weight, at a time, of the owners of the hot keys that signed.
+func (s *State) tally(digest Hash, sigs [][]byte, begin uint64) (sum Amount, err error) {
+	signers := make([]Address, len(sigs))
+	for i, sig := range sigs {
+		if signers[i], err = Recover(digest, sig); err != nil {
+			return nil, refuse("BadSignature")
+		}
+	}
+	sum, last := Int(0), Address{}
+	for _, key := range signers {
+		k := s.keys[key]
+		if k.Owner.IsZero() || k.Until != 0 {
+			return nil, refuse("KeyUnknown")
+		}
+		if bytes.Compare(k.Owner[:], last[:]) <= 0 {
+			return nil, refuse("Unordered")
+		}
+		last = k.Owner
+		sum = add(sum, s.weightAt(k.Owner, begin))
+	}
+	return sum, nil
 }
 
 // twoThirds reports whether part is at least 2/3 of total, and total not zero.

@@ -29,7 +29,7 @@ func (s *State) stake(from Address, a Stake) error {
 		return refuse("EnforcedPause")
 	case !positive(a.Amount):
 		return refuse("ZeroAmount")
-	case !s.keys[from].Owner.IsZero():
+	case !s.keys[from].Owner.IsZero() && s.keys[from].Owner != from:
 		return refuse("KeyTaken")
 	}
 	if err := s.take(from, Staking, a.Amount); err != nil {
@@ -85,7 +85,7 @@ func (s *State) registerKey(from Address, a RegisterKey) error {
 	switch {
 	case s.Time > a.Deadline:
 		return refuse("Expired")
-	case a.Key == from || taken || len(s.stakeFor(a.Key, Trainer).active)+len(s.stakeFor(a.Key, Validator).active) > 0:
+	case taken, a.Key != from && len(s.stakeFor(a.Key, Trainer).active)+len(s.stakeFor(a.Key, Validator).active) > 0:
 		return refuse("KeyTaken")
 	}
 	who, err := Recover(s.book.KeyDigest(from, a.Key, s.nonces[from], a.Deadline), a.Sig)
@@ -120,7 +120,7 @@ func (s *State) accountOf(who Address) Address {
 // actorOf is whom a key acts for now.
 func (s *State) actorOf(who Address) (Address, error) {
 	k, ok := s.keys[who]
-	if !ok {
+	if !ok || k.Owner == who {
 		return who, nil
 	}
 	if k.Until != 0 {
@@ -131,7 +131,7 @@ func (s *State) actorOf(who Address) (Address, error) {
 
 // answerable is who answers for what a key has signed.
 func (s *State) answerable(key Address) (Address, error) {
-	if k := s.keys[key]; k.Until != 0 && s.Time > k.Until+s.cfg.UnbondDelay {
+	if k := s.keys[key]; k.Owner != key && k.Until != 0 && s.Time > k.Until+s.cfg.UnbondDelay {
 		return key, refuse("KeyUnknown")
 	}
 	return s.accountOf(key), nil

@@ -75,6 +75,8 @@ type State struct {
 	challenging map[accountOf]uint64
 	commits     map[voteKey]Hash
 	convicted   map[Hash]bool
+	sentences   map[Hash]*Sentence
+	appellants  map[Hash]Address // of sentences
 
 	channels  map[Hash]*Channel
 	opened    uint64
@@ -118,7 +120,7 @@ func NewState(cfg Config, book Book, now uint64) (*State, error) {
 		nonces: map[Address]uint64{}, runs: map[Hash]*runState{}, proposals: map[Hash]*Proposal{},
 		finals: map[Hash]Final{}, claimed: map[accountOf]Amount{}, bonds: map[Address]Amount{}, demands: map[demandKey]*demand{},
 		cases: map[Hash]*Case{}, challenging: map[accountOf]uint64{}, commits: map[voteKey]Hash{},
-		convicted: map[Hash]bool{}, channels: map[Hash]*Channel{}, royalties: map[Hash]Amount{},
+		convicted: map[Hash]bool{}, sentences: map[Hash]*Sentence{}, appellants: map[Hash]Address{}, channels: map[Hash]*Channel{}, royalties: map[Hash]Amount{},
 	}
 	for _, a := range []Amount{cfg.Supply, cfg.Minimum, cfg.Bond, cfg.ChallengeBond} {
 		if !fits(a) {
@@ -206,6 +208,14 @@ func (s *State) Apply(from Address, a Action) (Result, error) {
 		err = s.abandon(a.Run)
 	case Report:
 		err = s.report(from, a)
+	case Convict:
+		err = s.convict(a)
+	case AppealConviction:
+		err = s.appealConviction(from, a.ID)
+	case RuleConviction:
+		err = s.ruleConviction(from, a)
+	case ExecuteConviction:
+		err = s.executeConviction(a.ID)
 	case MintShares:
 		err = s.mintShares(a)
 	case TransferShares:

@@ -14,14 +14,14 @@ type assembly struct {
 	parent   *Commit
 	parentID wire.CID
 	votes    []*Message              // ascending by From, one a peer, all about parent
-	envelope func(wire.CID) *Message // a Delta or Join by ID, nil if it is not known
+	envelope func(wire.CID) *Message // a Delta, Join or Verdict by ID, nil if it is not known
 	past     func(wire.CID) *Commit  // ancestors of parent, and parent
 
 	// What assemble finds:
 	missing []wire.CID             // named by half but not known
 	weight  uint64                 // of the votes
 	vote    map[wire.PeerID]*Vote  // by voter
-	support map[wire.CID]uint64    // weight that names a delta or join
+	support map[wire.CID]uint64    // weight that names a delta, join or verdict
 	against map[wire.PeerID]uint64 // weight that names a peer for eviction
 	merged  []Weighted             // what the outer step applies
 }
@@ -34,26 +34,29 @@ func (a *assembly) assemble() (*Commit, error) {
 	if err := a.count(c); err != nil {
 		return nil, err
 	}
-	deltas, joins, evict, err := a.agreed()
+	in, err := a.agreed()
 	if err != nil || len(a.missing) > 0 {
 		return nil, err
 	}
 	for _, v := range a.votes {
 		c.Votes = append(c.Votes, v.Signed)
 	}
-	for _, d := range deltas {
+	for _, d := range in.deltas {
 		c.Deltas = append(c.Deltas, d.Signed)
 	}
-	for _, j := range joins {
+	for _, j := range in.joins {
 		c.Joins = append(c.Joins, j.Signed)
 	}
-	a.merged = merge(c.Round, deltas)
+	for _, v := range in.verdicts {
+		c.Verdicts = append(c.Verdicts, v.Signed)
+	}
 	voted := func(p wire.PeerID) bool { return a.vote[p] != nil }
-	c.Roster = nextRoster(a.cfg, a.parent, voted, evict, joins)
+	c.Cases, c.Convicted = a.judge(in.verdicts, in.evict, voted)
+	a.merged = merge(c.Round, in.deltas, c.Convicted)
+	c.Roster = nextRoster(a.cfg, a.parent, voted, c.Convicted, in.joins)
 	c.Cursor = a.parent.Cursor
 	if !stopped(a.cfg, a.parent.Round) {
-		n, _ := activeWeight(a.parent.Roster)
-		c.Cursor += uint64(n) * a.cfg.WindowsEach
+		c.Cursor += count(a.parent.Roster, trainer) * a.cfg.WindowsEach
 	}
 	if a.parent.Round == 0 {
 		return c, a.first(c)
@@ -87,6 +90,9 @@ func (a *assembly) count(c *Commit) error {
 		for _, id := range v.Joins {
 			a.support[id] += w
 		}
+		for _, id := range v.Verdicts {
+			a.support[id] += w
+		}
 		for _, p := range v.Evict {
 			a.against[p] += w
 		}
@@ -96,15 +102,20 @@ func (a *assembly) count(c *Commit) error {
 	}
 	total := uint64(len(a.support)) * memberWeight // round 0: the union of the joins named
 	if a.parent.Round > 0 {
-		_, total = activeWeight(a.parent.Roster)
+		total = activeWeight(a.parent.Roster)
 	}
 	c.Weak = !twoThirds(a.weight, total)
 	return nil
 }
 
-// agreed returns what at least half of the votes' weight names: deltas
-// ascending by block, joins ascending by peer, both then by ID.
-func (a *assembly) agreed() (deltas, joins []*Message, evict []wire.PeerID, err error) {
+// named is what at least half of the votes' weight names: deltas ascending by
+// block, joins by peer, both then by ID; verdicts by ID.
+type named struct {
+	deltas, joins, verdicts []*Message
+	evict                   []wire.PeerID
+}
+
+func (a *assembly) agreed() (in named, err error) {
 	for id, w := range a.support {
 		if !atLeastHalf(w, a.weight) {
 			continue
@@ -117,25 +128,31 @@ func (a *assembly) agreed() (deltas, joins []*Message, evict []wire.PeerID, err 
 		switch body := m.Body.(type) {
 		case *Delta:
 			if !votable(a.cfg, a.parent, m.From, body) {
-				return nil, nil, nil, fmt.Errorf("delta %s of %s has no place in round %d", id.Short(), m.From.Short(), a.parent.Round)
+				return in, fmt.Errorf("delta %s of %s has no place in round %d", id.Short(), m.From.Short(), a.parent.Round)
 			}
-			deltas = append(deltas, m)
+			in.deltas = append(in.deltas, m)
 		case *Join:
-			joins = append(joins, m)
+			in.joins = append(in.joins, m)
+		case *Verdict:
+			if err := admissible(a.cfg, a.parent, a.past, m); err != nil {
+				return in, fmt.Errorf("verdict %s of %s has no place in round %d: %w", id.Short(), m.From.Short(), a.parent.Round, err)
+			}
+			in.verdicts = append(in.verdicts, m)
 		default:
-			return nil, nil, nil, fmt.Errorf("votes name a %s", m.Kind)
+			return in, fmt.Errorf("votes name a %s", m.Kind)
 		}
 	}
 	slices.Sort(a.missing)
-	slices.SortFunc(deltas, byBlock)
-	slices.SortFunc(joins, func(x, y *Message) int { return cmp.Or(x.From.Compare(y.From), cmp.Compare(x.ID, y.ID)) })
+	slices.SortFunc(in.deltas, byBlock)
+	slices.SortFunc(in.joins, func(x, y *Message) int { return cmp.Or(x.From.Compare(y.From), cmp.Compare(x.ID, y.ID)) })
+	slices.SortFunc(in.verdicts, func(x, y *Message) int { return cmp.Compare(x.ID, y.ID) })
 	for p, w := range a.against {
-		if atLeastHalf(w, a.weight) {
-			evict = append(evict, p)
+		if e := memberIn(a.parent.Roster, p); atLeastHalf(w, a.weight) && (e == nil || !e.Banned) {
+			in.evict = append(in.evict, p)
 		}
 	}
-	slices.SortFunc(evict, wire.PeerID.Compare)
-	return deltas, joins, evict, nil
+	slices.SortFunc(in.evict, wire.PeerID.Compare)
+	return in, nil
 }
 
 func byBlock(x, y *Message) int {
@@ -143,8 +160,8 @@ func byBlock(x, y *Message) int {
 }
 
 // merge returns what the commit of that round applies of its deltas, which are
-// in the order of byBlock.
-func merge(round uint64, deltas []*Message) []Weighted {
+// in the order of byBlock: nothing of those whom it convicts.
+func merge(round uint64, deltas []*Message, convicted []Conviction) []Weighted {
 	type work struct {
 		peer  wire.PeerID
 		round uint64
@@ -153,8 +170,8 @@ func merge(round uint64, deltas []*Message) []Weighted {
 	out := make([]Weighted, 0, len(deltas))
 	for _, m := range deltas {
 		d := m.Body.(*Delta)
-		if done[work{m.From, d.Round}] {
-			continue // the same work for two siblings
+		if done[work{m.From, d.Round}] || isConvicted(convicted, m.From) {
+			continue // the same work for two siblings, or work that nobody wants
 		}
 		done[work{m.From, d.Round}] = true
 		out = append(out, Weighted{
@@ -167,9 +184,13 @@ func merge(round uint64, deltas []*Message) []Weighted {
 
 // votable reports whether a delta of p can enter a child of parent: on time
 // (trained from parent's state in its round, whatever sibling of parent it names)
-// or at most LateRounds late, by a member. That it is not in the chain yet is for the caller.
+// or at most LateRounds late, by a trainer, and auditable. That it is not in the
+// chain yet is for the caller.
 func votable(cfg *Config, parent *Commit, p wire.PeerID, d *Delta) bool {
-	if parent.Round == 0 || stopped(cfg, parent.Round) || activeIn(parent.Roster, p) == nil {
+	if parent.Round == 0 || stopped(cfg, parent.Round) || roleIn(parent.Roster, p, trainer) == nil {
+		return false
+	}
+	if cfg.AuditRate > 0 && !d.Trace.Defined() {
 		return false
 	}
 	if d.Round == parent.Round {
@@ -185,8 +206,8 @@ func (a *assembly) first(c *Commit) error {
 			return fmt.Errorf("first roster lacks its voter %s", p.Short())
 		}
 	}
-	if len(a.votes) < a.cfg.MinPeers {
-		return fmt.Errorf("first roster has %d members, the run wants %d", len(a.votes), a.cfg.MinPeers)
+	if n := count(c.Roster, trainer); n < uint64(a.cfg.MinPeers) {
+		return fmt.Errorf("first roster has %d trainers, the run wants %d", n, a.cfg.MinPeers)
 	}
 	c.Final, c.FinalRound, c.Changed = a.parentID, 0, 1
 	c.Voters = firstVoters(c.Roster)

@@ -6,4 +6,5 @@ package diloco
 const (
 	bugQuorum   = false
 	bugUnsorted = false
+	bugCase     = false
 )

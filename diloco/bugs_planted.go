@@ -9,17 +9,20 @@ import "fmt"
 var (
 	bugQuorum   bool // one member too few makes a quorum
 	bugUnsorted bool // deltas are merged in the order in which they were heard
+	bugCase     bool // half of the validators decide a case
 )
 
 // Plant turns one bug on, or all off with "".
 func Plant(bug string) error {
-	bugQuorum, bugUnsorted = false, false
+	bugQuorum, bugUnsorted, bugCase = false, false, false
 	switch bug {
 	case "":
 	case "quorum":
 		bugQuorum = true
 	case "unsorted":
 		bugUnsorted = true
+	case "case":
+		bugCase = true
 	default:
 		return fmt.Errorf("no bug is called %q", bug)
 	}

@@ -13,14 +13,17 @@ type Commit struct {
 	Version    uint64        `cbor:"version" json:"version"` // 1
 	Run        wire.CID      `cbor:"run" json:"run"`         // the manifest
 	Round      uint64        `cbor:"round" json:"round"`
-	Parent     wire.CID      `cbor:"parent" json:"parent"`   // undefined at genesis
-	Votes      []wire.Signed `cbor:"votes" json:"votes"`     // ascending by From
-	Deltas     []wire.Signed `cbor:"deltas" json:"deltas"`   // those that are in, ascending by block CID
-	Joins      []wire.Signed `cbor:"joins" json:"joins"`     // those that are in, ascending by From
-	Roster     []Member      `cbor:"roster" json:"roster"`   // ascending by Peer; who votes on the next commit
-	Voters     []Voter       `cbor:"voters" json:"voters"`   // ascending by Peer; what justifies the next commit
-	Changed    uint64        `cbor:"changed" json:"changed"` // the round whose commit last exchanged Voters
-	Final      wire.CID      `cbor:"final" json:"final"`     // the last final commit by the word of its votes
+	Parent     wire.CID      `cbor:"parent" json:"parent"`       // undefined at genesis
+	Votes      []wire.Signed `cbor:"votes" json:"votes"`         // ascending by From
+	Deltas     []wire.Signed `cbor:"deltas" json:"deltas"`       // those that are in, ascending by block CID
+	Joins      []wire.Signed `cbor:"joins" json:"joins"`         // those that are in, ascending by From
+	Verdicts   []wire.Signed `cbor:"verdicts" json:"verdicts"`   // those that are in, ascending by ID
+	Cases      []Case        `cbor:"cases" json:"cases"`         // open accusations after this commit, ascending by Subject, then Segment
+	Convicted  []Conviction  `cbor:"convicted" json:"convicted"` // by this commit, ascending by Peer
+	Roster     []Member      `cbor:"roster" json:"roster"`       // ascending by Peer; who votes on the next commit
+	Voters     []Voter       `cbor:"voters" json:"voters"`       // ascending by Peer; what justifies the next commit
+	Changed    uint64        `cbor:"changed" json:"changed"`     // the round whose commit last exchanged Voters
+	Final      wire.CID      `cbor:"final" json:"final"`         // the last final commit by the word of its votes
 	FinalRound uint64        `cbor:"finalRound" json:"finalRound"`
 	State      wire.CID      `cbor:"state" json:"state"`   // S_round, a UnixFS directory
 	Cursor     uint64        `cbor:"cursor" json:"cursor"` // data windows handed out before the next round
@@ -35,7 +38,37 @@ type Member struct {
 	Weight  uint64      `cbor:"weight" json:"weight"`
 	Since   uint64      `cbor:"since" json:"since"`   // the round that it entered
 	Silent  uint64      `cbor:"silent" json:"silent"` // commits in a row without a vote of its
-	Banned  bool        `cbor:"banned" json:"banned"` // convicted of equivocation: no vote, no return
+	Banned  bool        `cbor:"banned" json:"banned"` // convicted of equivocation or by a case: no vote, no return
+	Coin    [32]byte    `cbor:"coin" json:"-"`        // of a validator: as in its Join; of others zero
+}
+
+// A Case is an open accusation: some validator found a piece of work Wrong or
+// Withheld, and the others look again. It is closed by 2/3 of the validators'
+// weight either way, never by fewer than two of them, or when the work's audit window ends.
+//
+//   - Wrong at 2/3: Peer is convicted, and so are the validators that said Pass.
+//   - Pass at 2/3: those that said Wrong are. (Withheld may have been true when it was said.) An accused
+//     validator counts: its verdict was its word.
+//   - Wrong and Withheld together at 2/3: Peer is, once it has voted for some rounds with the case open.
+type Case struct {
+	Subject  wire.CID      `cbor:"subject" json:"subject"`
+	Peer     wire.PeerID   `cbor:"peer" json:"peer"`   // the accused
+	Round    uint64        `cbor:"round" json:"round"` // of the delta audited
+	Segment  uint64        `cbor:"segment" json:"segment"`
+	Opened   uint64        `cbor:"opened" json:"opened"`     // the round of the commit that opened it
+	Evidence wire.CID      `cbor:"evidence" json:"evidence"` // of the first accuser
+	Pass     []wire.PeerID `cbor:"pass" json:"pass"`         // validators, ascending
+	Wrong    []wire.PeerID `cbor:"wrong" json:"wrong"`
+	Withheld []wire.PeerID `cbor:"withheld" json:"withheld"`
+}
+
+// A Conviction says whom a commit bans, and for what.
+type Conviction struct {
+	Peer     wire.PeerID `cbor:"peer" json:"peer"`
+	Why      string      `cbor:"why" json:"why"`         // "equivocation", "wrong work", "withheld", "false verdict"
+	Subject  wire.CID    `cbor:"subject" json:"subject"` // of the case; undefined for equivocation
+	Segment  uint64      `cbor:"segment" json:"segment"`
+	Evidence wire.CID    `cbor:"evidence" json:"evidence"`
 }
 
 // A Voter's weight counts for finality. It changes only when a commit becomes

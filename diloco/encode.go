@@ -51,14 +51,16 @@ func DecodeCommit(b []byte) (*Commit, error) {
 		return nil, errors.New("commit: too many votes, joins or deltas")
 	case len(c.Roster) > 2*MaxRoster || len(c.Voters) > 4*MaxRoster:
 		return nil, errors.New("commit: roster or voters are too long")
+	case len(c.Verdicts) > 2*MaxVerdicts || len(c.Cases) > MaxCases || len(c.Convicted) > 2*MaxRoster:
+		return nil, errors.New("commit: too many verdicts, cases or convictions")
 	}
 	return c, nil
 }
 
 // Merged returns what the outer step of c applied: one delta a peer and
 // round, ascending by the CID of its block (then of its envelope), weighted by
-// its tokens, halved for each round that it was late. It is nil if a delta of
-// c does not decode, which VerifyCommit excludes.
+// its tokens, halved for each round that it was late; nothing of a peer that c
+// convicts. It is nil if a delta of c does not decode, which VerifyCommit excludes.
 func (c *Commit) Merged() []Weighted {
 	deltas := make([]*Message, len(c.Deltas))
 	for i := range c.Deltas {
@@ -68,5 +70,5 @@ func (c *Commit) Merged() []Weighted {
 		}
 		deltas[i] = m
 	}
-	return merge(c.Round, deltas)
+	return merge(c.Round, deltas, c.Convicted)
 }

@@ -48,6 +48,9 @@ type (
 	// Trained answers Train, after all steps or after a Cut. Delta's Parent,
 	// Round and State are those of Train. Steps of 0 says that there is nothing to send.
 	Trained struct{ Delta Delta }
+	// Audited: this validator's audit has ended, whether the machine asked for it
+	// or not; it says Verdict, unless it has said the opposite.
+	Audited struct{ Verdict Verdict }
 	// LeaveAsked: the user wants to go; a Join with Leave is sent.
 	LeaveAsked struct{}
 	// Tick: the time that Wake named has come. Harmless at any time.
@@ -160,6 +163,7 @@ func (CommitFetched) event() {}
 func (Merged) event()        {}
 func (StateFetched) event()  {}
 func (Trained) event()       {}
+func (Audited) event()       {}
 func (LeaveAsked) event()    {}
 func (Tick) event()          {}
 
@@ -185,7 +189,8 @@ type Config struct {
 	Run     wire.CID
 	Self    wire.PeerID
 	Address [20]byte
-	Role    string // "trainer"; "observer" follows the chain and never votes
+	Role    string   // "trainer"; "validator" audits instead of training; "observer" follows the chain and never votes
+	Coin    [32]byte // of a validator, for its Join
 
 	MinPeers    int           // how many joiners make the first roster; at least 1
 	Deadline    time.Duration // the longest that a round waits for deltas after its head was adopted
@@ -194,6 +199,12 @@ type Config struct {
 	LateRounds  uint64        // how many rounds late a delta may be; default 2
 	StopRound   uint64        // the round after which nobody trains; 0 is never
 	WindowsEach uint64        // data windows that a round sets aside for each trainer
+	AuditRate   uint64        // share of deltas that each validator audits, in parts per 10,000; 0: there are no verdicts
+	Segments    uint64        // into how many segments a whole inner phase is cut for audits; default 4
+	AuditWindow uint64        // rounds for which audit material is served, verdicts are heard and a case stays open; default 8
+	// Vouch says whether this peer names a validator's Join in its votes: on the
+	// run's ledger it has stake. Nil vouches for all. Unlike Admit it is this peer's own view.
+	Vouch func(wire.PeerID, *Join) bool
 	// Admit decides from the manifest alone whether a peer may join. Nil admits all.
 	Admit func(wire.PeerID, [20]byte) bool
 	// Verify checks the signature of an envelope inside a fetched commit.

@@ -8,8 +8,9 @@ import (
 const maxEvidence = 64
 
 // conflict reports whether one peer must not have said both a and b: two
-// deltas or two votes for one parent, two attestations for one round, or one
-// attestation that surrounds another (Casper FFG, conditions I and II).
+// deltas or two votes for one parent, two attestations for one round, one
+// attestation that surrounds another (Casper FFG, conditions I and II), or two
+// opposite verdicts.
 func conflict(a, b *Message) bool {
 	if a.From != b.From || a.Run != b.Run || a.ID == b.ID {
 		return false
@@ -26,6 +27,9 @@ func conflict(a, b *Message) bool {
 		return ok && (x.Round == y.Round ||
 			x.SourceRound < y.SourceRound && y.Round < x.Round ||
 			y.SourceRound < x.SourceRound && x.Round < y.Round)
+	case *Verdict:
+		y, ok := b.Body.(*Verdict)
+		return ok && x.about() == y.about() && x.Finding != y.Finding && x.Finding != Withheld && y.Finding != Withheld
 	}
 	return false
 }

@@ -39,7 +39,7 @@ func (m *Machine) tryFirstVote() {
 	if _, said := m.voted[m.head.id]; said || m.floor > 0 || m.silent() || m.leaving || m.joins[m.cfg.Self] == nil {
 		return
 	}
-	if len(m.joins) < m.cfg.MinPeers {
+	if trainers(m.joins) < m.cfg.MinPeers {
 		return
 	}
 	quiet, latest := m.r.lastJoin.Add(m.joinGrace()), m.r.adopted.Add(8*m.joinGrace())
@@ -51,13 +51,27 @@ func (m *Machine) tryFirstVote() {
 		m.at(due)
 		return
 	}
-	if len(m.firstJoins()) < m.cfg.MinPeers {
+	first := map[wire.PeerID]*Message{}
+	for _, j := range m.firstJoins() {
+		first[j.From] = j
+	}
+	if trainers(first) < m.cfg.MinPeers {
 		return
 	}
 	if m.begun() {
 		return // there are commits to follow
 	}
-	m.vote(nil)
+	m.vote(nil, nil)
+}
+
+// trainers counts the Joins of trainers.
+func trainers(joins map[wire.PeerID]*Message) (n int) {
+	for _, j := range joins {
+		if j.Body.(*Join).Role == trainer {
+			n++
+		}
+	}
+	return n
 }
 
 // tryFirst derives C_1.
@@ -73,7 +87,11 @@ func (m *Machine) tryFirst() {
 		return
 	}
 	votes, named := m.firstVotes(b)
-	if len(votes) < m.cfg.MinPeers || len(votes) == 0 {
+	voters := map[wire.PeerID]*Message{}
+	for _, v := range votes {
+		voters[v.From] = m.joins[v.From]
+	}
+	if trainers(voters) < m.cfg.MinPeers || len(votes) == 0 {
 		return
 	}
 	if len(votes) < len(named) || len(named) < len(m.firstJoins()) {

@@ -10,12 +10,14 @@ import (
 
 // FuzzOpen: no body makes a decoder panic, and what is accepted has one form.
 func FuzzOpen(f *testing.F) {
-	s, _, c := grown(f, 3)
-	for kind := wire.KindJoin; kind <= wire.KindAnnounce; kind++ {
+	s, _, c := audited(f, 4)
+	for kind := wire.KindJoin; kind <= wire.KindTally; kind++ {
 		f.Add(uint8(kind), c.Votes[0].Body)
 	}
-	for _, m := range s.peers[0].own {
-		f.Add(uint8(m.Kind), m.Body)
+	for _, p := range s.peers {
+		for _, m := range p.own {
+			f.Add(uint8(m.Kind), m.Body)
+		}
 	}
 	f.Fuzz(func(t *testing.T, kind uint8, body []byte) {
 		msg := wire.Signed{Kind: wire.Kind(kind), Run: s.cfg.Run, From: s.peers[0].key.Peer(), Body: body}
@@ -58,7 +60,11 @@ func FuzzStep(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	s := newSwarm(f, 4, Config{StopRound: 9, LateRounds: 2})
+	s := newSwarm(f, 4, Config{StopRound: 9, LateRounds: 2, AuditRate: 9_000, AuditWindow: 4})
+	s.cfg.Role = validator
+	for i := range 2 {
+		s.add(testKey(f, 4+i))
+	}
 	s.to(5)
 	chain := s.chain(s.peers[0])
 	var cids []wire.CID
@@ -70,9 +76,14 @@ func FuzzStep(f *testing.F) {
 		old = append(old, c.Votes...)
 		old = append(old, c.Deltas...)
 		old = append(old, c.Joins...)
+		old = append(old, c.Verdicts...)
+		for _, list := range [][]wire.Signed{c.Deltas, c.Verdicts} {
+			for i := range list {
+				cids = append(cids, list[i].ID())
+			}
+		}
 	}
 	cids = append(cids, "", wire.SumCID(wire.CodecRaw, []byte("nothing")), wire.SumCID(wire.CodecDagCBOR, []byte("nowhere")))
-	self := s.peers[0].key
 	var peers []*wire.Key
 	for i := range 6 {
 		peers = append(peers, testKey(f, i))
@@ -81,6 +92,11 @@ func FuzzStep(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := &taker{b}
 		cfg := s.cfg
+		self := s.peers[0].key
+		if cfg.Role = trainer; in.byte()%2 == 0 {
+			self = s.peers[4].key
+			cfg.Role, cfg.Coin = validator, swarmCoin(self).Root()
+		}
 		cfg.Self = self.Peer()
 		cfg.Verify = func(*wire.Signed) error { return nil }
 		m := New(cfg, s.genesis)
@@ -152,15 +168,35 @@ func FuzzStep(f *testing.F) {
 				m.Judge(&msg)
 				return Heard{msg}
 			}
-			switch in.byte() % 14 {
+			verdict := func() *Verdict {
+				v := &Verdict{Subject: cid(), Peer: pick(in, peers).Peer(), Round: pick(in, rounds), Segment: uint64(in.byte() % 5), Finding: Finding(in.byte() % 3)}
+				if v.Finding != Withheld {
+					v.Work = []byte{1}
+				}
+				if v.Finding != Pass {
+					v.Evidence = cid()
+				}
+				if in.byte()%2 == 0 {
+					v.Coin = swarmCoin(s.peers[4].key).Reveal(v.Round)
+				}
+				return v
+			}
+			switch in.byte() % 17 {
 			case 0:
-				ev = hear(wire.KindJoin, &Join{Since: cid(), Round: pick(in, rounds), Role: "trainer", Leave: in.byte()%4 == 0})
+				j := &Join{Since: cid(), Round: pick(in, rounds), Role: trainer, Leave: in.byte()%4 == 0}
+				if in.byte()%2 == 0 {
+					j.Role, j.Coin = validator, [32]byte{1}
+				}
+				ev = hear(wire.KindJoin, j)
 			case 1, 2:
-				ev = hear(wire.KindDelta, &Delta{Parent: cid(), Round: pick(in, rounds), State: cid(), Block: cid(), Steps: 1, Tokens: uint64(in.byte()) + 1})
+				ev = hear(wire.KindDelta, &Delta{Parent: cid(), Round: pick(in, rounds), State: cid(), Block: cid(), Steps: 1, Tokens: uint64(in.byte()) + 1, Trace: cid()})
 			case 3, 4:
 				v := &Vote{Parent: cid(), Round: pick(in, rounds), Final: cid(), FinalRound: pick(in, rounds)}
 				for range in.byte() % 4 {
 					v.Deltas = append(v.Deltas, cid())
+				}
+				for range in.byte() % 3 {
+					v.Verdicts = append(v.Verdicts, cid())
 				}
 				for range in.byte() % 2 {
 					v.Evict = append(v.Evict, pick(in, peers).Peer())
@@ -189,13 +225,17 @@ func FuzzStep(f *testing.F) {
 			case 11:
 				ev = StateFetched{State: cid()}
 			case 12:
-				ev = Trained{Delta{Parent: train.Head, Round: train.Round, State: train.State, Block: cid(), Steps: uint64(in.byte()), Tokens: uint64(in.byte())}}
+				ev = Trained{Delta{Parent: train.Head, Round: train.Round, State: train.State, Block: cid(), Steps: uint64(in.byte()), Tokens: uint64(in.byte()), Trace: cid()}}
 			case 13:
 				now = now.Add(time.Duration(in.byte()) * time.Second)
 				if w := m.Wake(); in.byte()%2 == 0 && w.After(now) {
 					now = w
 				}
 				ev = Tick{}
+			case 14, 15:
+				ev = hear(wire.KindVerdict, verdict())
+			case 16:
+				ev = Audited{*verdict()}
 			}
 			if ev != nil {
 				take(m.Step(now, ev))

@@ -28,7 +28,7 @@ func (m *Machine) Judge(s *wire.Signed) wire.Judgement {
 			return wire.Ignore
 		}
 	case *Delta:
-		if n := m.nodes[body.Parent]; n != nil && (n.round != body.Round || n.c.State != body.State) {
+		if n := m.nodes[body.Parent]; n != nil && (n.round != body.Round || n.c.State != body.State) || m.cfg.AuditRate > 0 && !body.Trace.Defined() {
 			return wire.Reject
 		}
 		if body.Round+m.cfg.LateRounds < h || known(body.Round) && !m.counts(msg.From) {
@@ -50,6 +50,8 @@ func (m *Machine) Judge(s *wire.Signed) wire.Judgement {
 		if body.Round < m.root.round || known(body.Round) && !m.counts(msg.From) && m.nodes[body.Head] == nil {
 			return wire.Ignore
 		}
+	case *Verdict:
+		return m.judgeVerdict(msg, body)
 	case *Evidence:
 		if m.convicted[body.A.From] != nil {
 			return wire.Ignore

@@ -6,8 +6,12 @@ import (
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
-// observer is the role of a peer that follows and says nothing.
-const observer = "observer"
+// Roles. An observer follows and says nothing; the others are a Member's.
+const (
+	trainer   = "trainer"
+	validator = "validator"
+	observer  = "observer"
+)
 
 // defaultDeadline is Config.Deadline's default.
 const defaultDeadline = time.Minute
@@ -42,6 +46,8 @@ type Machine struct {
 	convicted map[wire.PeerID]*Evidence
 	evidence  []*Message
 	proofs    map[wire.PeerID]*Message
+	verdicts  map[wire.CID]*Message
+	audits    map[wire.PeerID][]*Message // the verdicts of each
 	seq       int
 
 	// What this peer said. Each is noted when Sign is asked for, so that nothing
@@ -54,6 +60,7 @@ type Machine struct {
 	lastJoin                 *Message
 	joinAsked                uint64   // round of the last Join asked for, plus 1
 	open                     []*delta // own, neither in a final commit nor expired
+	judged                   map[about]judgement
 
 	// What is being fetched or computed. See sync.go.
 	wants      map[wire.CID]*want
@@ -99,6 +106,9 @@ func New(cfg Config, genesis *Commit) *Machine {
 		ballots:   map[wire.CID]*ballot{},
 		convicted: map[wire.PeerID]*Evidence{},
 		proofs:    map[wire.PeerID]*Message{},
+		verdicts:  map[wire.CID]*Message{},
+		audits:    map[wire.PeerID][]*Message{},
+		judged:    map[about]judgement{},
 		voted:     map[wire.CID]uint64{},
 		sentDelta: map[wire.CID]uint64{},
 		saying:    map[wire.CID]bool{},
@@ -220,6 +230,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 		m.stateFetched(ev)
 	case Trained:
 		m.trained(ev)
+	case Audited:
+		m.audited(ev)
 	case LeaveAsked:
 		m.leave()
 	}

@@ -227,3 +227,44 @@ func TestQuietAfterDone(t *testing.T) {
 		t.Errorf("the end of round 4 took until round %d", round)
 	}
 }
+
+// A trainer that comes back as a validator leaves and joins anew: its slot is
+// free, its coin is in the roster, and it audits.
+func TestRoleChange(t *testing.T) {
+	s := newSwarm(t, 4, Config{StopRound: 16, AuditRate: 10_000, MinPeers: 3, WindowsEach: 5})
+	s.to(4)
+	p := s.peers[1]
+	keep := p.m.Status().Keep
+	chain := slices.DeleteFunc(s.chain(p), func(c *Commit) bool { return c.Round < keep })
+	cfg := s.cfg
+	cfg.Self, cfg.Role, cfg.Coin = p.key.Peer(), validator, swarmCoin(p.key).Root()
+	p.m = New(cfg, s.genesis)
+	s.queue = nil
+	s.perform(p, p.m.Restore(s.now, chain, p.own))
+	for _, q := range s.peers {
+		for _, msg := range p.m.Messages() {
+			s.step(q, Heard{msg})
+		}
+	}
+	s.to(12)
+	c := s.chain(s.peers[0])[12]
+	e := memberIn(c.Roster, cfg.Self)
+	if e == nil || e.Role != validator || e.Coin != cfg.Coin || e.Since <= 4 || count(c.Roster, trainer) != 3 {
+		t.Fatalf("%+v", e)
+	}
+	if st := p.m.Status(); st.Role != validator || st.Phase == "training" {
+		t.Errorf("it is %s as a %s", st.Phase, st.Role)
+	}
+	words := 0
+	for i, k := range s.chain(s.peers[0]) {
+		words += len(k.Verdicts)
+		if k.Round > e.Since && k.Round < 13 {
+			if got := k.Cursor - s.chain(s.peers[0])[i-1].Cursor; got != 15 {
+				t.Errorf("round %d hands out %d windows, want those of three trainers", k.Round, got)
+			}
+		}
+	}
+	if words == 0 {
+		t.Error("no verdict of its is in the chain")
+	}
+}

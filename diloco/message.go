@@ -10,7 +10,8 @@ import "github.com/shoalnet/shoal/p2p/wire"
 type Join struct {
 	Since   wire.CID `cbor:"since"`   // a recent commit of the chain: makes old Joins worthless
 	Round   uint64   `cbor:"round"`   // Since's round
-	Role    string   `cbor:"role"`    // "trainer"
+	Role    string   `cbor:"role"`    // "trainer" or "validator"
+	Coin    [32]byte `cbor:"coin"`    // of a validator: the root of its audit coin (audit.Coin); of others zero
 	Address [20]byte `cbor:"address"` // where it wants to be paid
 	Leave   bool     `cbor:"leave"`
 }
@@ -31,15 +32,51 @@ type Delta struct {
 	Steps  uint64   `cbor:"steps"`  // inner steps done
 	Tokens uint64   `cbor:"tokens"` // tokens trained on: its weight in the mean
 	Loss   float64  `cbor:"loss"`   // mean training loss over the inner steps, nats per token; advisory
-	Trace  wire.CID `cbor:"trace"`  // audit material; undefined where there is none
+	Trace  wire.CID `cbor:"trace"`  // audit material (audit.Trace); undefined where the run audits nobody
+
+	// Epoch and Receipt are for the run's ledger: Receipt is the sender's
+	// signature over the receipt of this delta (chain.Receipt of kind Training,
+	// subject the digest of Block, units Tokens) in that epoch of the chain. Empty: the
+	// sender settles nowhere and is not paid. The commit chain gives it no meaning.
+	Epoch   uint64 `cbor:"epoch"`
+	Receipt []byte `cbor:"receipt"` // 65 bytes or none
+}
+
+// A Finding is what a validator found.
+type Finding uint8
+
+// Findings. Withheld says that the audit material could not be had: it may turn
+// up, so it can be followed by one of the other two, which are for good.
+const (
+	Pass Finding = iota
+	Wrong
+	Withheld
+)
+
+// A Verdict is one validator's word on one segment of a piece of work: of a
+// trainer's delta or, with the segment of that, of another validator's Verdict that
+// passed it. A fail is evidence, not a sentence: see Case.
+type Verdict struct {
+	Subject  wire.CID    `cbor:"subject"`  // ID of the Delta or Verdict envelope
+	Peer     wire.PeerID `cbor:"peer"`     // who signed Subject
+	Round    uint64      `cbor:"round"`    // of the delta audited
+	Segment  uint64      `cbor:"segment"`  // of its trace, from 0
+	Finding  Finding     `cbor:"finding"`  //
+	Evidence wire.CID    `cbor:"evidence"` // audit.Evidence; undefined for Pass
+	Work     []byte      `cbor:"work"`     // what only a replay yields, bound to the validator's coin: one TOPLOC record; empty for Withheld
+	Coin     []byte      `cbor:"coin"`     // the coin's reveal for Round (audit.Coin.Reveal); empty where an open case is the reason
+
+	Epoch   uint64 `cbor:"epoch"`   // as Delta's; the receipt is of kind Validation, subject the digest of Subject, units 1
+	Receipt []byte `cbor:"receipt"` //
 }
 
 // A Vote says what its sender holds, has checked and can serve. One a parent.
 type Vote struct {
 	Parent     wire.CID      `cbor:"parent"`
 	Round      uint64        `cbor:"round"`      // Parent's round
-	Deltas     []wire.CID    `cbor:"deltas"`     // IDs of Delta envelopes, ascending
-	Joins      []wire.CID    `cbor:"joins"`      // IDs of Join envelopes, ascending
+	Deltas     Names         `cbor:"deltas"`     // IDs of Delta envelopes, ascending
+	Joins      Names         `cbor:"joins"`      // IDs of Join envelopes, ascending
+	Verdicts   Names         `cbor:"verdicts"`   // IDs of Verdict envelopes, ascending
 	Evict      []wire.PeerID `cbor:"evict"`      // proven equivocators, ascending
 	Final      wire.CID      `cbor:"final"`      // the last final commit that it knows
 	FinalRound uint64        `cbor:"finalRound"` // Final's round
@@ -57,7 +94,7 @@ type Attest struct {
 
 // Evidence convicts one peer by two of its own signatures: two deltas or
 // votes for one parent, two attestations for one round, or one that
-// surrounds another.
+// surrounds another; or a Pass and a Wrong about the same segment.
 type Evidence struct {
 	A wire.Signed `cbor:"a"`
 	B wire.Signed `cbor:"b"`

@@ -60,6 +60,8 @@ func (m *Machine) hear(s *wire.Signed) {
 		m.hearAttest(msg)
 	case *Evidence:
 		m.hearEvidence(msg, body)
+	case *Verdict:
+		m.hearVerdict(msg, body)
 	}
 }
 
@@ -113,6 +115,8 @@ func (m *Machine) hearDelta(msg *Message, d *Delta) {
 	switch {
 	case n != nil && (n.round != d.Round || n.c.State != d.State):
 		m.refuseMessage(msg, "bad state")
+	case m.cfg.AuditRate > 0 && !d.Trace.Defined():
+		m.refuseMessage(msg, "no trace")
 	case own && (m.restoring || m.saying[d.Parent]):
 		delete(m.saying, d.Parent)
 		m.addDelta(msg)
@@ -155,11 +159,11 @@ func (m *Machine) forgetDelta(x *delta) {
 	}
 }
 
-// refuseMessage does without a Delta or Join, but keeps the envelope for a while: if
-// half of the votes name it, the commit needs it, whatever its sender is worth.
+// refuseMessage does without a Delta, Join or Verdict, but keeps the envelope for a while:
+// if half of the votes name it, the commit needs it, whatever its sender is worth.
 func (m *Machine) refuseMessage(msg *Message, why string) {
 	m.reject(why)
-	if msg.Kind != wire.KindDelta && msg.Kind != wire.KindJoin || m.spare[msg.ID] != nil {
+	if msg.Kind != wire.KindDelta && msg.Kind != wire.KindJoin && msg.Kind != wire.KindVerdict || m.spare[msg.ID] != nil {
 		return
 	}
 	m.seq++
@@ -171,13 +175,16 @@ func (m *Machine) refuseMessage(msg *Message, why string) {
 	}
 }
 
-// envelope finds a Delta or Join by its ID.
+// envelope finds a Delta, Join or Verdict by its ID.
 func (m *Machine) envelope(id wire.CID) *Message {
 	if x := m.deltas[id]; x != nil {
 		return x.msg
 	}
 	if j := m.joinsByID[id]; j != nil {
 		return j
+	}
+	if v := m.verdicts[id]; v != nil {
+		return v
 	}
 	return m.spare[id]
 }
@@ -206,7 +213,7 @@ func (m *Machine) haveDelta(x *delta) {
 // onTime reports whether x is work of this round by somebody whom the round expects.
 func (m *Machine) onTime(x *delta) bool {
 	return x.d.Round == m.head.round && x.d.State == m.head.c.State &&
-		m.convicted[x.msg.From] == nil && activeIn(m.head.c.Roster, x.msg.From) != nil
+		m.convicted[x.msg.From] == nil && roleIn(m.head.c.Roster, x.msg.From, trainer) != nil
 }
 
 // fetchDelta asks for the block of x, if it may be of use and is not here.
@@ -215,7 +222,7 @@ func (m *Machine) fetchDelta(x *delta) {
 		return
 	}
 	soon := x.d.Round+m.cfg.LateRounds >= m.head.round && x.d.Round <= m.head.round+1 &&
-		m.convicted[x.msg.From] == nil && activeIn(m.head.c.Roster, x.msg.From) != nil &&
+		m.convicted[x.msg.From] == nil && roleIn(m.head.c.Roster, x.msg.From, trainer) != nil &&
 		!m.head.has(x.msg.From, x.d.Round)
 	if !soon && !x.needed {
 		return
@@ -401,6 +408,7 @@ func (m *Machine) pruneMessages() {
 			m.forgetDelta(x)
 		}
 	}
+	m.pruneVerdicts()
 	for id, b := range m.ballots {
 		if n := m.nodes[id]; b.round+2 < m.final.round || n == nil && b.round < m.final.round {
 			delete(m.ballots, id)

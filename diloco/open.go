@@ -6,15 +6,21 @@ import (
 	"slices"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // Bounds. A full roster's commit must fit one block of 2 MiB, the most that
-// stock IPFS clients fetch: MaxRoster votes of MaxNames names of 41 bytes.
+// stock IPFS clients fetch: MaxRoster votes of MaxNames names of 32 bytes, the
+// envelopes named, and the open cases with every validator's word.
 const (
-	MaxCommit = 2 << 20 // bytes of an encoded commit
-	MaxRoster = 200     // active members
-	MaxNames  = 224     // deltas and joins that one vote names
-	MaxEvict  = 32      // peers that one vote wants evicted
+	MaxCommit   = 2 << 20 // bytes of an encoded commit
+	MaxRoster   = 200     // active members
+	MaxNames    = 224     // deltas, joins and verdicts that one vote names
+	MaxVerdicts = 48      // of these, verdicts
+	MaxEvict    = 16      // peers that one vote wants evicted
+	MaxCases    = 32      // open at a time
+	MaxSegments = 64      // of one inner phase
+	maxWork     = 512     // bytes of a verdict's work: one TOPLOC record
 	// KeepStates is how many rounds behind the head a shell must keep the states
 	// that it made or fetched.
 	KeepStates = 8
@@ -27,7 +33,7 @@ const (
 type Message struct {
 	wire.Signed
 	ID   wire.CID // (*wire.Signed).ID
-	Body any      // *Join, *Delta, *Vote, *Attest or *Evidence
+	Body any      // *Join, *Delta, *Vote, *Attest, *Evidence or *Verdict
 }
 
 // Open decodes the body of an envelope and checks its bounds and form. It does
@@ -48,6 +54,8 @@ func Open(s *wire.Signed) (*Message, error) {
 		body = new(Attest)
 	case wire.KindEvidence:
 		body = new(Evidence)
+	case wire.KindVerdict:
+		body = new(Verdict)
 	default:
 		return nil, fmt.Errorf("message kind %d is none of a run's", s.Kind)
 	}
@@ -66,8 +74,10 @@ func (j *Join) check() error {
 		return errors.New("since is undefined")
 	case j.Round > maxRound:
 		return fmt.Errorf("round %d is out of range", j.Round)
-	case j.Role != "trainer":
-		return fmt.Errorf("role is not trainer")
+	case j.Role != trainer && j.Role != validator:
+		return errors.New("role is neither trainer nor validator")
+	case (j.Role == validator) != (j.Coin != [32]byte{}):
+		return errors.New("a validator, and nobody else, has a coin")
 	}
 	return nil
 }
@@ -83,7 +93,34 @@ func (d *Delta) check() error {
 	case d.Bytes > maxBytes:
 		return fmt.Errorf("payload of %d bytes is over the limit", d.Bytes)
 	}
+	return checkReceipt(d.Epoch, d.Receipt)
+}
+
+func checkReceipt(epoch uint64, receipt []byte) error {
+	if epoch > maxRound || len(receipt) != 0 && len(receipt) != 65 {
+		return fmt.Errorf("receipt of %d bytes for epoch %d is out of range", len(receipt), epoch)
+	}
 	return nil
+}
+
+func (v *Verdict) check() error {
+	switch {
+	case !v.Subject.Defined() || v.Peer.IsZero():
+		return errors.New("subject or peer is undefined")
+	case v.Round < 1 || v.Round > maxRound:
+		return fmt.Errorf("round %d is out of range", v.Round)
+	case v.Segment >= MaxSegments:
+		return fmt.Errorf("segment %d is out of range", v.Segment)
+	case v.Finding > Withheld:
+		return fmt.Errorf("finding %d is none", v.Finding)
+	case (v.Finding == Pass) == v.Evidence.Defined():
+		return errors.New("an accusation, and nothing else, has evidence")
+	case v.Finding == Pass && len(v.Work) == 0 || v.Finding == Withheld && len(v.Work) > 0 || len(v.Work) > maxWork:
+		return fmt.Errorf("work of %d bytes is out of range", len(v.Work))
+	case len(v.Coin) != 0 && len(v.Coin) != audit.RevealSize:
+		return fmt.Errorf("coin of %d bytes is out of range", len(v.Coin))
+	}
+	return checkReceipt(v.Epoch, v.Receipt)
 }
 
 func (v *Vote) check() error {
@@ -92,12 +129,12 @@ func (v *Vote) check() error {
 		return errors.New("parent or final is undefined")
 	case v.Round > maxRound || v.FinalRound > v.Round:
 		return fmt.Errorf("round %d or final round %d is out of range", v.Round, v.FinalRound)
-	case len(v.Deltas)+len(v.Joins) > MaxNames:
-		return fmt.Errorf("names %d deltas and joins, over the limit of %d", len(v.Deltas)+len(v.Joins), MaxNames)
+	case len(v.Deltas)+len(v.Joins)+len(v.Verdicts) > MaxNames || len(v.Verdicts) > MaxVerdicts:
+		return fmt.Errorf("names %d deltas, joins and verdicts, over the limit of %d, or more than %d verdicts", len(v.Deltas)+len(v.Joins)+len(v.Verdicts), MaxNames, MaxVerdicts)
 	case len(v.Evict) > MaxEvict:
 		return fmt.Errorf("evicts %d peers, over the limit of %d", len(v.Evict), MaxEvict)
-	case !ascending(v.Deltas) || !ascending(v.Joins):
-		return errors.New("deltas or joins are not ascending")
+	case !ascending(v.Deltas) || !ascending(v.Joins) || !ascending(v.Verdicts):
+		return errors.New("deltas, joins or verdicts are not ascending")
 	}
 	for i := 1; i < len(v.Evict); i++ {
 		if v.Evict[i-1].Compare(v.Evict[i]) >= 0 {
@@ -107,7 +144,7 @@ func (v *Vote) check() error {
 	return nil
 }
 
-func ascending(c []wire.CID) bool {
+func ascending(c Names) bool {
 	for i := 1; i < len(c); i++ {
 		if c[i-1] >= c[i] {
 			return false

@@ -139,9 +139,9 @@ func TestNextRoster(t *testing.T) {
 				joins = append(joins, &Message{Signed: wire.Signed{From: peerID(name)}, Body: j})
 			}
 		}
-		var evict []wire.PeerID
+		var evict []Conviction
 		for _, r := range test.evict {
-			evict = append(evict, peerID(string(r)))
+			evict = append(evict, Conviction{Peer: peerID(string(r))})
 		}
 		voted := func(p wire.PeerID) bool { return strings.Contains(test.voted, peerName(p)) }
 		if got := spell(nextRoster(&cfg, parent, voted, evict, joins)); got != test.want {
@@ -160,7 +160,7 @@ func TestRosterBound(t *testing.T) {
 		p[1], p[2] = byte(i>>8), byte(i)
 		joins = append(joins, &Message{Signed: wire.Signed{From: p}, Body: &Join{Since: "x", Round: 5, Role: "trainer"}})
 	}
-	n, _ := activeWeight(nextRoster(&cfg, parent, func(wire.PeerID) bool { return true }, nil, joins))
+	n := count(nextRoster(&cfg, parent, func(wire.PeerID) bool { return true }, nil, joins), trainer)
 	if n != MaxRoster {
 		t.Errorf("%d members, want %d", n, MaxRoster)
 	}
@@ -242,7 +242,7 @@ func TestMergeOnce(t *testing.T) {
 	}
 	slices.SortFunc(list, byBlock)
 	var got []string
-	for _, w := range merge(10, list) {
+	for _, w := range merge(10, list, nil) {
 		got = append(got, fmt.Sprintf("%s@%d:%d", peerName(w.Peer), w.Round, w.Weight))
 	}
 	if want := "c@5:1 a@9:1000 c@7:250 b@8:500 b@9:10"; strings.Join(got, " ") != want {

@@ -113,6 +113,7 @@ func (m *Machine) repeat() {
 			m.do(Publish{Msg: x.msg.Signed})
 		}
 	}
+	m.offerVerdicts()
 }
 
 // remind says again, where finality lags, what this peer attested to since the
@@ -156,8 +157,8 @@ func (m *Machine) retryDeltas() {
 
 // Messages returns what a newcomer needs to hear, at most 4,096 envelopes: what
 // was attested since the commit that the head calls final (from which it
-// follows what is final now), evidence, pending Joins, and the deltas and votes of the
-// present round, own ones among them.
+// follows what is final now), evidence, pending Joins and verdicts, and the deltas and
+// votes of the present round, own ones among them.
 func (m *Machine) Messages() []wire.Signed {
 	var out []wire.Signed
 	add := func(msg *Message) {
@@ -177,6 +178,13 @@ func (m *Machine) Messages() []wire.Signed {
 	}
 	for _, p := range sortedPeers(m.joins) {
 		add(m.joins[p])
+	}
+	for _, p := range sortedPeers(m.audits) {
+		for _, v := range m.audits[p] {
+			if m.pending(v) {
+				add(v)
+			}
+		}
 	}
 	for _, p := range sortedPeers(m.work) {
 		for _, x := range m.work[p] {

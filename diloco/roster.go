@@ -47,23 +47,40 @@ func activeIn(roster []Member, p wire.PeerID) *Member {
 	return nil
 }
 
-// activeWeight returns how many members may vote and their weight.
-func activeWeight(roster []Member) (n int, weight uint64) {
+// roleIn returns p's entry if it may vote and has that role, or nil.
+func roleIn(roster []Member, p wire.PeerID, role string) *Member {
+	if m := activeIn(roster, p); m != nil && m.Role == role {
+		return m
+	}
+	return nil
+}
+
+// activeWeight returns the weight of the members that may vote.
+func activeWeight(roster []Member) (weight uint64) {
 	for i := range roster {
 		if !roster[i].Banned {
-			n++
 			weight += roster[i].Weight
 		}
 	}
-	return n, weight
+	return weight
 }
 
-// slotOf returns p's index among the active members, which all train, and
-// their number; -1 if p is none of them.
+// count returns how many active members have that role.
+func count(roster []Member, role string) (n uint64) {
+	for i := range roster {
+		if !roster[i].Banned && roster[i].Role == role {
+			n++
+		}
+	}
+	return n
+}
+
+// slotOf returns p's index among the active trainers, and their number; -1 if
+// p is none of them.
 func slotOf(roster []Member, p wire.PeerID) (slot, slots int) {
 	slot = -1
 	for i := range roster {
-		if roster[i].Banned {
+		if roster[i].Banned || roster[i].Role != trainer {
 			continue
 		}
 		if roster[i].Peer == p {
@@ -91,9 +108,9 @@ func joinable(cfg *Config, parent *Commit, p wire.PeerID, j *Join) bool {
 func stopped(cfg *Config, round uint64) bool { return cfg.StopRound != 0 && round >= cfg.StopRound }
 
 // nextRoster returns the roster that round's commit makes of parent's: voted
-// says whose votes are in, evict and joins what those votes agree on. joins
+// says whose votes are in, convicted and joins what those votes come to. joins
 // that are not joinable are without effect.
-func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, evict []wire.PeerID, joins []*Message) []Member {
+func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convicted []Conviction, joins []*Message) []Member {
 	round := parent.Round + 1
 	out := make([]Member, 0, len(parent.Roster)+len(joins))
 	left := func(p wire.PeerID) bool {
@@ -112,7 +129,7 @@ func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, evict
 			m.Silent = 0
 		}
 		switch {
-		case slices.Contains(evict, m.Peer):
+		case isConvicted(convicted, m.Peer):
 			m.Banned, m.Weight = true, 0
 		case left(m.Peer), m.Silent >= cfg.DropAfter:
 			continue
@@ -121,22 +138,22 @@ func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, evict
 		}
 		out = append(out, m)
 	}
-	for _, p := range evict { // a member once, or never: it shall not come in
-		if memberIn(parent.Roster, p) == nil && len(out) < 2*MaxRoster-len(joins) {
-			out = append(out, Member{Peer: p, Role: "trainer", Since: round, Banned: true})
+	for _, x := range convicted { // a member once, or never: it shall not come in
+		if memberIn(parent.Roster, x.Peer) == nil && len(out) < 2*MaxRoster-len(joins) {
+			out = append(out, Member{Peer: x.Peer, Role: trainer, Since: round, Banned: true})
 		}
 	}
 	for i, j := range joins {
 		body := j.Body.(*Join)
 		again := i > 0 && joins[i-1].From == j.From
-		if again || body.Leave || active >= MaxRoster || slices.Contains(evict, j.From) || !joinable(cfg, parent, j.From, body) {
+		if again || body.Leave || active >= MaxRoster || isConvicted(convicted, j.From) || !joinable(cfg, parent, j.From, body) {
 			continue
 		}
 		if parent.Round == 0 && !voted(j.From) {
 			continue // the first roster is those who were there to vote
 		}
 		active++
-		out = append(out, Member{Peer: j.From, Address: body.Address, Role: body.Role, Weight: memberWeight, Since: round})
+		out = append(out, Member{Peer: j.From, Address: body.Address, Role: body.Role, Weight: memberWeight, Since: round, Coin: body.Coin})
 	}
 	slices.SortFunc(out, func(a, b Member) int { return a.Peer.Compare(b.Peer) })
 	return out

@@ -12,7 +12,7 @@ import (
 type round struct {
 	adopted time.Time
 	member  bool // this peer is active in the head's roster
-	slot    int  // its index among
+	slot    int  // its index, -1 if it does not train, among
 	slots   int  // so many trainers
 	expect  int  // trainers that may still send: active, not convicted
 	deltas  int  // of these, whose delta is held
@@ -50,7 +50,7 @@ func (m *Machine) begin() {
 	m.quorum = m.r.quorumAt
 	m.r = round{adopted: m.now, lastJoin: m.now, lastVote: m.now}
 	m.r.slot, m.r.slots = slotOf(m.head.c.Roster, m.cfg.Self)
-	m.r.member = m.r.slot >= 0
+	m.r.member = activeIn(m.head.c.Roster, m.cfg.Self) != nil
 	m.tally()
 }
 
@@ -73,7 +73,7 @@ func (m *Machine) tally() {
 			r.votes++
 			r.weight += e.Weight
 		}
-		if !stopped(&m.cfg, m.head.round) {
+		if !stopped(&m.cfg, m.head.round) && e.Role == trainer {
 			r.expect++
 			if slices.ContainsFunc(m.work[e.Peer], func(x *delta) bool { return x.held && m.onTime(x) }) {
 				r.deltas++
@@ -99,6 +99,7 @@ func (m *Machine) adopt(n *node) {
 		}
 	}
 	m.offerLate()
+	m.offerVerdicts()
 }
 
 // store asks for n and its ancestors to be kept.
@@ -203,7 +204,7 @@ func (m *Machine) tryVote() {
 	due := r.adopted
 	switch late := m.head.round - m.cfg.StopRound; {
 	case !stopped(&m.cfg, m.head.round):
-		if r.deltas < r.expect {
+		if r.deltas < r.expect || r.expect == 0 {
 			due = due.Add(m.cfg.Deadline)
 		}
 		if !r.mostAt.IsZero() {
@@ -216,7 +217,8 @@ func (m *Machine) tryVote() {
 		m.at(due)
 		return
 	}
-	m.vote(m.votable())
+	onTime, late := m.votable()
+	m.vote(onTime, late)
 }
 
 func minTime(a, b time.Time) time.Time {
@@ -227,13 +229,12 @@ func minTime(a, b time.Time) time.Time {
 }
 
 // votable returns the IDs of the deltas that this peer holds and the head's
-// child may have: those on time first, then late ones that are not in the
-// chain, one a peer and round.
-func (m *Machine) votable() []wire.CID {
-	var onTime, late []wire.CID
+// child may have: those on time, and late ones that are not in the chain, one a
+// peer and round, ascending.
+func (m *Machine) votable() (onTime, late Names) {
 	h := m.head
 	if stopped(&m.cfg, h.round) {
-		return nil
+		return nil, nil
 	}
 	for i := range h.c.Roster {
 		p := h.c.Roster[i].Peer
@@ -257,10 +258,9 @@ func (m *Machine) votable() []wire.CID {
 			}
 		}
 	}
+	slices.Sort(onTime)
 	slices.Sort(late)
-	all := append(onTime, late[:min(len(late), MaxNames-min(len(onTime), MaxNames))]...)
-	slices.Sort(all)
-	return all
+	return onTime, late
 }
 
 // preferred chooses between two pieces of work of one peer and round, made on
@@ -276,16 +276,24 @@ func (m *Machine) preferred(x, y *delta) bool {
 	return x.msg.ID < y.msg.ID
 }
 
-// vote says Vote for the head with these deltas.
-func (m *Machine) vote(deltas []wire.CID) {
-	v := &Vote{Parent: m.head.id, Round: m.head.round, Deltas: deltas, Final: m.final.id, FinalRound: m.final.round}
+// vote says Vote for the head. What there is no room for waits for the next one:
+// deltas of this round go first, then verdicts, late deltas, Joins.
+func (m *Machine) vote(onTime, late Names) {
+	v := &Vote{Parent: m.head.id, Round: m.head.round, Deltas: onTime, Final: m.final.id, FinalRound: m.final.round}
+	room := MaxNames - len(onTime)
+	v.Verdicts = m.namedVerdicts(min(room, MaxVerdicts))
+	room -= len(v.Verdicts)
+	late = late[:min(len(late), room)]
+	room -= len(late)
+	v.Deltas = append(v.Deltas, late...)
+	slices.Sort(v.Deltas)
 	for p, j := range m.joins {
-		if body := j.Body.(*Join); joinable(&m.cfg, m.head.c, p, body) && m.inChain(body.Since, body.Round) && m.convicted[p] == nil && !m.joined(j) {
+		if body := j.Body.(*Join); joinable(&m.cfg, m.head.c, p, body) && m.inChain(body.Since, body.Round) && m.convicted[p] == nil && !m.joined(j) && m.vouches(p, body) {
 			v.Joins = append(v.Joins, j.ID)
 		}
 	}
 	slices.Sort(v.Joins)
-	v.Joins = v.Joins[:min(len(v.Joins), MaxNames-len(v.Deltas))]
+	v.Joins = v.Joins[:min(len(v.Joins), room)]
 	for p := range m.convicted {
 		if e := memberIn(m.head.c.Roster, p); e == nil || !e.Banned {
 			v.Evict = append(v.Evict, p)
@@ -296,26 +304,6 @@ func (m *Machine) vote(deltas []wire.CID) {
 	m.voted[v.Parent] = v.Round
 	m.r.votedAt = m.now
 	m.sign(wire.KindVote, v)
-}
-
-// joined reports whether the Join has had its effect in the head's chain.
-func (m *Machine) joined(j *Message) bool {
-	for n := m.head; n != nil && n.round > j.Body.(*Join).Round; n = n.parent {
-		if slices.ContainsFunc(n.c.Joins, func(s wire.Signed) bool { return s.From == j.From && slices.Equal(s.Body, j.Signed.Body) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// inChain reports whether that commit is the head's ancestor of that round, as
-// far as is known.
-func (m *Machine) inChain(id wire.CID, round uint64) bool {
-	if round < m.root.round {
-		return true
-	}
-	n := m.head.ancestor(round)
-	return n != nil && n.id == id
 }
 
 // tryForm derives the next commit once all votes are in; or, without the
@@ -368,7 +356,8 @@ func (m *Machine) servedVotes() []*Message {
 	return slices.DeleteFunc(m.heldVotes(), func(v *Message) bool {
 		vote := v.Body.(*Vote)
 		return slices.ContainsFunc(vote.Deltas, func(id wire.CID) bool { return m.deltas[id] == nil || !m.deltas[id].held }) ||
-			slices.ContainsFunc(vote.Joins, func(id wire.CID) bool { return m.envelope(id) == nil })
+			slices.ContainsFunc(vote.Joins, func(id wire.CID) bool { return m.envelope(id) == nil }) ||
+			slices.ContainsFunc(vote.Verdicts, func(id wire.CID) bool { return m.envelope(id) == nil })
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 var rewrite = flag.Bool("rewrite", false, "rewrite testdata; commit the changes only if you understand what caused them")
@@ -172,7 +173,11 @@ func (s *scene) play(line string) {
 		s.begin(opt)
 	case "join", "leave":
 		for _, n := range names {
-			s.hear(n, wire.KindJoin, "", &Join{Since: on(), Round: s.commits[on()].Round, Role: "trainer", Leave: verb == "leave"})
+			j := &Join{Since: on(), Round: s.commits[on()].Round, Role: trainer, Leave: verb == "leave"}
+			if opt["role"] == validator {
+				j.Role, j.Coin = validator, testCoin(n).Root()
+			}
+			s.hear(n, wire.KindJoin, "", j)
 		}
 	case "delta":
 		for _, n := range names {
@@ -180,6 +185,9 @@ func (s *scene) play(line string) {
 			d := &Delta{
 				Parent: on(), Round: parent.Round, State: parent.State, Steps: 10, Tokens: 1000, Bytes: 10,
 				Block: wire.SumCID(wire.CodecRaw, []byte(n+s.name(on())+opt["block"])),
+			}
+			if s.cfg.AuditRate > 0 && opt["trace"] != "none" {
+				d.Trace = wire.SumCID(wire.CodecDagCBOR, []byte(d.Block))
 			}
 			if v := opt["tokens"]; v != "" {
 				d.Tokens = uint64(s.number(v))
@@ -215,6 +223,14 @@ func (s *scene) play(line string) {
 				msg := s.messages["join "+j+" "]
 				v.Joins = append(v.Joins, msg.ID())
 			}
+			for _, text := range list("verdicts") {
+				msg, ok := s.messages["verdict "+strings.Replace(text, ":", " ", 1)] // v:t@C1
+				if !ok {
+					s.t.Fatalf("%s: no verdict %q", line, text)
+				}
+				v.Verdicts = append(v.Verdicts, msg.ID())
+			}
+			slices.Sort(v.Verdicts)
 			for _, p := range list("evict") {
 				v.Evict = append(v.Evict, peerID(p))
 			}
@@ -222,6 +238,13 @@ func (s *scene) play(line string) {
 			slices.Sort(v.Joins)
 			s.hear(n, wire.KindVote, on(), v)
 		}
+	case "verdict": // verdict b wrong of=c@C1: heard; of a's own audit where b is a
+		v := s.verdict(names[0], names[1], opt)
+		if names[0] == "a" {
+			s.step(Audited{*v})
+			break
+		}
+		s.hear(names[0], wire.KindVerdict, wire.CID(opt["of"]), v)
 	case "attest":
 		for _, n := range names {
 			head, src := s.id(opt["head"]), s.id(opt["source"])
@@ -249,6 +272,9 @@ func (s *scene) play(line string) {
 		d := Delta{
 			Parent: s.train.Head, Round: s.train.Round, State: s.train.State, Steps: 10, Tokens: 1000, Bytes: 10,
 			Block: wire.SumCID(wire.CodecRaw, []byte("a"+s.name(s.train.Head))),
+		}
+		if s.cfg.AuditRate > 0 && opt["trace"] != "none" {
+			d.Trace = wire.SumCID(wire.CodecDagCBOR, []byte(d.Block))
 		}
 		if v := opt["steps"]; v != "" {
 			d.Steps = uint64(s.number(v))
@@ -313,6 +339,15 @@ func (s *scene) begin(opt map[string]string) {
 			s.cfg.LateRounds = uint64(s.number(v))
 		case "role":
 			s.cfg.Role = v
+			if v == validator {
+				s.cfg.Coin = testCoin("a").Root()
+			}
+		case "rate":
+			s.cfg.AuditRate = uint64(s.number(v))
+		case "window":
+			s.cfg.AuditWindow = uint64(s.number(v))
+		case "vouch":
+			s.cfg.Vouch = func(p wire.PeerID, _ *Join) bool { return strings.Contains(v, peerName(p)) }
 		default:
 			s.t.Fatalf("no option %q", k)
 		}
@@ -395,7 +430,87 @@ func (s *scene) describe(c *Commit) string {
 	if c.Weak {
 		text += ", weak"
 	}
+	if len(c.Verdicts) > 0 {
+		text += ", verdicts " + peers(c.Verdicts)
+	}
+	letters := func(list []wire.PeerID) string { return strings.ReplaceAll(peerNames(list), ",", "") }
+	for _, k := range c.Cases {
+		text += fmt.Sprintf(", case %s/%d pass %s wrong %s withheld %s", s.subject(k.Subject), k.Segment, letters(k.Pass), letters(k.Wrong), letters(k.Withheld))
+	}
+	if merged := c.Merged(); len(merged) < len(c.Deltas) {
+		text += ", merged"
+		for _, d := range merged {
+			text += " " + peerName(d.Peer)
+		}
+	}
+	for _, k := range c.Convicted {
+		text += fmt.Sprintf(", convicted %s: %s", peerName(k.Peer), k.Why)
+	}
 	return text
+}
+
+// subject tells what a verdict is about: c@C1 is c's delta on C1, b:c@C1 is b's
+// verdict about that.
+func (s *scene) subject(id wire.CID) string {
+	for key, msg := range s.messages {
+		if msg.ID() != id {
+			continue
+		}
+		f := strings.SplitN(key, " ", 3)
+		if f[0] == "delta" {
+			return f[1] + "@" + s.name(wire.CID(f[2]))
+		}
+		return f[1] + ":" + f[2]
+	}
+	return "unknown"
+}
+
+var coins = map[string]*audit.Coin{}
+
+// testCoin is the coin of a peer; a test's goroutine is alone.
+func testCoin(name string) *audit.Coin {
+	if coins[name] == nil {
+		coins[name] = audit.NewCoin([]byte(name), testGenesis().Run)
+	}
+	return coins[name]
+}
+
+// verdict makes a verdict of=c@C1 or of=b:c@C1, by the coin if coin=yes.
+func (s *scene) verdict(by, finding string, opt map[string]string) *Verdict {
+	of := opt["of"]
+	v := &Verdict{Finding: Finding(slices.Index([]string{"pass", "wrong", "withheld"}, finding))}
+	if p, rest, isVerdict := strings.Cut(of, ":"); isVerdict {
+		msg, ok := s.messages["verdict "+p+" "+rest]
+		if !ok {
+			s.t.Fatalf("no verdict %q", of)
+		}
+		m, err := Open(&msg)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		v.Subject, v.Peer, v.Round = m.ID, m.From, m.Body.(*Verdict).Round
+	} else {
+		p, parent, _ := strings.Cut(of, "@")
+		msg := s.messages["delta "+p+" "+string(s.id(parent))]
+		v.Subject, v.Peer, v.Round = msg.ID(), msg.From, s.commits[s.id(parent)].Round
+	}
+	if n := opt["segment"]; n != "" {
+		v.Segment = uint64(s.number(n))
+	}
+	if v.Finding != Withheld {
+		v.Work = []byte("work of " + by)
+	}
+	if v.Finding != Pass {
+		v.Evidence = wire.SumCID(wire.CodecDagCBOR, []byte(by+of))
+	}
+	if opt["coin"] != "none" {
+		who := by
+		if opt["coin"] != "" {
+			who = opt["coin"]
+		}
+		v.Coin = testCoin(who).Reveal(v.Round)
+	}
+	return v
 }
 
 // perform writes down effects, and hands own messages back as the shell does.
@@ -471,10 +586,14 @@ func (s *scene) word(msg *wire.Signed) string {
 	switch b := m.Body.(type) {
 	case *Join:
 		s.messages["join "+peerName(m.From)+" "] = *msg
+		text := "join since " + s.name(b.Since)
 		if b.Leave {
-			return "leave since " + s.name(b.Since)
+			text = "leave since " + s.name(b.Since)
 		}
-		return "join since " + s.name(b.Since)
+		if b.Role != trainer {
+			text += " as " + b.Role
+		}
+		return text
 	case *Delta:
 		s.messages["delta "+peerName(m.From)+" "+string(b.Parent)] = *msg
 		s.call(m.ID, "delta:"+peerName(m.From)+"@"+s.name(b.Parent))
@@ -484,7 +603,7 @@ func (s *scene) word(msg *wire.Signed) string {
 		who := map[string]bool{}
 		for _, msg := range s.messages {
 			id := msg.ID()
-			if slices.Contains(b.Deltas, id) || slices.Contains(b.Joins, id) {
+			if slices.Contains(b.Deltas, id) || slices.Contains(b.Joins, id) || slices.Contains(b.Verdicts, id) {
 				who[msg.Kind.String()+":"+peerName(msg.From)] = true
 			}
 		}
@@ -493,6 +612,10 @@ func (s *scene) word(msg *wire.Signed) string {
 			text += " evict:" + peerNames(b.Evict)
 		}
 		return text + ", final " + s.name(b.Final)
+	case *Verdict:
+		of := s.subject(b.Subject)
+		s.messages["verdict "+peerName(m.From)+" "+of] = *msg
+		return fmt.Sprintf("verdict %s of %s/%d", []string{"pass", "wrong", "withheld"}[b.Finding], of, b.Segment)
 	case *Attest:
 		return fmt.Sprintf("attest %s from %s", s.name(b.Head), s.name(b.Source))
 	}

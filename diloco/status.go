@@ -10,7 +10,7 @@ import (
 
 // A Status is a view of the machine for people and for tests.
 type Status struct {
-	Phase      string   `json:"phase"` // "finding peers", "syncing", "waiting", "training", "exchanging", "merging" or "done"
+	Phase      string   `json:"phase"` // "finding peers", "syncing", "waiting", "training", "auditing", "exchanging", "merging" or "done"
 	Round      uint64   `json:"round"` // of the head
 	Head       wire.CID `json:"head"`
 	State      wire.CID `json:"state"`
@@ -21,6 +21,8 @@ type Status struct {
 	Keep      uint64            `json:"keep"`
 	Target    uint64            `json:"target"` // round of the head that half of the peers heard have reached
 	Roster    []Member          `json:"roster"` // of the head
+	Role      string            `json:"role"`   // this peer's in it, "" if it is not in it
+	Cases     []Case            `json:"cases"`  // open after the head
 	Member    bool              `json:"member"` // this peer is active in it
 	Deltas    int               `json:"deltas"` // of this round, held
 	Votes     int               `json:"votes"`  // of this round, heard
@@ -33,11 +35,15 @@ type Status struct {
 // Status reports where the machine stands.
 func (m *Machine) Status() Status {
 	h := m.head
+	role := ""
+	if e := memberIn(h.c.Roster, m.cfg.Self); e != nil {
+		role = e.Role
+	}
 	return Status{
 		Phase: m.phase(), Round: h.round, Head: h.id, State: h.c.State, Justified: m.just.id,
 		Final: m.final.id, FinalRound: m.final.round, Keep: m.root.round, Target: m.reached(),
 		Roster: slices.Clone(h.c.Roster), Member: activeIn(h.c.Roster, m.cfg.Self) != nil,
-		Deltas: m.r.deltas, Votes: m.r.votes, Pace: m.pace(),
+		Role: role, Cases: slices.Clone(h.c.Cases), Deltas: m.r.deltas, Votes: m.r.votes, Pace: m.pace(),
 		Convicted: sortedPeers(m.convicted), Rejected: maps.Clone(m.rejected), Done: m.done,
 	}
 }
@@ -56,6 +62,8 @@ func (m *Machine) phase() string {
 		return "training"
 	case activeIn(m.head.c.Roster, m.cfg.Self) == nil:
 		return "waiting"
+	case m.r.slot < 0 && m.r.votedAt.IsZero():
+		return "auditing"
 	}
 	return "exchanging"
 }

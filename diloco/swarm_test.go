@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // A swarm is a few machines with real keys on a perfect network that takes no
@@ -24,6 +25,7 @@ type swarm struct {
 
 type swarmPeer struct {
 	key     *wire.Key
+	finds   func(Verdict) Verdict // of a validator: what it says instead of Pass
 	m       *Machine
 	own     []wire.Signed
 	chain   []*Commit // adopted, in order
@@ -71,6 +73,9 @@ func (s *swarm) note(c *Commit) wire.CID {
 func (s *swarm) add(k *wire.Key) *swarmPeer {
 	cfg := s.cfg
 	cfg.Self = k.Peer()
+	if cfg.Role == validator {
+		cfg.Coin = swarmCoin(k).Root()
+	}
 	p := &swarmPeer{key: k, m: New(cfg, s.genesis)}
 	s.peers = append(s.peers, p)
 	s.perform(p, p.m.Start(s.now))
@@ -110,15 +115,44 @@ func (s *swarm) perform(p *swarmPeer, list []Effect) {
 			s.commits[e.CID] = e.Commit
 		case Adopt:
 			p.chain = append(p.chain, e.Commit)
+			s.audit(p, e)
 		case Finalized:
 			p.final = e.Commit
 		case Train:
 			self := p.key.Peer()
-			s.step(p, Trained{Delta{
+			d := Delta{
 				Parent: e.Head, Round: e.Round, State: e.State, Steps: 10, Tokens: 1000 + uint64(self[5]), Bytes: 100, Loss: 3,
-				Block: wire.SumCID(wire.CodecRaw, append([]byte(e.Head), self[:]...)),
-			}})
+				Block: wire.SumCID(wire.CodecRaw, append([]byte(e.Head), self[:]...)), Epoch: 3, Receipt: make([]byte, 65),
+			}
+			if s.cfg.AuditRate > 0 {
+				d.Trace = wire.SumCID(wire.CodecDagCBOR, []byte(d.Block))
+			}
+			s.step(p, Trained{d})
 		}
+	}
+}
+
+func swarmCoin(k *wire.Key) *audit.Coin {
+	self := k.Peer()
+	return testCoin(string(self[:]))
+}
+
+// audit lets a validator look at what its coin chooses of the deltas that came in.
+func (s *swarm) audit(p *swarmPeer, e Adopt) {
+	if roleIn(e.Commit.Roster, p.key.Peer(), validator) == nil {
+		return
+	}
+	for _, w := range e.Commit.Merged() {
+		coin := swarmCoin(p.key).Reveal(w.Round)
+		d := audit.DrawFor(coin, w.ID, s.cfg.AuditRate, 4)
+		if !d.Audit {
+			continue
+		}
+		v := Verdict{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: d.Segment, Work: d.Seed[:], Coin: coin, Epoch: 3, Receipt: make([]byte, 65)}
+		if p.finds != nil {
+			v = p.finds(v)
+		}
+		s.step(p, Audited{v})
 	}
 }
 

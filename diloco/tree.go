@@ -17,6 +17,7 @@ type node struct {
 	parent *node
 	kids   []*node // ascending by id
 	merged []Weighted
+	said   []wire.CID // IDs of c.Verdicts
 
 	own    bool // derived here, not fetched
 	stored bool // Store was said
@@ -110,6 +111,7 @@ func (m *Machine) past(n *node) func(wire.CID) *Commit {
 func (m *Machine) insert(parent *node, id wire.CID, c *Commit, merged []Weighted) *node {
 	n := &node{id: id, c: c, round: c.Round, parent: parent, merged: merged}
 	n.total, n.totalBefore = voterTotals(n.voters())
+	m.learnVerdicts(n)
 	i, _ := slices.BinarySearchFunc(parent.kids, id, func(k *node, id wire.CID) int { return strings.Compare(string(k.id), string(id)) })
 	parent.kids = slices.Insert(parent.kids, i, n)
 	m.nodes[id] = n
@@ -147,7 +149,11 @@ func (n *node) walk(visit func(*node)) {
 func (m *Machine) prune() {
 	f := m.final
 	keep := f.c.FinalRound
-	if back := 2*m.cfg.LateRounds + 4; f.round < back {
+	back := 2*m.cfg.LateRounds + 4
+	if m.cfg.AuditRate > 0 {
+		back = max(back, m.cfg.AuditWindow+1) // what a verdict is about must be found
+	}
+	if f.round < back {
 		keep = 0
 	} else {
 		keep = min(keep, f.round-back)

@@ -11,8 +11,8 @@ import (
 // VerifyCommit checks everything about c but the content of its state: that it
 // is the one commit that its votes make of parent. past finds parent and its
 // ancestors by CID and returns nil for all else; it must reach back to the
-// commit of parent.FinalRound, and cfg.LateRounds beyond parent. Of cfg it uses
-// what the run fixes, and Open and Verify.
+// commit of parent.FinalRound, and cfg.LateRounds and cfg.AuditWindow beyond
+// parent. Of cfg it uses what the run fixes, and Open and Verify.
 func VerifyCommit(cfg Config, parent, c *Commit, past func(wire.CID) *Commit) error {
 	id, err := parent.CID()
 	if err != nil {
@@ -56,7 +56,7 @@ func verifyCommit(cfg *Config, parent *Commit, parentID wire.CID, c *Commit, pas
 		}
 		a.votes = append(a.votes, m)
 	}
-	envelopes := make(map[wire.CID]*Message, len(c.Deltas)+len(c.Joins))
+	envelopes := make(map[wire.CID]*Message, len(c.Deltas)+len(c.Joins)+len(c.Verdicts))
 	open := func(list []wire.Signed, kind wire.Kind) error {
 		for i := range list {
 			m, err := cfg.open(&list[i], kind)
@@ -73,13 +73,16 @@ func verifyCommit(cfg *Config, parent *Commit, parentID wire.CID, c *Commit, pas
 	if err := open(c.Joins, wire.KindJoin); err != nil {
 		return nil, in(err)
 	}
+	if err := open(c.Verdicts, wire.KindVerdict); err != nil {
+		return nil, in(err)
+	}
 	a.envelope = func(id wire.CID) *Message { return envelopes[id] }
 	want, err := a.assemble()
 	if err != nil {
 		return nil, in(err)
 	}
 	if len(a.missing) > 0 {
-		return nil, in(fmt.Errorf("%d deltas or joins that half of its votes name are not in it", len(a.missing)))
+		return nil, in(fmt.Errorf("%d deltas, joins or verdicts that half of its votes name are not in it", len(a.missing)))
 	}
 	if err := same(want, c); err != nil {
 		return nil, in(err)
@@ -87,7 +90,7 @@ func verifyCommit(cfg *Config, parent *Commit, parentID wire.CID, c *Commit, pas
 	if d := doubled(cfg, parent, a.merged, past); d != nil {
 		return nil, in(fmt.Errorf("work of %s in round %d is in the chain already", d.Peer.Short(), d.Round))
 	}
-	for _, list := range [][]wire.Signed{c.Votes, c.Deltas, c.Joins} { // last: it costs the most
+	for _, list := range [][]wire.Signed{c.Votes, c.Deltas, c.Joins, c.Verdicts} { // last: it costs the most
 		for i := range list {
 			if err := cfg.Verify(&list[i]); err != nil {
 				return nil, in(fmt.Errorf("%s of %s: %w", list[i].Kind, list[i].From.Short(), err))
@@ -118,6 +121,12 @@ func same(want, c *Commit) error {
 		what = "deltas"
 	case !envelopes(want.Joins, c.Joins):
 		what = "joins"
+	case !envelopes(want.Verdicts, c.Verdicts):
+		what = "verdicts"
+	case !slices.EqualFunc(want.Cases, c.Cases, sameCase):
+		what = "cases"
+	case !slices.Equal(want.Convicted, c.Convicted):
+		what = "convicted"
 	case !slices.Equal(want.Roster, c.Roster):
 		what = "roster"
 	case !slices.Equal(want.Voters, c.Voters):
@@ -169,6 +178,12 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.LateRounds == 0 {
 		cfg.LateRounds = 2
+	}
+	if cfg.Segments == 0 {
+		cfg.Segments = 4
+	}
+	if cfg.AuditWindow == 0 {
+		cfg.AuditWindow = 8
 	}
 	if cfg.Verify == nil {
 		cfg.Verify = (*wire.Signed).Verify

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // grown returns a swarm of four whose chain has a newcomer's Join, and a
@@ -14,6 +15,36 @@ import (
 func grown(t testing.TB, round uint64) (s *swarm, parent, c *Commit) {
 	t.Helper()
 	s = newSwarm(t, 4, Config{StopRound: 20, WindowsEach: 3})
+	s.to(round + 1)
+	chain := s.chain(s.peers[0])
+	return s, chain[round-1], chain[round]
+}
+
+// audited returns a swarm of three trainers and three validators whose chain
+// has verdicts, an open case, and a conviction in the round given; and a commit of it
+// with its parent.
+func audited(t testing.TB, round uint64) (s *swarm, parent, c *Commit) {
+	t.Helper()
+	s = newSwarm(t, 3, Config{StopRound: 20, WindowsEach: 3, AuditRate: 10_000})
+	s.cfg.Role = validator
+	for i := range 3 {
+		s.add(testKey(t, 10+i))
+	}
+	accuse := func(v Verdict) Verdict {
+		if v.Segment = 1; v.Peer == s.peers[1].key.Peer() && v.Round == 2 {
+			v.Finding, v.Evidence = Wrong, v.Subject
+		}
+		return v
+	}
+	for _, p := range s.peers[3:] {
+		p.finds = accuse
+	}
+	s.peers[5].finds = func(v Verdict) Verdict {
+		if v.Segment = 2; v.Peer == s.peers[0].key.Peer() && v.Round == 2 {
+			v.Finding, v.Evidence = Wrong, v.Subject // it lies, alone
+		}
+		return v
+	}
 	s.to(round + 1)
 	chain := s.chain(s.peers[0])
 	return s, chain[round-1], chain[round]
@@ -122,6 +153,79 @@ func TestVerifyCommitTampered(t *testing.T) {
 	}
 }
 
+// The same for what audits put into a commit.
+func TestVerifyCommitTamperedAudits(t *testing.T) {
+	s, parent, c := audited(t, 4)
+	if err := VerifyCommit(s.cfg, parent, c, s.past); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Verdicts) == 0 || len(c.Cases) == 0 || len(c.Convicted) != 1 || c.Convicted[0].Peer != s.peers[1].key.Peer() || c.Convicted[0].Why != WhyWork {
+		t.Fatalf("%d verdicts, cases %+v, convicted %+v", len(c.Verdicts), c.Cases, c.Convicted)
+	}
+	if len(c.Deltas) != 3 || len(c.Merged()) != 2 {
+		t.Errorf("%d deltas, %d merged: the convicted one's is not to be", len(c.Deltas), len(c.Merged()))
+	}
+	for _, test := range []struct {
+		name, want string
+		change     func(c *Commit)
+	}{
+		{"a verdict less", "not in it", func(c *Commit) { c.Verdicts = c.Verdicts[1:] }},
+		{"a verdict nobody named", "verdicts", func(c *Commit) { c.Verdicts = append(c.Verdicts, c.Verdicts[0]) }},
+		{"verdicts not sorted", "verdicts", func(c *Commit) { slices.Reverse(c.Verdicts) }},
+		{"a verdict's signature", "signature", func(c *Commit) { c.Verdicts[0].Sig[4] ^= 1 }},
+		{"a vote as a verdict", "belongs", func(c *Commit) { c.Verdicts[0] = c.Votes[0] }},
+		{"no cases", "cases", func(c *Commit) { c.Cases = nil }},
+		{"a word more in a case", "cases", func(c *Commit) { c.Cases[0].Pass = append(c.Cases[0].Pass, c.Cases[0].Peer) }},
+		{"a case's evidence", "cases", func(c *Commit) { c.Cases[0].Evidence = c.State }},
+		{"a case's age", "cases", func(c *Commit) { c.Cases[0].Opened-- }},
+		{"nobody convicted", "convicted", func(c *Commit) { c.Convicted = nil }},
+		{"another convicted", "convicted", func(c *Commit) { c.Convicted[0].Peer = s.peers[0].key.Peer() }},
+		{"for something else", "convicted", func(c *Commit) { c.Convicted[0].Why = WhyWithheld }},
+		{"and in the roster", "roster", func(c *Commit) { memberIn(c.Roster, s.peers[1].key.Peer()).Banned = false }},
+		{"a coin", "roster", func(c *Commit) { memberIn(c.Roster, s.peers[4].key.Peer()).Coin[3] ^= 1 }},
+		{"a role", "roster", func(c *Commit) { memberIn(c.Roster, s.peers[4].key.Peer()).Role = trainer }},
+		{"the cursor", "cursor", func(c *Commit) { c.Cursor += 9 }},
+	} {
+		bad := clone(t, c)
+		test.change(bad)
+		err := VerifyCommit(s.cfg, parent, bad, s.past)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want one about %q", test.name, err, test.want)
+		}
+	}
+	// A coin that was fixed otherwise, or a run that audits less: the verdicts have no place.
+	other := clone(t, parent)
+	m := memberIn(other.Roster, s.peers[4].key.Peer())
+	m.Coin = testCoin("other").Root()
+	cfg := s.cfg.withDefaults()
+	if _, err := verifyCommit(&cfg, other, c.Parent, c, s.past); err == nil || !strings.Contains(err.Error(), "coin") {
+		t.Errorf("another coin: %v", err)
+	}
+	cfg.AuditRate = 1
+	if _, err := verifyCommit(&cfg, parent, c.Parent, c, s.past); err == nil || !strings.Contains(err.Error(), "did not choose") {
+		t.Errorf("another rate: %v", err)
+	}
+}
+
+// Every delta that is in, and every verdict that took work, is paid; the convicted get nothing.
+func TestPaid(t *testing.T) {
+	s, _, c := audited(t, 4)
+	work, words := 0, 0
+	for _, p := range c.Paid() {
+		if p.Peer == s.peers[1].key.Peer() || p.Epoch != 3 || len(p.Receipt) != 65 || p.Units == 0 || !p.Subject.Defined() {
+			t.Errorf("%+v", p)
+		}
+		if p.Kind == wire.KindDelta {
+			work++
+		} else {
+			words++
+		}
+	}
+	if work != len(c.Merged()) || words != len(c.Verdicts) {
+		t.Errorf("%d deltas and %d verdicts paid of %d and %d", work, words, len(c.Merged()), len(c.Verdicts))
+	}
+}
+
 // Merged work that an ancestor merged already is refused.
 func TestVerifyCommitDoubled(t *testing.T) {
 	s, parent, c := grown(t, 6)
@@ -144,6 +248,9 @@ func TestDecodeCommitBounds(t *testing.T) {
 		"round":               func(c *Commit) { c.Round = maxRound + 1 },
 		"votes":               func(c *Commit) { c.Votes = slices.Repeat(c.Votes[:1], MaxRoster+1) },
 		"roster":              func(c *Commit) { c.Roster = slices.Repeat(c.Roster[:1], 2*MaxRoster+1) },
+		"verdicts":            func(c *Commit) { c.Verdicts = slices.Repeat(c.Votes[:1], 2*MaxVerdicts+1) },
+		"cases":               func(c *Commit) { c.Cases = make([]Case, MaxCases+1) },
+		"convictions":         func(c *Commit) { c.Convicted = make([]Conviction, 2*MaxRoster+1) },
 		"voters":              func(c *Commit) { c.Voters = slices.Repeat(c.Voters[:1], 4*MaxRoster+1) },
 	} {
 		bad := clone(t, c)
@@ -170,39 +277,77 @@ func TestDecodeCommitBounds(t *testing.T) {
 	}
 }
 
-// The largest commit that the bounds allow fits a block.
+// The largest commit that honest votes make fits a block: a full roster of
+// which everybody votes, names all that may be named and wants as many evicted
+// as may be; and every case open, with the word of all validators but one in it.
 func TestLargestCommit(t *testing.T) {
-	c := &Commit{Version: 1, Run: testGenesis().Run, Parent: testGenesis().State, State: testGenesis().State, Round: maxRound, Final: testGenesis().Run}
-	id := func(i int) wire.CID { return wire.SumCID(wire.CodecDagCBOR, []byte{byte(i), byte(i >> 8)}) }
-	v := Vote{Parent: c.Parent, Round: maxRound, Final: c.Final, FinalRound: maxRound}
-	for i := range MaxNames {
-		v.Deltas = append(v.Deltas, id(i))
-	}
-	body, err := wire.Marshal(&v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := Delta{Parent: id(1), Round: maxRound, State: id(2), Block: id(3), Bytes: maxBytes, Steps: maxTokens, Tokens: maxTokens, Loss: 1.5, Trace: id(4)}
-	work, err := wire.Marshal(&d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := testKey(t, 1)
-	for range MaxRoster {
-		c.Votes = append(c.Votes, wire.Signed{Kind: wire.KindVote, Run: c.Run, From: k.Peer(), Body: body, Sig: make([]byte, 65)})
-		c.Roster = append(c.Roster, Member{Peer: k.Peer(), Role: "trainer", Weight: memberWeight, Since: maxRound, Silent: 3})
-		c.Voters = append(c.Voters, Voter{Peer: k.Peer(), Weight: memberWeight, Before: memberWeight})
-	}
-	for range MaxNames {
-		c.Deltas = append(c.Deltas, wire.Signed{Kind: wire.KindDelta, Run: c.Run, From: k.Peer(), Body: work, Sig: make([]byte, 65)})
-	}
-	b, err := c.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d members, %d bytes", MaxRoster, len(b))
-	if d, err := DecodeCommit(b); err != nil || !bytes.Equal(d.Votes[0].Body, body) {
-		t.Error(err)
+	for _, validators := range []int{0, 1, 20, 100, MaxRoster - 1} {
+		c := &Commit{Version: 1, Run: testGenesis().Run, Parent: testGenesis().State, State: testGenesis().State, Round: maxRound, Final: testGenesis().Run}
+		id := func(i int) wire.CID { return wire.SumCID(wire.CodecDagCBOR, []byte{byte(i), byte(i >> 8)}) }
+		trainers, verdicts := MaxRoster-validators, 0
+		if validators > 0 {
+			verdicts = min(MaxVerdicts, MaxNames-trainers)
+		}
+		deltas := min(MaxNames-verdicts, 3*trainers)
+		k := testKey(t, 1)
+		v := Vote{Parent: c.Parent, Round: maxRound, Final: c.Final, FinalRound: maxRound}
+		for i := range MaxNames {
+			if i < deltas {
+				v.Deltas = append(v.Deltas, id(i))
+			} else if len(v.Verdicts) < verdicts {
+				v.Verdicts = append(v.Verdicts, id(i))
+			} else {
+				v.Joins = append(v.Joins, id(i))
+			}
+		}
+		for range MaxEvict {
+			v.Evict = append(v.Evict, k.Peer())
+		}
+		sign := func(kind wire.Kind, body any) wire.Signed {
+			b, err := wire.Marshal(body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return wire.Signed{Kind: kind, Run: c.Run, From: k.Peer(), Body: b, Sig: make([]byte, 65)}
+		}
+		vote := sign(wire.KindVote, &v)
+		work := sign(wire.KindDelta, &Delta{
+			Parent: id(1), Round: maxRound, State: id(2), Block: id(3), Bytes: maxBytes, Steps: maxTokens, Tokens: maxTokens,
+			Loss: 1.5, Trace: id(4), Epoch: maxRound, Receipt: make([]byte, 65),
+		})
+		word := sign(wire.KindVerdict, &Verdict{
+			Subject: id(1), Peer: k.Peer(), Round: maxRound, Segment: MaxSegments - 1, Finding: Wrong, Evidence: id(2),
+			Work: make([]byte, 300), Coin: make([]byte, audit.RevealSize), Epoch: maxRound, Receipt: make([]byte, 65),
+		})
+		join := sign(wire.KindJoin, &Join{Since: id(1), Round: maxRound, Role: validator, Coin: [32]byte{1}})
+		for i := range MaxRoster {
+			c.Votes = append(c.Votes, vote)
+			m := Member{Peer: k.Peer(), Role: validator, Weight: memberWeight, Since: maxRound, Silent: 3}
+			m.Coin = [32]byte{byte(i)}
+			c.Roster = append(c.Roster, m)
+			c.Voters = append(c.Voters, Voter{Peer: k.Peer(), Weight: memberWeight, Before: memberWeight})
+		}
+		c.Deltas = slices.Repeat([]wire.Signed{work}, deltas)
+		c.Verdicts = slices.Repeat([]wire.Signed{word}, verdicts)
+		c.Joins = slices.Repeat([]wire.Signed{join}, MaxNames-deltas-verdicts)
+		for range MaxEvict {
+			c.Convicted = append(c.Convicted, Conviction{Peer: k.Peer(), Why: WhyEquivocation, Subject: id(1), Evidence: id(2)})
+		}
+		if validators > 1 {
+			words := slices.Repeat([]wire.PeerID{k.Peer()}, validators/3)
+			for range MaxCases { // 2/3 would have closed it
+				c.Cases = append(c.Cases, Case{Subject: id(1), Peer: k.Peer(), Round: maxRound, Opened: maxRound, Evidence: id(2), Pass: words, Wrong: words, Withheld: words})
+			}
+		}
+		b, err := c.Encode()
+		if err != nil {
+			t.Errorf("%d validators: %v", validators, err)
+			continue
+		}
+		t.Logf("%d trainers, %d validators: %d bytes of %d", trainers, validators, len(b), MaxCommit)
+		if d, err := DecodeCommit(b); err != nil || !bytes.Equal(d.Votes[0].Body, vote.Body) {
+			t.Error(err)
+		}
 	}
 }
 
@@ -218,6 +363,11 @@ func FuzzDecodeCommit(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add(g)
+	_, _, a := audited(f, 4)
+	if b, err = a.Encode(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := DecodeCommit(b)
 		if err != nil {

@@ -27,7 +27,7 @@ type workID struct {
 // behind is cut and its delta offered late; the next begins when it has answered.
 func (m *Machine) tryTrain() {
 	in, h := &m.inner, m.head
-	trains := m.r.member && h.round >= m.floor && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
+	trains := m.r.slot >= 0 && m.cfg.Role != validator && h.round >= m.floor && h.round > 0 && !stopped(&m.cfg, h.round) && !m.silent() && !m.leaving
 	if t := in.train; t != nil {
 		if t.Round == h.round && t.State == h.c.State && trains && !in.late {
 			if t.Head != h.id {
@@ -98,7 +98,7 @@ func (m *Machine) trained(ev Trained) {
 		return
 	}
 	in.train = nil
-	if d.Steps == 0 || d.check() != nil {
+	if d.Steps == 0 || d.check() != nil || m.cfg.AuditRate > 0 && !d.Trace.Defined() {
 		if d.Steps != 0 {
 			m.reject("own delta is malformed")
 		}
@@ -131,14 +131,24 @@ func (m *Machine) leave() {
 	}
 	m.leaving = true
 	if m.r.member {
-		m.sign(wire.KindJoin, &Join{Since: m.head.id, Round: m.head.round, Role: "trainer", Address: m.cfg.Address, Leave: true})
+		m.sayJoin(true)
 	}
+}
+
+// sayJoin says Join, or that it leaves, at the head.
+func (m *Machine) sayJoin(leave bool) {
+	j := &Join{Since: m.head.id, Round: m.head.round, Role: trainer, Address: m.cfg.Address, Leave: leave}
+	if m.cfg.Role == validator {
+		j.Role, j.Coin = validator, m.cfg.Coin
+	}
+	m.sign(wire.KindJoin, j)
 }
 
 // tryJoin asks to enter the roster, anew when the last Join has become stale.
 func (m *Machine) tryJoin() {
 	h := m.head
-	if m.r.member || m.silent() || m.leaving || memberIn(h.c.Roster, m.cfg.Self) != nil || m.done || m.behind() {
+	e := memberIn(h.c.Roster, m.cfg.Self)
+	if m.silent() || m.leaving || e != nil && (e.Banned || m.fits(e)) || m.done || m.behind() {
 		return
 	}
 	again := max(1, m.cfg.DropAfter/2) // rounds
@@ -149,7 +159,38 @@ func (m *Machine) tryJoin() {
 		return
 	}
 	m.joinAsked = h.round + 1
-	m.sign(wire.KindJoin, &Join{Since: h.id, Round: h.round, Role: "trainer", Address: m.cfg.Address})
+	m.sayJoin(e != nil)
+}
+
+// fits reports whether the roster has this peer as what it is: one that has
+// changed its role, or its coin, leaves and joins anew.
+func (m *Machine) fits(e *Member) bool {
+	return (e.Role == validator) == (m.cfg.Role == validator) && (m.cfg.Role != validator || e.Coin == m.cfg.Coin)
+}
+
+// vouches reports whether this peer wants p in the roster.
+func (m *Machine) vouches(p wire.PeerID, j *Join) bool {
+	return j.Role != validator || j.Leave || m.cfg.Vouch == nil || p == m.cfg.Self || m.cfg.Vouch(p, j)
+}
+
+// joined reports whether the Join has had its effect in the head's chain.
+func (m *Machine) joined(j *Message) bool {
+	for n := m.head; n != nil && n.round > j.Body.(*Join).Round; n = n.parent {
+		if slices.ContainsFunc(n.c.Joins, func(s wire.Signed) bool { return s.From == j.From && slices.Equal(s.Body, j.Signed.Body) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// inChain reports whether that commit is the head's ancestor of that round, as
+// far as is known.
+func (m *Machine) inChain(id wire.CID, round uint64) bool {
+	if round < m.root.round {
+		return true
+	}
+	n := m.head.ancestor(round)
+	return n != nil && n.id == id
 }
 
 // settleOwn tells the fate of own deltas that m.final has made certain.

@@ -33,6 +33,9 @@ type debts struct {
 	pending  []pending // the oldest first
 	counted  uint64    // own deltas in final commits so far
 	dirty    bool      // memory is ahead of the file
+
+	tracer *tracer  // nil where the run audits nobody; else feedback stays empty
+	traces []traced // the oldest first
 }
 
 // feedbackHead is the head of the feedback file; its body is the codec's feedback.
@@ -40,6 +43,7 @@ type feedbackHead struct {
 	Run     wire.CID  `cbor:"run"`
 	Pending []pending `cbor:"pending"`
 	Counted uint64    `cbor:"counted"`
+	Traces  []traced  `cbor:"traces,omitempty"`
 }
 
 // A pending is one payload of this peer.
@@ -76,7 +80,7 @@ func openDebts(dir string, run wire.CID, self wire.PeerID, c *codec.Codec, b Blo
 	})
 	switch {
 	case err == nil:
-		d.pending, d.counted = head.Pending, head.Counted
+		d.pending, d.counted, d.traces = head.Pending, head.Counted, head.Traces
 	case notThere(err):
 	case errors.Is(err, errCorrupt):
 		log.Warn("error feedback starts anew", "err", err, "kept", d.path+".bad")
@@ -96,7 +100,7 @@ func (d *debts) save() error {
 	if err != nil {
 		return fmt.Errorf("feedback: %w", err)
 	}
-	err = writeContainer(d.path, feedbackMagic, &feedbackHead{d.run, d.pending, d.counted}, func(w io.Writer) error {
+	err = writeContainer(d.path, feedbackMagic, &feedbackHead{d.run, d.pending, d.counted, d.traces}, func(w io.Writer) error {
 		_, err := w.Write(body)
 		return err
 	})
@@ -107,10 +111,17 @@ func (d *debts) save() error {
 	return nil
 }
 
-// find returns the payload of that round and state.
-func (d *debts) find(round uint64, state wire.CID) *pending {
+// find returns the payload of that round and state, and, in a run that audits, of
+// that data.
+func (d *debts) find(round uint64, state wire.CID, tr *tracer, s seat) *pending {
 	for i := range d.pending {
-		if p := &d.pending[i]; p.Delta.Round == round && p.Delta.State == state {
+		p := &d.pending[i]
+		if p.Delta.Round != round || p.Delta.State != state {
+			continue
+		}
+		if tr == nil || slices.ContainsFunc(d.traces, func(x traced) bool {
+			return x.Payload == p.Delta.Block && s.same(seat{Slot: x.Slot, Slots: x.Slots, Base: x.Base})
+		}) {
 			return p
 		}
 	}
@@ -222,9 +233,14 @@ func (d *debts) unsent(ctx context.Context, round uint64, state wire.CID) error 
 	return nil
 }
 
-// fold puts the content of payload i back into what is owed.
+// fold puts the content of payload i back into what is owed. In a run that audits it
+// is lost: nobody could have audited it, and the next delta must hold nothing else.
 func (d *debts) fold(ctx context.Context, i int) error {
 	p := d.pending[i]
+	if d.tracer != nil {
+		d.drop(i)
+		return nil
+	}
 	block, err := d.blocks.GetFile(ctx, p.Delta.Block, int64(d.codec.Size()))
 	if err == nil {
 		var out *codec.Delta

@@ -21,6 +21,7 @@ type shelf struct {
 	since  map[wire.CID]time.Time // when a block came
 	pins   map[string]wire.CID
 	full   bool
+	serves func(wire.CID, []byte) bool // what others get; nil: all
 }
 
 func newShelf() *shelf {
@@ -177,7 +178,7 @@ func (k *crate) fetch(ctx context.Context, c wire.CID, from []wire.PeerID, limit
 			continue
 		}
 		b, err := o.blocks.get(c)
-		if err != nil {
+		if err != nil || o.blocks.serves != nil && !o.blocks.serves(c, b) {
 			continue
 		}
 		o.count(0, len(b))

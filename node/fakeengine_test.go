@@ -1,11 +1,14 @@
 package node
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
 	"time"
+
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // toyEngine computes a toy: each weight is drawn to a point near 1 that the
@@ -37,6 +40,7 @@ type toyTrainer struct {
 	engine *toyEngine
 	w, m   []float32
 	steps  uint64
+	hidden []float32
 }
 
 func (t *toyTrainer) goal(batch [][]int32, i int) float32 {
@@ -64,6 +68,14 @@ func (t *toyTrainer) Step(batch [][]int32, lr float64) (float64, error) {
 }
 
 func (t *toyTrainer) Eval(batch [][]int32) (float64, error) {
+	t.hidden = t.hidden[:0]
+	for _, row := range batch {
+		for i, id := range row[1:] {
+			for j := range 8 {
+				t.hidden = append(t.hidden, t.w[(8*i+j)%len(t.w)]+float32(id+1)*t.w[j]/4)
+			}
+		}
+	}
 	sum := 0.0
 	for i, w := range t.w {
 		d := float64(w - t.goal(batch, i))
@@ -108,3 +120,14 @@ func (t *toyTrainer) Load(r io.Reader) error {
 }
 
 func (t *toyTrainer) Close() error { return nil }
+
+func (e *toyEngine) Identity() string { return "toy" }
+
+func (e *toyEngine) Unpack(b []byte) (audit.Snapshot, error) {
+	t := &toyTrainer{engine: e, w: make([]float32, e.n), m: make([]float32, e.n)}
+	err := t.Load(bytes.NewReader(b))
+	return audit.Snapshot{Steps: t.steps, Params: t.w, First: t.m, Second: make([]float32, e.n)}, err
+}
+
+// Hidden mixes weights and batch, 16 rows of 8 as the toy's batches have.
+func (t *toyTrainer) Hidden() ([]float32, int) { return t.hidden, 8 }

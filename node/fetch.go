@@ -49,8 +49,7 @@ func (o *owner) fetchDelta(ctx context.Context, e diloco.FetchDelta) {
 // against the claims.
 func (o *owner) checkDelta(ctx context.Context, e diloco.FetchDelta) error {
 	d := &e.Delta
-	rules := claims{Size: uint64(o.model.Codec.Size()), Steps: o.plan.Steps, Tokens: o.plan.Batch * o.plan.Sequence}
-	if err := rules.check(d); err != nil {
+	if err := o.claims.check(d); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.patience)

@@ -18,11 +18,15 @@ import (
 //	delta/ROUND/CID      payloads that this peer checked; ROUND is their parent's
 //	state/ROUND/CID      the states of the last rounds
 //	own/CID              own payloads whose fate is open (see debts)
+//	trace/ROUND/CID      own audit material, of a trainer
+//	evidence/ROUND/CID   what a validator's verdicts rest on
 //
 // With archive, commits and deltas are kept for ever: they are the lineage.
 type keeper struct {
 	blocks  Blocks
 	archive bool
+	states  uint64 // rounds behind which states are unpinned
+	traces  uint64 // and audit material
 	log     *slog.Logger
 
 	mu   sync.Mutex // guards the following
@@ -42,7 +46,7 @@ func newKeeper(b Blocks, archive bool, log *slog.Logger) (*keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list pins: %w", err)
 	}
-	return &keeper{blocks: b, archive: archive, log: log, pins: pins}, nil
+	return &keeper{blocks: b, archive: archive, states: keepStates, log: log, pins: pins}, nil
 }
 
 func (k *keeper) pin(name string, c wire.CID) error {
@@ -73,6 +77,12 @@ func (k *keeper) commit(c wire.CID, round uint64) error {
 }
 func (k *keeper) delta(c wire.CID, round uint64) error { return k.pin(roundPin("delta", round, c), c) }
 
+func (k *keeper) trace(c wire.CID, round uint64) error { return k.pin(roundPin("trace", round, c), c) }
+
+func (k *keeper) evidence(c wire.CID, round uint64) error {
+	return k.pin(roundPin("evidence", round, c), c)
+}
+
 // state keeps a state; a round of 0 says that it is not known, and keeps it
 // until the next head.
 func (k *keeper) state(c wire.CID, round uint64) error { return k.pin(roundPin("state", round, c), c) }
@@ -95,8 +105,10 @@ func (k *keeper) prune(ctx context.Context, head, finalRound uint64, keep ...wir
 		var old bool
 		switch kind {
 		case "state":
-			old = round+keepStates < min(head, finalRound) || round+keepBranch < head
-		case "commit", "delta":
+			old = round+k.states < min(head, finalRound) || round+max(k.states, keepBranch) < head
+		case "trace":
+			old = round+k.traces < head
+		case "commit", "delta", "evidence":
 			old = !k.archive && round+keepRounds < finalRound
 		}
 		if !old {

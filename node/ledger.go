@@ -42,6 +42,8 @@ type ledger struct {
 	run  wire.CID
 	log  *slog.Logger
 
+	window uint64 // of audits, in rounds
+
 	own      []wire.Signed // since last.Keep, and the latest Attest
 	last     adoption      // Head is undefined before the first
 	evidence []diloco.Evidence
@@ -55,8 +57,8 @@ const compactAt = 4 << 20
 // maxEvidence bounds the convictions kept.
 const maxEvidence = 256
 
-func openLedger(open func() (journalFile, []journal.Record, error), run wire.CID, log *slog.Logger) (*ledger, error) {
-	l := &ledger{open: open, run: run, log: log}
+func openLedger(open func() (journalFile, []journal.Record, error), run wire.CID, window uint64, log *slog.Logger) (*ledger, error) {
+	l := &ledger{open: open, run: run, window: window, log: log}
 	file, records, err := open()
 	if err != nil {
 		return nil, err
@@ -194,7 +196,7 @@ func (l *ledger) prune() {
 	for i := range l.own {
 		k := l.own[i].Kind
 		last := latest[k] == i && (k == wire.KindAttest || k == wire.KindJoin)
-		if last || roundOf(&l.own[i]) >= l.last.Keep {
+		if last || roundOf(&l.own[i], l.window) >= l.last.Keep {
 			kept = append(kept, l.own[i])
 		}
 	}
@@ -246,9 +248,9 @@ func (l *ledger) close() error {
 // messages returns own messages for Restore, in the order they were signed.
 func (l *ledger) messages() []wire.Signed { return slices.Clone(l.own) }
 
-// roundOf returns the round that a message is about; the highest there is
-// where the body tells none.
-func roundOf(m *wire.Signed) uint64 {
+// roundOf returns the last round that a message matters for, which for a verdict
+// is the end of the audit window; the highest there is where the body tells none.
+func roundOf(m *wire.Signed, window uint64) uint64 {
 	round := ^uint64(0)
 	switch m.Kind {
 	case wire.KindJoin:
@@ -270,6 +272,11 @@ func roundOf(m *wire.Signed) uint64 {
 		var b diloco.Attest
 		if wire.Unmarshal(m.Body, &b) == nil {
 			round = b.Round
+		}
+	case wire.KindVerdict:
+		var b diloco.Verdict
+		if wire.Unmarshal(m.Body, &b) == nil {
+			round = b.Round + window
 		}
 	}
 	return round

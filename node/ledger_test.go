@@ -60,7 +60,7 @@ func TestLedgerRemembersWhatWasSaid(t *testing.T) {
 		key  = testKey(t, 1)
 	)
 	open := func() *ledger {
-		l, err := openLedger(openerOf(dir, &full, &once), run, log)
+		l, err := openLedger(openerOf(dir, &full, &once), run, 8, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func TestLedgerRemembersWhatWasSaid(t *testing.T) {
 
 	rounds := func(l *ledger) (out []uint64) {
 		for _, m := range l.messages() {
-			out = append(out, roundOf(&m))
+			out = append(out, roundOf(&m, 8))
 		}
 		return out
 	}
@@ -122,7 +122,7 @@ func TestLedgerRemembersWhatWasSaid(t *testing.T) {
 	if err := l.close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openLedger(openerOf(dir, &full, &once), wire.SumCID(wire.CodecDagCBOR, []byte("other")), log); err == nil || !strings.Contains(err.Error(), "another run") {
+	if _, err := openLedger(openerOf(dir, &full, &once), wire.SumCID(wire.CodecDagCBOR, []byte("other")), 8, log); err == nil || !strings.Contains(err.Error(), "another run") {
 		t.Errorf("directory of another run: %v", err)
 	}
 }

@@ -163,7 +163,7 @@ func (l *Lineage) replay(ctx context.Context, r *LineageReport, m *manifest.Mani
 	byCID := make(map[wire.CID]*diloco.Commit, len(chain))
 	past := func(c wire.CID) *diloco.Commit { return byCID[c] }
 	who := map[wire.PeerID]bool{}
-	rules := claims{Size: uint64(model.Codec.Size()), Steps: m.Round.InnerSteps, Tokens: uint64(m.Inner.Batch) * uint64(m.Inner.Sequence)}
+	rules := claimsOf(m, model)
 	id, err := chain[0].CID()
 	if err != nil {
 		return err
@@ -255,6 +255,14 @@ type claims struct {
 	Size   uint64 // bytes of a payload
 	Steps  uint64 // inner steps of a round
 	Tokens uint64 // of a step
+	Traced bool   // it names audit material
+}
+
+func claimsOf(m *manifest.Manifest, model *Model) claims {
+	return claims{
+		Size: uint64(model.Codec.Size()), Steps: m.Round.InnerSteps, Tokens: uint64(m.Inner.Batch) * uint64(m.Inner.Sequence),
+		Traced: m.Verification.AuditRate > 0,
+	}
 }
 
 // check holds a delta's word about itself against the manifest.
@@ -266,6 +274,8 @@ func (c claims) check(d *diloco.Delta) error {
 		return fmt.Errorf("%w: it claims %d inner steps, a round has %d", ErrBadContent, d.Steps, c.Steps)
 	case d.Tokens != d.Steps*c.Tokens:
 		return fmt.Errorf("%w: it claims %d tokens for %d steps of %d", ErrBadContent, d.Tokens, d.Steps, c.Tokens)
+	case c.Traced && d.Trace.Codec() != wire.CodecDagCBOR:
+		return fmt.Errorf("%w: it names no audit material, and the run audits", ErrBadContent)
 	}
 	return nil
 }

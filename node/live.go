@@ -25,6 +25,9 @@ func RunConfig(run wire.CID, m *manifest.Manifest) diloco.Config {
 		LateRounds:  m.Round.LateRounds,
 		StopRound:   m.Stop.Rounds,
 		WindowsEach: m.WindowsPerRound(),
+		AuditRate:   m.Verification.AuditRate,
+		Segments:    m.Verification.Segments,
+		AuditWindow: m.Verification.Window,
 		Admit:       func(_ wire.PeerID, addr [20]byte) bool { return m.Admission.Allows(addr) },
 	}
 }
@@ -50,7 +53,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	log := n.opt.Log
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	ledger, err := openLedger(n.openJournal, n.opt.Run, log)
+	ledger, err := openLedger(n.openJournal, n.opt.Run, p.manifest.Verification.Window, log)
 	if err != nil {
 		return err
 	}
@@ -63,9 +66,19 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	defer book.flush()
 
 	cfg := RunConfig(n.opt.Run, p.manifest)
-	cfg.Self, cfg.Address, cfg.Role = n.self, n.address, "trainer"
+	cfg.Self, cfg.Address, cfg.Role = n.self, n.address, n.opt.Role
+	var aud *auditor
+	if n.opt.Role == RoleValidator && !n.opt.Observe {
+		if aud, err = n.newAuditor(ctx, p); err != nil {
+			return err
+		}
+		cfg.Coin = aud.coin.Root()
+	}
 	if n.opt.Observe {
 		cfg.Role = "observer"
+	}
+	if n.opt.Vouch != nil {
+		cfg.Vouch = func(p wire.PeerID, _ *diloco.Join) bool { return p == n.self || n.opt.Vouch(p) }
 	}
 	states := &states{model: p.model, blocks: n.opt.Blocks}
 	chain, err := n.recover(ctx, p, states, ledger.last)
@@ -91,11 +104,11 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	}
 	o := &owner{
 		run: n.opt.Run, key: n.opt.Key, log: log, meter: n.meter,
-		model: p.model, plan: p.plan, blocks: n.opt.Blocks, states: states, keeper: p.keeper,
+		model: p.model, claims: claimsOf(p.manifest, p.model), blocks: n.opt.Blocks, states: states, keeper: p.keeper,
 		patience: patience,
 		events:   make(chan diloco.Event, 64), asks: make(chan func(), 64), over: make(chan struct{}),
 		outbox: newOutbox(log), merge: make(chan struct{}, 1),
-		machine: machine, journal: ledger,
+		machine: machine, journal: ledger, purse: purse{payer: n.opt.Payer},
 	}
 	for _, e := range ledger.evidence { // what convicted others before convicts them again
 		body, err := wire.Marshal(&e)
@@ -113,6 +126,10 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	if t.debts, err = openDebts(t.dir, n.opt.Run, n.self, p.model.Codec, n.opt.Blocks, log); err != nil {
 		return err
 	}
+	if p.manifest.Verification.AuditRate > 0 {
+		t.trace = newTracer(t, p)
+		t.debts.tracer = t.trace
+	}
 	if err := n.reconcile(ctx, t.debts, ledger, chain); err != nil {
 		return err
 	}
@@ -127,6 +144,16 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	p.data.peers = l.topic.Peers
 	s := &steward{node: n, parts: p, owner: o, listener: l, trainer: t, book: book, cancel: cancel, wake: make(chan struct{}, 1), more: make(chan struct{}, 1)}
 	s.lastIn, s.lastOut = n.opt.Net.Bandwidth()
+	if s.auditor = aud; aud != nil {
+		aud.tell = o.tell
+		aud.patience = patience
+		aud.recall(ledger.own)
+		aud.replayer.from = func(accused wire.PeerID) []wire.PeerID { return o.sources([]wire.PeerID{accused}) }
+		aud.replayer.data.peers = l.topic.Peers
+		aud.replayer.commit = func(ctx context.Context, c wire.CID) (*diloco.Commit, error) {
+			return getCommit(ctx, o.blocks, c, o.sources())
+		}
+	}
 	o.onHead, o.onFinal, o.onDone = s.onHead, s.onFinal, s.onDone
 	if len(chain) > 0 {
 		s.resume(chain[len(chain)-1], ledger.last.Head)
@@ -151,6 +178,9 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 		p.data.prefetch(ctx, &work)
 	}
 	work.Go(func() { t.loop(ctx) })
+	if aud != nil {
+		work.Go(func() { aud.loop(ctx) })
+	}
 	return o.loop(ctx, first)
 }
 

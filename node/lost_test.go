@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // mortalEngine is a toyEngine whose trainers die with all that they hold, as
@@ -20,6 +21,9 @@ type mortalEngine struct {
 	deaths int
 	steps  uint64 // done by all
 }
+
+func (e *mortalEngine) Identity() string                        { return e.toy.Identity() }
+func (e *mortalEngine) Unpack(b []byte) (audit.Snapshot, error) { return e.toy.Unpack(b) }
 
 func (e *mortalEngine) Genesis() ([]float32, error) { return e.toy.Genesis() }
 
@@ -60,6 +64,13 @@ func (t *mortal) Eval(b [][]int32) (float64, error) {
 	return t.Trainer.Eval(b)
 }
 
+func (t *mortal) Hidden() ([]float32, int) {
+	if t.alive("hidden") != nil {
+		return nil, 0
+	}
+	return t.Trainer.Hidden()
+}
+
 func (t *mortal) Params() []float32 {
 	if t.alive("params") != nil {
 		return nil
@@ -88,7 +99,7 @@ func (t *mortal) Load(r io.Reader) error {
 // A worker that dies costs what was done since the last snapshot, whatever it
 // was doing, and never a round.
 func TestLostEngineCostsASegment(t *testing.T) {
-	for _, op := range []string{"step", "eval", "params", "set", "save", "load"} {
+	for _, op := range []string{"step", "eval", "hidden", "params", "set", "save", "load"} {
 		t.Run(op, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSwarm(t, func(m *manifest.Manifest) { m.Round.InnerSteps = 20; m.Round.Deadline = time.Minute })

@@ -23,6 +23,9 @@ type meter struct {
 	troubles    map[string]string
 	checkpoint  Transfer
 	clock       clock
+	audits      map[string]uint64 // by finding
+	auditing    time.Duration     // in them
+	since       time.Time
 }
 
 // clock splits time: in inner steps; outside of them while a transfer or merge
@@ -41,6 +44,8 @@ func newMeter(now time.Time) *meter {
 		rejections: map[string]uint64{},
 		troubles:   map[string]string{},
 		clock:      clock{since: now},
+		audits:     map[string]uint64{},
+		since:      now,
 	}
 }
 
@@ -176,6 +181,10 @@ func (m *meter) fill(s *Status) {
 	s.ValLoss, s.ValRound = m.valLoss, m.valRound
 	s.RoundsContributed, s.Resumed = m.contributed, m.resumedAt
 	s.Checkpoint = m.checkpoint
+	s.Audits = maps.Clone(m.audits)
+	if t := time.Since(m.since); t > 0 {
+		s.AuditShare = float64(m.auditing) / float64(t)
+	}
 	for k, n := range m.rejections {
 		s.Rejections[k] += n
 	}
@@ -184,4 +193,17 @@ func (m *meter) fill(s *Status) {
 		lines = append(lines, part+": "+m.troubles[part])
 	}
 	s.Trouble = strings.Join(lines, "; ")
+}
+
+// audited books the time of one audit, found what came of it.
+func (m *meter) audited(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.auditing += d
+}
+
+func (m *meter) found(what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.audits[what]++
 }

@@ -104,7 +104,15 @@ func (n *Node) Status() Status {
 		s.Peers = len(n.topic.Peers())
 	}
 	if n.head != nil {
-		s.Weak, s.Roster = n.head.Weak, len(n.head.Roster)
+		s.Weak, s.Roster, s.Cases = n.head.Weak, len(n.head.Roster), n.head.Cases
+		for _, m := range n.head.Roster {
+			if m.Peer == n.self {
+				s.Role = m.Role
+			}
+			if m.Banned {
+				s.Banned = append(s.Banned, m.Peer)
+			}
+		}
 	}
 	if n.owner != nil {
 		v := n.owner.view()

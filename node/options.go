@@ -7,9 +7,17 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node/journal"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
+)
+
+// The roles of those who take part. An observer has none.
+const (
+	RoleTrainer   = "trainer"
+	RoleValidator = "validator"
 )
 
 // DefaultValWindows is over how many windows peers evaluate.
@@ -36,6 +44,12 @@ type Options struct {
 	// Engine makes what computes. It is called once, when the manifest is known.
 	Engine func(ctx context.Context, m *manifest.Manifest) (Engine, error)
 
+	// Role is RoleTrainer, the default, or RoleValidator, which votes and merges
+	// as others do, and audits instead of training.
+	Role string
+	// Lie may change what this validator's audits say before it is signed. Testnets
+	// have liars; nil says what was found.
+	Lie func(audit.Task, *diloco.Verdict)
 	// Observe makes a peer that follows and serves the chain, and neither trains nor votes.
 	Observe bool
 	// Prune forgets payloads and commits some rounds after they are final. By
@@ -59,6 +73,11 @@ type Options struct {
 	// Patience is how long one delta or commit may take to fetch. Default: the
 	// round's deadline, at least 10 s.
 	Patience time.Duration
+	// Payer makes receipts for the run's ledger. By default there is no ledger.
+	Payer Payer
+	// Vouch says, at once, whether a validator that asks to join has the stake
+	// that the run's ledger wants. By default all are vouched for.
+	Vouch func(wire.PeerID) bool
 	// Log defaults to silence.
 	Log *slog.Logger
 
@@ -85,6 +104,13 @@ func (o Options) withDefaults() (Options, error) {
 		if c != o.Run {
 			return o, fmt.Errorf("node: the manifest is %s, the run %s", c, o.Run)
 		}
+	}
+	switch o.Role {
+	case "":
+		o.Role = RoleTrainer
+	case RoleTrainer, RoleValidator:
+	default:
+		return o, fmt.Errorf("node: role %q is neither %s nor %s", o.Role, RoleTrainer, RoleValidator)
 	}
 	if o.SnapshotEvery <= 0 {
 		o.SnapshotEvery = 2 * time.Second

@@ -21,7 +21,7 @@ type owner struct {
 	meter *meter
 
 	model    *Model
-	plan     plan
+	claims   claims
 	blocks   Blocks
 	states   *states
 	trainer  *trainer
@@ -36,6 +36,7 @@ type owner struct {
 	asks   chan func()       // questions to the machine, answered by the owner
 	over   chan struct{}     // closed when nobody answers any more
 	outbox *outbox
+	purse  purse         // belongs to loop
 	merge  chan struct{} // one merge at a time: each holds a model or two
 
 	mu     sync.Mutex // guards the following
@@ -260,13 +261,17 @@ func (o *owner) spawn(f func()) { o.work.Go(f) }
 
 // sign says something: signed, on disk, then back to the machine and out.
 func (o *owner) sign(e diloco.Sign) error {
-	m := o.key.Sign(e.Kind, o.run, e.Body)
+	body, err := o.purse.pay(e.Kind, e.Body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errFatal, err)
+	}
+	m := o.key.Sign(e.Kind, o.run, body)
 	if err := o.journal.said(m); err != nil {
 		return fmt.Errorf("journal a %v: %w", e.Kind, err)
 	}
 	if e.Kind == wire.KindDelta {
 		var d diloco.Delta
-		if err := wire.Unmarshal(e.Body, &d); err != nil {
+		if err := wire.Unmarshal(body, &d); err != nil {
 			return fmt.Errorf("%w: own delta: %w", errFatal, err)
 		}
 		o.trainer.post(order{signed: &signedDelta{d.Block, m.ID()}})

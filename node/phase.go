@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,8 @@ type phaseHead struct {
 	Total   uint64   `cbor:"total"`   // tokens of all rounds
 	Compute uint64   `cbor:"compute"` // nanoseconds of the steps done
 	Trained bool     `cbor:"trained"` // the phase has ended; only moments and Total are of use
+
+	Trace *phaseTrace `cbor:"trace,omitempty"` // where the run audits
 }
 
 // open makes the trainer, and brings it to where the phase file says.
@@ -68,7 +71,10 @@ func (t *trainer) open(start *State) error {
 }
 
 // snapshot writes the phase file.
-func (t *trainer) snapshot() error {
+func (t *trainer) snapshot(ctx context.Context) error {
+	if err := t.traceStored(ctx); err != nil {
+		return err
+	}
 	began := time.Now()
 	err := writeContainer(t.path(), phaseMagic, &t.at, func(w io.Writer) error {
 		out := bufio.NewWriterSize(w, 1<<20)
@@ -87,6 +93,7 @@ func (t *trainer) snapshot() error {
 // close gives the trainer's memory back. The next phase makes a new one from
 // the last snapshot.
 func (t *trainer) close() {
+	t.trace.settle()
 	if t.live == nil {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // Errors that adapters of Blocks return, wrapped, so that the node can tell
@@ -109,6 +110,12 @@ type Engine interface {
 	Genesis() ([]float32, error)
 	// NewTrainer makes a trainer with a copy of params and fresh Adam moments.
 	NewTrainer(params []float32) (Trainer, error)
+	// Identity names whose results are equal bit for bit: model code, device,
+	// version and architecture. Engines of different Identity are compared within a tolerance.
+	Identity() string
+	// Unpack returns the numbers in what Save wrote, for such a comparison. It
+	// refuses anything else.
+	Unpack(saved []byte) (audit.Snapshot, error)
 }
 
 // A Trainer holds one copy of the model with its inner optimizer. One
@@ -121,6 +128,10 @@ type Trainer interface {
 	Step(batch [][]int32, lr float64) (loss float64, err error)
 	// Eval returns the mean loss without changing anything.
 	Eval(batch [][]int32) (loss float64, err error)
+	// Hidden are the last hidden states, after the final norm, of the batch of
+	// the latest Step (before its update) or Eval: B·T rows of width values.
+	// They cost no pass of their own and are valid until the next call.
+	Hidden() (rows []float32, width int)
 	// Params are the live weights: to be read, not kept. Nil where the engine is lost.
 	Params() []float32
 	// SetParams copies params in; moments and step count stay.
@@ -130,4 +141,18 @@ type Trainer interface {
 	Save(w io.Writer) error
 	Load(r io.Reader) error
 	Close() error
+}
+
+// Kinds of work in a receipt, as the ledger numbers them.
+const (
+	PaidTraining   uint8 = 0 // of a delta; units are tokens
+	PaidValidation uint8 = 2 // of a verdict; one unit
+)
+
+// A Payer makes the receipts of this peer's work for the run's ledger. It must
+// answer at once, from what it knows: a round waits for no ledger.
+type Payer interface {
+	// Sign returns the signature of the receipt and the ledger's epoch that it
+	// is for; no signature where none can be made, and the work is not paid.
+	Sign(kind uint8, subject wire.CID, units uint64) (epoch uint64, receipt []byte)
 }

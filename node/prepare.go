@@ -46,6 +46,12 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 	if p.keeper, err = newKeeper(n.opt.Blocks, !n.opt.Prune, n.opt.Log); err != nil {
 		return nil, err
 	}
+	if v := m.Verification; v.AuditRate > 0 {
+		p.keeper.traces = keepTraces(v.Window, m.Round.LateRounds)
+		if n.opt.Role == RoleValidator {
+			p.keeper.states = p.keeper.traces // what segments begin with
+		}
+	}
 	if err := p.keeper.pin("run/manifest", n.opt.Run); err != nil {
 		return nil, err
 	}
@@ -62,11 +68,8 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 	if p.model, err = NewModel(n.opt.Run, m, tokenizer); err != nil {
 		return nil, err
 	}
-	p.plan = plan{
-		Steps: m.Round.InnerSteps, Batch: uint64(m.Inner.Batch), Sequence: uint64(m.Inner.Sequence),
-		Every: n.opt.SnapshotEvery,
-		LR:    func(step uint64) float64 { return LearningRate(m, step) },
-	}
+	p.plan = planOf(m)
+	p.plan.Every = n.opt.SnapshotEvery
 	err = n.retry(ctx, "fetch the data's index", small, func(ctx context.Context, from []wire.PeerID) (err error) {
 		p.data, err = openDataset(ctx, n.opt.Blocks, p.keeper, n.opt.Run, m, n.opt.ValWindows, from)
 		if err != nil {

@@ -3,6 +3,7 @@ package node
 import (
 	"time"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -53,6 +54,12 @@ type Status struct {
 	RoundsContributed uint64            `json:"rounds_contributed"` // own deltas in commits of the chain
 	Rejections        map[string]uint64 `json:"rejections"`         // by reason
 	Evicted           []wire.PeerID     `json:"evicted,omitempty"`
+
+	Role       string            `json:"role"`        // in the head's roster, "" outside of it
+	Audits     map[string]uint64 `json:"audits"`      // done by this validator, by finding
+	AuditShare float64           `json:"audit_share"` // of its time, since the start
+	Cases      []diloco.Case     `json:"cases"`       // open after the head
+	Banned     []wire.PeerID     `json:"banned"`      // by the chain
 
 	Checkpoint  Transfer  `json:"checkpoint"` // the last fetch of a state
 	Resumed     uint64    `json:"resumed"`    // the inner step that the last start went on at

@@ -19,6 +19,7 @@ type steward struct {
 	owner    *owner
 	listener *listener
 	trainer  *trainer
+	auditor  *auditor // nil unless this peer is a validator
 	book     *chronicle
 	cancel   context.CancelCauseFunc
 	wake     chan struct{} // for loop
@@ -59,10 +60,7 @@ func (s *steward) resume(c *diloco.Commit, cid wire.CID) {
 	s.node.mu.Lock()
 	s.node.head, s.node.runTotal = c, total
 	s.node.mu.Unlock()
-	s.mu.Lock()
-	s.heads = append(s.heads, headWork{cid, c, c.FinalRound})
-	s.mu.Unlock()
-	s.ring()
+	s.adopted(headWork{cid, c, c.FinalRound})
 }
 
 // onHead is called by the owner when a head is adopted, durably.
@@ -79,10 +77,17 @@ func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 		s.evaluate(c, false, func() {})
 	}
 	n.opt.Log.Info("head", "round", c.Round, "commit", e.Head, "deltas", len(c.Deltas), "roster", len(c.Roster), "weak", c.Weak)
+	s.adopted(headWork{e.Head, c, v.FinalRound})
+}
+
+func (s *steward) adopted(h headWork) {
 	s.mu.Lock()
-	s.heads = append(s.heads, headWork{e.Head, c, v.FinalRound})
+	s.heads = append(s.heads, h)
 	s.mu.Unlock()
 	s.ring()
+	if s.auditor != nil {
+		s.auditor.post(h)
+	}
 }
 
 // evalShare is which share of the compute evaluations may take by default: one

@@ -240,7 +240,8 @@ func (s *swarm) until(what string, limit time.Duration, ok func(Status) bool, wh
 		}
 		if time.Now().After(end) {
 			for _, n := range who {
-				s.t.Logf("node %d: %+v", n, s.members[n].node.Status())
+				st := s.members[n].node.Status()
+				s.t.Logf("node %d: %s, round %d, final %d, roster %d, trouble %q, rejections %v, audits %v, cases %d, banned %v", n, st.Phase, st.Round, st.FinalRound, st.Roster, st.Trouble, st.Rejections, st.Audits, len(st.Cases), st.Banned)
 			}
 			s.t.Fatalf("after %v: not %s", limit, what)
 		}
@@ -335,6 +336,8 @@ func (m *member) said() map[string]wire.CID {
 			about = fmt.Sprint("vote ", b.Parent)
 		case *diloco.Attest:
 			about = fmt.Sprint("attest ", b.Round)
+		case *diloco.Verdict:
+			about = fmt.Sprint("verdict ", b.Subject, b.Segment, b.Finding == diloco.Withheld)
 		default:
 			continue
 		}

@@ -115,7 +115,7 @@ func (l *listener) take(ctx context.Context, data []byte) wire.Judgement {
 		return wire.Reject
 	}
 	switch m.Kind {
-	case wire.KindJoin, wire.KindDelta, wire.KindVote, wire.KindAttest, wire.KindEvidence:
+	case wire.KindJoin, wire.KindDelta, wire.KindVote, wire.KindAttest, wire.KindEvidence, wire.KindVerdict:
 	default:
 		l.meter.reject("kind")
 		return wire.Reject

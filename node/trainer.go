@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -23,6 +24,17 @@ type plan struct {
 	Every    time.Duration
 	LR       func(step uint64) float64 // of the step'th inner step since genesis
 }
+
+// planOf is what the manifest says; Every is the node's own.
+func planOf(m *manifest.Manifest) plan {
+	return plan{
+		Steps: m.Round.InnerSteps, Batch: uint64(m.Inner.Batch), Sequence: uint64(m.Inner.Sequence),
+		LR: func(step uint64) float64 { return LearningRate(m, step) },
+	}
+}
+
+// rate is the learning rate of a round's step.
+func (p *plan) rate(round, step uint64) float64 { return p.LR((max(round, 1)-1)*p.Steps + step) }
 
 // trainer runs inner phases. One goroutine, in run, owns everything but the
 // mailbox.
@@ -46,6 +58,7 @@ type trainer struct {
 	wake   chan struct{}
 
 	debts    *debts
+	trace    *tracer   // nil where the run audits nobody
 	live     Trainer   // nil until the first phase
 	at       phaseHead // where the phase stands
 	saved    time.Time // when at was last written
@@ -205,7 +218,7 @@ func (t *trainer) during(ctx context.Context, job *diloco.Train) (cut bool, err 
 		}
 		o := t.orders[0]
 		if n := o.train; n != nil {
-			if n.Round != job.Round || n.State != job.State {
+			if n.Round != job.Round || n.State != job.State || t.trace != nil && !seatOf(n).same(seatOf(job)) {
 				t.mu.Unlock()
 				return false, errReplaced // and leave it for nextJob
 			}
@@ -239,6 +252,9 @@ func (t *trainer) work(ctx context.Context, job diloco.Train) {
 			t.log.Warn("nothing to send for this round", "round", job.Round, "err", err)
 			t.meter.reject("own phase diverged")
 			t.close() // its moments are spoilt as well
+			if t.trace != nil {
+				t.trace.fresh = true
+			}
 			t.forget()
 			t.emit(diloco.Trained{Delta: t.empty(job)})
 			return
@@ -288,14 +304,14 @@ func (t *trainer) phase(ctx context.Context, job *diloco.Train) (diloco.Delta, e
 	if err := t.debts.unsent(ctx, job.Round, job.State); err != nil {
 		return diloco.Delta{}, err
 	}
-	if p := t.debts.find(job.Round, job.State); p != nil {
+	if p := t.debts.find(job.Round, job.State, t.trace, seatOf(job)); p != nil {
 		return t.again(ctx, *p, job.Head)
 	}
 	start, err := t.states.get(ctx, job.State)
 	if err != nil {
 		return diloco.Delta{}, fmt.Errorf("state to train from: %w", err)
 	}
-	if err := t.begin(start, job); err != nil {
+	if err := t.begin(ctx, start, job); err != nil {
 		return diloco.Delta{}, err
 	}
 	t.meter.begin(t.at.Step, t.plan.Steps)
@@ -313,10 +329,10 @@ func (t *trainer) phase(ctx context.Context, job *diloco.Train) (diloco.Delta, e
 		}
 		if ctx.Err() != nil {
 			// A clean end costs not even the steps since the last snapshot.
-			return diloco.Delta{}, errors.Join(ctx.Err(), t.snapshot())
+			return diloco.Delta{}, errors.Join(ctx.Err(), t.snapshot(context.WithoutCancel(ctx)))
 		}
 		if time.Since(t.saved) >= max(t.plan.Every, 20*t.saveCost) {
-			if err := t.snapshot(); err != nil {
+			if err := t.snapshot(ctx); err != nil {
 				t.meter.trouble("snapshot", err) // training needs no disk; the next may succeed
 			} else {
 				t.meter.clear("snapshot")
@@ -331,7 +347,11 @@ func (t *trainer) again(ctx context.Context, p pending, head wire.CID) (diloco.D
 	if p.Delta.Parent == head {
 		return p.Delta, nil
 	}
-	delta, err := t.debts.resend(ctx, p, head)
+	resend := t.debts.resend
+	if t.trace != nil {
+		resend = t.resendTraced
+	}
+	delta, err := resend(ctx, p, head)
 	if err != nil {
 		return delta, err
 	}
@@ -339,20 +359,29 @@ func (t *trainer) again(ctx context.Context, p pending, head wire.CID) (diloco.D
 }
 
 // begin makes live hold the weights that the phase goes on from.
-func (t *trainer) begin(start *State, job *diloco.Train) error {
+func (t *trainer) begin(ctx context.Context, start *State, job *diloco.Train) error {
 	if t.live == nil {
 		if err := t.open(start); err != nil {
 			return err
 		}
 	}
-	if !t.at.Trained && t.at.Round == job.Round && t.at.State == job.State && t.at.Step > 0 {
+	if !t.at.Trained && t.at.Round == job.Round && t.at.State == job.State && t.at.Step > 0 &&
+		(t.trace == nil) == (t.at.Trace == nil) && (t.trace == nil || t.at.Trace.Seat.same(seatOf(job))) {
 		t.meter.resumed(t.at.Step)
 		return nil
+	}
+	at := phaseHead{Run: t.run, Round: job.Round, State: job.State, Total: t.at.Total}
+	if t.trace != nil {
+		s, err := t.beginTrace(ctx, start, job)
+		if err != nil {
+			return err
+		}
+		at.Trace = &phaseTrace{Seat: s}
 	}
 	if err := t.live.SetParams(start.Params); err != nil {
 		return fmt.Errorf("set weights: %w", err)
 	}
-	t.at = phaseHead{Run: t.run, Round: job.Round, State: job.State, Total: t.at.Total}
+	t.at = at
 	t.saved = time.Now()
 	return nil
 }
@@ -365,7 +394,7 @@ func (t *trainer) step(ctx context.Context, job *diloco.Train) error {
 		return fmt.Errorf("batch of round %d, step %d: %w", job.Round, t.at.Step, err)
 	}
 	ready := time.Now()
-	loss, err := t.live.Step(batch, t.plan.LR((max(job.Round, 1)-1)*t.plan.Steps+t.at.Step))
+	loss, err := t.live.Step(batch, t.plan.rate(job.Round, t.at.Step))
 	if err != nil {
 		return fmt.Errorf("round %d, inner step %d: %w", job.Round, t.at.Step, err)
 	}
@@ -379,6 +408,9 @@ func (t *trainer) step(ctx context.Context, job *diloco.Train) error {
 	t.at.Total += tokens
 	t.at.Compute += uint64(time.Since(ready))
 	t.meter.advance(t.at, tokens, time.Since(began))
+	if t.trace != nil {
+		return t.traceStep(ctx)
+	}
 	return nil
 }
 
@@ -389,6 +421,11 @@ func (t *trainer) finish(ctx context.Context, start *State, job diloco.Train) (d
 		return msg, nil
 	}
 	msg.Steps, msg.Tokens, msg.Loss = t.at.Step, t.at.Tokens, t.at.LossSum/float64(t.at.Step)
+	if t.trace != nil {
+		if err := t.traceSegment(ctx); err != nil {
+			return msg, err
+		}
+	}
 	msg, err := t.encode(ctx, start, job, msg)
 	if err != nil {
 		return msg, err
@@ -398,7 +435,7 @@ func (t *trainer) finish(ctx context.Context, start *State, job diloco.Train) (d
 	}
 	t.at.Trained = true
 	if time.Since(t.saved) >= t.plan.Every {
-		if err := t.snapshot(); err != nil {
+		if err := t.snapshot(ctx); err != nil {
 			t.meter.trouble("snapshot", err)
 		}
 	}
@@ -420,7 +457,18 @@ func (t *trainer) encode(ctx context.Context, start *State, job diloco.Train, ms
 				return msg, fmt.Errorf("%w: weight %d is %v", errDiverged, i, w[i])
 			}
 		}
-		out, err := t.debts.encode(ctx, msg, delta)
+		var rest wire.CID
+		out, err := msg, error(nil)
+		if t.trace == nil {
+			out, err = t.debts.encode(ctx, msg, delta)
+		} else if out, rest, err = t.debts.encodeTraced(ctx, msg, delta, t.at.Trace.Seat.Owed); err == nil {
+			if err = t.traceStored(ctx); err == nil {
+				out, err = t.seal(ctx, out, rest)
+			}
+			if err != nil {
+				t.debts.drop(t.debts.index(out.Block))
+			}
+		}
 		if err == nil {
 			t.meter.clear("payload")
 			return out, nil

@@ -32,6 +32,9 @@ const (
 	goodSlot
 	cardSlot
 	bandSlot
+	passSlot
+	withheldSlot
+	paleSlot
 	peerSlots = 16 // and what follows: one for each peer, then round again
 )
 
@@ -217,8 +220,11 @@ type mark struct {
 	do   Action
 }
 
-// marks draws what befell the peers: a cross for the end of a process, a
-// circle for a beginning.
+// audits is the mark of an audit that passed.
+const audits Action = "audit"
+
+// marks draws what befell the peers: a cross for the end of a process or a lie
+// that was found, a circle for a beginning or an audit that passed.
 type marks []mark
 
 // Plot implements plot.Plotter.
@@ -233,6 +239,8 @@ func (m marks) Plot(c draw.Canvas, p *plot.Plot) {
 				c.StrokeLine2(line, at.X-r, at.Y-r, at.X+r, at.Y+r)
 				c.StrokeLine2(line, at.X-r, at.Y+r, at.X+r, at.Y-r)
 			}
+		case audits:
+			c.DrawGlyph(draw.GlyphStyle{Color: slot(passSlot), Radius: r, Shape: draw.CircleGlyph{}}, at)
 		default:
 			c.DrawGlyph(draw.GlyphStyle{Color: slot(cardSlot), Radius: r + 1.5, Shape: draw.CircleGlyph{}}, at)
 			c.DrawGlyph(draw.GlyphStyle{Color: slot(goodSlot), Radius: r, Shape: draw.CircleGlyph{}}, at)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -41,6 +42,9 @@ type Chronicle struct {
 	Expect    Expect  `json:"expect"`
 	AtFirst   int     `json:"at_first"` // peers at the start
 
+	Audit AuditTerms `json:"audit"`
+	Money *Money     `json:"money,omitempty"` // nil without a ledger
+
 	Peers  []*PeerRecord `json:"peers"`
 	Events []Happened    `json:"events"`
 	Cuts   []Cut         `json:"cuts,omitempty"`
@@ -56,14 +60,24 @@ type Chronicle struct {
 
 // A PeerRecord is what was seen of one peer.
 type PeerRecord struct {
-	Name     string       `json:"name"`
-	ID       wire.PeerID  `json:"id"`
-	Observer bool         `json:"observer,omitempty"`
-	Lives    []Life       `json:"lives"`
-	Seen     []Seen       `json:"seen"`           // whenever it changed
-	Last     *node.Status `json:"last,omitempty"` // the last status that it gave; nil if it never did
+	Name      string       `json:"name"`
+	ID        wire.PeerID  `json:"id"`
+	Observer  bool         `json:"observer,omitempty"`
+	Validator bool         `json:"validator,omitempty"`
+	Cheat     *Cheat       `json:"cheat,omitempty"`
+	Account   string       `json:"account,omitempty"` // its address, 0x…
+	Lives     []Life       `json:"lives"`
+	Seen      []Seen       `json:"seen"`           // whenever it changed
+	Last      *node.Status `json:"last,omitempty"` // the last status that it gave; nil if it never did
 
 	History []node.Record `json:"-"` // read from its data directory
+}
+
+// AuditTerms are the manifest's.
+type AuditTerms struct {
+	Rate     uint64 `json:"rate"` // share of deltas that each validator audits, in parts per 10,000
+	Segments uint64 `json:"segments"`
+	Window   uint64 `json:"window"` // rounds
 }
 
 // A Life is one process of a peer.
@@ -131,8 +145,25 @@ type LineageCommit struct {
 	State  wire.CID       `json:"state"`
 	Weak   bool           `json:"weak,omitempty"`
 	Votes  []wire.PeerID  `json:"votes"`
-	Roster []wire.PeerID  `json:"roster"`
+	Roster []wire.PeerID  `json:"roster"` // those who are banned left out
 	Deltas []LineageDelta `json:"deltas"`
+
+	Verdicts  []LineageVerdict    `json:"verdicts,omitempty"`
+	Cases     []diloco.Case       `json:"cases,omitempty"`     // open after this commit
+	Convicted []diloco.Conviction `json:"convicted,omitempty"` // by this commit
+}
+
+// A LineageVerdict is one validator's word, as a commit has it.
+type LineageVerdict struct {
+	ID       wire.CID    `json:"id"`
+	From     wire.PeerID `json:"from"`
+	Subject  wire.CID    `json:"subject"`
+	Peer     wire.PeerID `json:"peer"`  // who signed Subject
+	Round    uint64      `json:"round"` // of the delta audited
+	Segment  uint64      `json:"segment"`
+	Finding  string      `json:"finding"` // pass, wrong or withheld
+	Evidence wire.CID    `json:"evidence"`
+	Coin     bool        `json:"coin"` // the validator's coin chose it; otherwise an open case
 }
 
 // A LineageDelta is one merged contribution.
@@ -237,4 +268,24 @@ func (l *Lineage) tokens() map[uint64]uint64 {
 		out[c.Round] = sum
 	}
 	return out
+}
+
+// Words for findings in a lineage.
+const (
+	foundPass     = "pass"
+	foundWrong    = "wrong"
+	foundWithheld = "withheld"
+)
+
+// FindingName is the word for a finding in a lineage.
+func FindingName(f diloco.Finding) string {
+	switch f {
+	case diloco.Pass:
+		return foundPass
+	case diloco.Wrong:
+		return foundWrong
+	case diloco.Withheld:
+		return foundWithheld
+	}
+	return "unknown"
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/shoalnet/shoal/testnet/cheat"
 )
 
 // Bounds of a configuration.
@@ -37,9 +39,15 @@ type Config struct {
 
 	Peers      int   `yaml:"peers"`      // how many start at once
 	Observers  []int `yaml:"observers"`  // who of all follow the chain without training
+	Validators []int `yaml:"validators"` // who of all audit instead of training
 	Bootstraps []int `yaml:"bootstraps"` // whose addresses every peer is told; default [0]
 	Threads    int   `yaml:"threads"`    // each peer computes with; default 1
 	Link       Link  `yaml:"link"`       // every peer's line, until an event changes it
+
+	// Chain settles the run on a ledger: an embedded chain, a process of its own,
+	// with accounts that stake for every peer.
+	Chain  bool    `yaml:"chain"`
+	Cheats []Cheat `yaml:"cheats"` // who of all lies, how and from when on
 
 	Events []Event `yaml:"events"`
 
@@ -49,6 +57,13 @@ type Config struct {
 	Baseline bool   `yaml:"baseline"` // train alone, too, to compare with
 	Prompt   string `yaml:"prompt"`   // for the sample of generated text; empty leaves it out
 	Expect   Expect `yaml:"expect"`
+}
+
+// A Cheat says that a peer lies.
+type Cheat struct {
+	Peer  int        `yaml:"peer" json:"peer"`
+	Kind  cheat.Kind `yaml:"kind" json:"kind"`
+	Round uint64     `yaml:"round" json:"round"` // the first round of its lies, from 1; default 1
 }
 
 // Data is a text to prepare and to train on.
@@ -75,6 +90,9 @@ const (
 	Partition Action = "partition" // no byte passes between the groups
 	Heal      Action = "heal"      // the partition ends
 	Limit     Action = "limit"     // a peer's line changes
+
+	ChainStop  Action = "chain-stop"  // the ledger's process is killed
+	ChainStart Action = "chain-start" // it is started again
 )
 
 // An Event is one entry of the schedule.
@@ -208,7 +226,7 @@ func (c *Config) validate() error {
 	if e := c.Expect; e.ValLoss < 0 || e.GapToSingle < 0 {
 		return errors.New("expect: bounds must not be negative")
 	}
-	s := schedule{up: map[int]bool{}, total: c.Peers}
+	s := schedule{up: map[int]bool{}, total: c.Peers, chain: c.Chain, chainUp: c.Chain}
 	for i := range c.Peers {
 		s.up[i] = true
 	}
@@ -217,13 +235,55 @@ func (c *Config) validate() error {
 			return fmt.Errorf("events[%d]: %s: %w", i, e.Do, err)
 		}
 	}
-	for _, p := range append(slices.Clone(c.Bootstraps), c.Observers...) {
-		if p < 0 || p >= s.total {
-			return fmt.Errorf("bootstraps, observers: there is no peer %d, only 0 to %d", p, s.total-1)
+	for _, l := range []struct {
+		key   string
+		peers []int
+	}{{"bootstraps", c.Bootstraps}, {"observers", c.Observers}, {"validators", c.Validators}} {
+		for i, p := range l.peers {
+			if p < 0 || p >= s.total {
+				return fmt.Errorf("%s[%d]: there is no peer %d, only 0 to %d", l.key, i, p, s.total-1)
+			}
+			if slices.Contains(l.peers[:i], p) {
+				return fmt.Errorf("%s[%d]: peer %d is named twice", l.key, i, p)
+			}
+		}
+	}
+	for i, p := range c.Validators {
+		if slices.Contains(c.Observers, p) {
+			return fmt.Errorf("validators[%d]: peer %d is an observer, too", i, p)
+		}
+	}
+	if len(c.Validators)+len(c.Observers) >= s.total {
+		return errors.New("validators: nobody is left to train")
+	}
+	for i := range c.Cheats {
+		if err := c.validateCheat(i, s.total); err != nil {
+			return fmt.Errorf("cheats[%d].%w", i, err)
 		}
 	}
 	if len(c.Bootstraps) == 0 {
 		return errors.New("bootstraps: name at least one peer")
+	}
+	return nil
+}
+
+func (c *Config) validateCheat(i, total int) error {
+	x := &c.Cheats[i]
+	x.Round = max(x.Round, 1)
+	if x.Peer < 0 || x.Peer >= total {
+		return fmt.Errorf("peer: there is no peer %d, only 0 to %d", x.Peer, total-1)
+	}
+	if slices.ContainsFunc(c.Cheats[:i], func(y Cheat) bool { return y.Peer == x.Peer }) {
+		return fmt.Errorf("peer: peer %d cheats in one way already", x.Peer)
+	}
+	fact, ok := cheat.FactOf(x.Kind)
+	switch {
+	case !ok:
+		return fmt.Errorf("kind: %q is unknown; want one of %s", x.Kind, cheat.Names())
+	case slices.Contains(c.Observers, x.Peer):
+		return fmt.Errorf("peer: peer %d is an observer and has nothing to cheat with", x.Peer)
+	case fact.Validator != slices.Contains(c.Validators, x.Peer):
+		return fmt.Errorf("kind: %s is for %s, peer %d is none", x.Kind, map[bool]string{true: "validators", false: "trainers"}[fact.Validator], x.Peer)
 	}
 	return nil
 }
@@ -243,6 +303,8 @@ type schedule struct {
 	up    map[int]bool // by peer; absent: never started
 	total int          // peers that ever started
 	split bool
+
+	chain, chainUp bool // there is a ledger; it runs
 }
 
 func (s *schedule) play(e Event) error {
@@ -303,6 +365,14 @@ func (s *schedule) play(e Event) error {
 			return errors.New("there is no partition by then")
 		}
 		s.split = false
+	case ChainStop, ChainStart:
+		if !s.chain {
+			return errors.New("the swarm has no ledger: chain is not set")
+		}
+		if s.chainUp != (e.Do == ChainStop) {
+			return fmt.Errorf("the ledger is %s by then", map[bool]string{true: "running", false: "down"}[s.chainUp])
+		}
+		s.chainUp = !s.chainUp
 	case Limit:
 		for _, p := range e.Peers {
 			if _, known := s.up[p]; !known {
@@ -311,7 +381,7 @@ func (s *schedule) play(e Event) error {
 		}
 		return e.Link.validate("link")
 	default:
-		return fmt.Errorf("do: unknown action %q; want kill, stop, restart, join, partition, heal or limit", e.Do)
+		return fmt.Errorf("do: unknown action %q; want kill, stop, restart, join, partition, heal, limit, chain-stop or chain-start", e.Do)
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shoalnet/shoal/testnet/cheat"
 )
 
 const small = "manifest: run.yaml\npeers: 3\n"
@@ -28,6 +30,18 @@ events:
 		t.Errorf("link %+v", c.Link)
 	}
 	if c.total() != 5 || !c.shaped() || c.Timeout != 10*time.Minute || !c.Baseline {
+		t.Errorf("config %+v", c)
+	}
+	c, err = ParseConfig([]byte(small + `
+chain: true
+validators: [2]
+cheats: [{peer: 1, kind: idle, round: 2}, {peer: 2, kind: pass-all}]
+events: [{round: 3, do: chain-stop}, {round: 5, do: chain-start}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.Chain || c.Cheats[0] != (Cheat{1, cheat.Idle, 2}) || c.Cheats[1].Round != 1 || c.Validators[0] != 2 {
 		t.Errorf("config %+v", c)
 	}
 	if c, err = ParseConfig([]byte(small)); err != nil || c.shaped() {
@@ -67,6 +81,20 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		{small + "events: [{round: 1, do: partition, groups: [[0], [0]]}]\n", "named twice"},
 		{small + "events: [{round: 1, do: limit, peers: [0], link: {delay: 1m}}]\n", "link.delay"},
 		{small + "events: [{round: 1, do: kill, peers: nobody}]\n", "list of peers"},
+		{small + "validators: [3]\n", "validators[0]: there is no peer 3"},
+		{small + "validators: [1, 1]\n", "validators[1]: peer 1 is named twice"},
+		{small + "validators: [1]\nobservers: [1]\n", "validators[0]: peer 1 is an observer"},
+		{small + "validators: [0, 1, 2]\n", "nobody is left to train"},
+		{small + "cheats: [{peer: 3, kind: idle}]\n", "cheats[0].peer: there is no peer 3"},
+		{small + "cheats: [{peer: 1, kind: nap}]\n", `cheats[0].kind: "nap" is unknown; want one of idle, lazy`},
+		{small + "cheats: [{peer: 1, kind: pass-all}]\n", "cheats[0].kind: pass-all is for validators, peer 1 is none"},
+		{small + "validators: [2]\ncheats: [{peer: 2, kind: idle}]\n", "cheats[0].kind: idle is for trainers"},
+		{small + "cheats: [{peer: 1, kind: idle}, {peer: 1, kind: lazy}]\n", "cheats[1].peer: peer 1 cheats in one way already"},
+		{small + "observers: [2]\ncheats: [{peer: 2, kind: idle}]\n", "cheats[0].peer: peer 2 is an observer"},
+		{small + "cheats: [{peer: 1, kind: idle, rounds: 2}]\n", `unknown key "rounds"`},
+		{small + "events: [{round: 1, do: chain-stop}]\n", "chain is not set"},
+		{small + "chain: true\nevents: [{round: 1, do: chain-start}]\n", "the ledger is running by then"},
+		{small + "chain: true\nevents: [{round: 1, do: chain-stop}, {round: 2, do: chain-stop}]\n", "events[1]: chain-stop: the ledger is down by then"},
 		{small + strings.Repeat("#", maxConfig), "over the limit"},
 	} {
 		_, err := ParseConfig([]byte(c.yaml))

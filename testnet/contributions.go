@@ -60,7 +60,7 @@ func returned(c *Chronicle) (bad []string, good string) {
 		}
 		for _, i := range e.Event.Peers {
 			p := c.Peers[i]
-			if p.Observer || e.Round+3 > c.Rounds {
+			if p.Observer || p.Validator || p.Cheat != nil || e.Round+3 > c.Rounds {
 				continue
 			}
 			if r, ok := c.firstMerged(p.ID, e.Round); ok {
@@ -82,7 +82,7 @@ func arrived(c *Chronicle) (bad []string, good string) {
 	var notes []string
 	for _, i := range c.who(Join) {
 		p := c.Peers[i]
-		if p.Observer {
+		if p.Observer || p.Validator || p.Cheat != nil {
 			continue
 		}
 		at := slices.IndexFunc(c.Lineage.Chain, func(l LineageCommit) bool { return slices.Contains(l.Roster, p.ID) })

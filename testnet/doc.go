@@ -22,6 +22,13 @@
 // between its sides, neither of connections that exist nor of new ones; they
 // stand still, as they would behind a dead cable, and go on when it heals.
 //
+// # Cheats and money
+//
+// A configuration may let peers lie (package cheat) and give the swarm a ledger:
+// an embedded chain as a process of its own, on which every peer stakes and is paid, all
+// by commands that a person could type. Cheats are held to a bound that follows from
+// the audit rate, see odds; RunZoo tries all of them.
+//
 // # Record and report
 //
 // What was observed is kept as record.json; report.json and report.html

@@ -33,28 +33,26 @@ func figures(c *Chronicle) ([]figure, error) {
 	if len(rs) == 0 {
 		return nil, nil
 	}
-	var out []figure
-	for _, f := range []struct {
-		figure
-		draw func() (*plot.Plot, error)
-	}{
+	drawings := append(auditDrawings(c), []drawing{
 		{figure{Title: "Loss over tokens", Note: "nats per token; every curve at equal inner steps", Legend: lossLegend(c)},
-			func() (*plot.Plot, error) { return lossOverTokens(c, rs) }},
+			func() (*plot.Plot, error) { return lossOverTokens(c, rs) }, false},
 		{figure{Title: "Loss over time", Note: timeNote(c), Legend: lossLegend(c)},
-			func() (*plot.Plot, error) { return lossOverTime(c, rs) }},
+			func() (*plot.Plot, error) { return lossOverTime(c, rs) }, false},
 		{figure{Title: rosterTitle, Note: "coloured: a member of the agreed roster; minutes since the start", Legend: rosterLegend(c)},
-			func() (*plot.Plot, error) { return roster(c) }},
+			func() (*plot.Plot, error) { return roster(c) }, true},
 		{figure{Title: "Bytes per round", Note: "sent by each peer, payloads and protocol, stacked", Legend: peerLegend(c)},
-			func() (*plot.Plot, error) { return bytesPerRound(c, rs) }},
+			func() (*plot.Plot, error) { return bytesPerRound(c, rs) }, false},
 		{figure{Title: "Where a round's time goes", Note: "mean over the peers that trained, seconds; stragglers cost others waiting", Legend: splitLegend(rs)},
-			func() (*plot.Plot, error) { return timeSplit(rs) }},
-	} {
+			func() (*plot.Plot, error) { return timeSplit(rs) }, false},
+	}...)
+	var out []figure
+	for _, f := range drawings {
 		type sheet struct {
 			size
 			html *template.HTML
 		}
 		sheets := []sheet{{wide, &f.Wide}, {narrow, &f.Narrow}}
-		if f.Title == rosterTitle {
+		if f.full {
 			sheets = append(sheets, sheet{full, &f.Full})
 		}
 		for _, to := range sheets {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +31,11 @@ type peer struct {
 // newPeer makes the peer's directory and key and settles its addresses.
 func (s *swarm) newPeer(ctx context.Context, i int) (*peer, error) {
 	name := "p" + strconv.Itoa(i)
-	p := &peer{index: i, dir: s.path(peersDir, name), rec: &PeerRecord{Name: name, Observer: slices.Contains(s.Config.Observers, i)}}
+	p := &peer{index: i, dir: s.path(peersDir, name), rec: &PeerRecord{
+		Name: name, Observer: slices.Contains(s.Config.Observers, i), Validator: slices.Contains(s.Config.Validators, i)}}
+	if c := slices.IndexFunc(s.Config.Cheats, func(c Cheat) bool { return c.Peer == i }); c >= 0 {
+		p.rec.Cheat = &s.Config.Cheats[c]
+	}
 	p.ask = control.Dial(p.dir)
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
@@ -40,10 +45,12 @@ func (s *swarm) newPeer(ctx context.Context, i int) (*peer, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(out, &struct {
-		Peer any `json:"peer"`
-	}{&p.rec.ID}); err != nil {
+		Peer    any `json:"peer"`
+		Address any `json:"address"`
+	}{&p.rec.ID, &p.rec.Account}); err != nil {
 		return nil, fmt.Errorf("key of %s: %w", name, err)
 	}
+	p.rec.Account = strings.ToLower(p.rec.Account)
 	if s.lines != nil {
 		p.addr = fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", hostOf(i), s.lines.port(i), p.rec.ID)
 		return p, nil
@@ -108,6 +115,12 @@ func (p *peer) launch(ctx context.Context, s *swarm) error {
 	args = append(args, "--threads", strconv.Itoa(s.threads()))
 	if p.rec.Observer {
 		args = append(args, "--observe")
+	}
+	if p.rec.Validator {
+		args = append(args, "--role", "validator")
+	}
+	if c := p.rec.Cheat; c != nil {
+		args = append(args, "--cheat", fmt.Sprintf("%s:%d", c.Kind, c.Round))
 	}
 	proc, err := s.launcher.launch(ctx, s.log(p.rec.Name), args...)
 	if err != nil {

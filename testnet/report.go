@@ -41,6 +41,13 @@ type Report struct {
 	ModelDir      string  `json:"model,omitempty"`    // relative to the report
 	ManifestFile  string  `json:"manifest,omitempty"` // relative to the report
 
+	Cheats        []CheatSummary `json:"cheats"`
+	SlashedHonest int            `json:"slashed_honest"` // honest peers that lost stake or were convicted
+	Audits        int            `json:"audits"`         // verdicts in the chain
+	HonestAudits  int            `json:"honest_audits"`  // those of honest validators about honest work
+	Paid          []Payment      `json:"paid"`           // empty without a ledger
+	BooksBalanced *bool          `json:"books_balanced"` // null without a ledger
+
 	Events     []Happened  `json:"events"`
 	Invariants []Invariant `json:"invariants"`
 }
@@ -58,6 +65,7 @@ type PeerSummary struct {
 	BytesOut    uint64      `json:"bytes_out"`
 	FirstRound  uint64      `json:"first_round"` // whose commit first had it in the roster
 	Restarts    int         `json:"restarts"`
+	Role        string      `json:"role"`
 	Fate        string      `json:"fate"` // what befell it, in words
 	Running     bool        `json:"running"`
 }
@@ -94,6 +102,7 @@ func report(c *Chronicle) *Report {
 		r.ModelDir = modelDir
 		var n, bytes uint64
 		for _, k := range l.Chain {
+			r.Audits += len(k.Verdicts)
 			for _, d := range k.Deltas {
 				n, bytes = n+1, bytes+d.Bytes
 				r.Tokens += d.Tokens
@@ -116,6 +125,13 @@ func report(c *Chronicle) *Report {
 		}
 	}
 	r.RoundSeconds, r.BytesPerRound = median(secs), median(sent)
+	r.Cheats, r.SlashedHonest, r.Paid = c.cheats(), c.slashedHonest(), c.payments()
+	_, r.HonestAudits = honestConvicted(c)
+	if c.Money != nil {
+		bad, _ := booksBalanced(c)
+		ok := len(bad) == 0
+		r.BooksBalanced = &ok
+	}
 	r.Invariants = check(c)
 	r.OK = true
 	for _, i := range r.Invariants {
@@ -126,7 +142,7 @@ func report(c *Chronicle) *Report {
 
 func summary(c *Chronicle, p *PeerRecord) PeerSummary {
 	s := PeerSummary{
-		ID: p.ID, Name: p.Name, Restarts: max(0, len(p.Lives)-1), Running: p.running(),
+		ID: p.ID, Name: p.Name, Role: p.role(), Restarts: max(0, len(p.Lives)-1), Running: p.running(),
 	}
 	s.FinalRound, s.FinalCommit, s.State = p.result()
 	for _, h := range p.History {
@@ -158,8 +174,8 @@ func summary(c *Chronicle, p *PeerRecord) PeerSummary {
 // fate tells what befell a peer.
 func fate(c *Chronicle, p *PeerRecord) string {
 	out := "from the start"
-	if p.Observer {
-		out = "observer, from the start"
+	if role := p.role(); role != "trainer" {
+		out = role + ", from the start"
 	}
 	words := map[Action]string{Kill: "killed", Stop: "stopped", Restart: "restarted", Limit: "line changed"}
 	for _, e := range c.Events {
@@ -169,9 +185,24 @@ func fate(c *Chronicle, p *PeerRecord) string {
 			}
 			if e.Event.Do == Join {
 				out = fmt.Sprintf("joined at round %d", e.Round)
+				if role := p.role(); role != "trainer" {
+					out = role + ", " + out
+				}
 			} else if w := words[e.Event.Do]; w != "" {
 				out += fmt.Sprintf(", %s at round %d", w, e.Round)
 			}
+		}
+	}
+	for _, s := range c.cheats() {
+		if s.ID != p.ID {
+			continue
+		}
+		out += fmt.Sprintf(", cheats from round %d (%s)", s.From, s.What)
+		if s.Caught > 0 {
+			out += fmt.Sprintf(", convicted at round %d", s.Caught)
+		}
+		if s.Slashed {
+			out += fmt.Sprintf(", slashed at round %d", s.SlashedRound)
 		}
 	}
 	return out

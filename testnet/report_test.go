@@ -216,7 +216,11 @@ func TestInvariantsFail(t *testing.T) {
 
 // The page is one well-formed document that refers to nothing outside itself.
 func TestPageIsSelfContained(t *testing.T) {
-	c := synthetic(t)
+	t.Run("plain", func(t *testing.T) { checkPage(t, synthetic(t), 11) }) // 5 in 2 sizes and one more
+	t.Run("audited", func(t *testing.T) { checkPage(t, audited(t), 11+4*2+2) })
+}
+
+func checkPage(t *testing.T, c *Chronicle, drawings int) {
 	html, err := render(c, report(c))
 	if err != nil {
 		t.Fatal(err)
@@ -242,8 +246,8 @@ func TestPageIsSelfContained(t *testing.T) {
 		}
 	}
 	svgs := regexp.MustCompile(`(?s)<svg.*?</svg>`).FindAllString(s, -1)
-	if len(svgs) != 11 {
-		t.Errorf("%d drawings, want 5 in 2 sizes and one more", len(svgs))
+	if len(svgs) != drawings {
+		t.Errorf("%d drawings, want %d", len(svgs), drawings)
 	}
 	for i, g := range svgs {
 		dec := xml.NewDecoder(strings.NewReader(g))

@@ -3,7 +3,6 @@ package testnet
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,7 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -45,7 +44,8 @@ type Options struct {
 type swarm struct {
 	Options
 	launcher *launcher
-	lines    *lines // nil where lines are not limited
+	lines    *lines  // nil where lines are not limited
+	ledger   *ledger // nil where the run settles nowhere
 	manifest *manifest.Manifest
 	c        *Chronicle
 	peers    []*peer
@@ -69,6 +69,7 @@ func Run(ctx context.Context, opt Options) (*Report, error) {
 	}
 	s := &swarm{Options: opt, launcher: newLauncher(opt.Exe)}
 	defer s.launcher.close()
+	defer s.endLedger()
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -92,7 +93,7 @@ func clearOutput(dir string) error {
 	} else if err != nil {
 		return err
 	}
-	ours := []string{chronicleFile, reportJSON, reportHTML, manifestFile, modelDir, peersDir, logsDir, textFile, tokenizerFile, auditorDir}
+	ours := []string{chronicleFile, reportJSON, reportHTML, manifestFile, modelDir, peersDir, logsDir, textFile, tokenizerFile, auditorDir, ledgerDir}
 	for _, e := range entries {
 		if !slices.Contains(ours, e.Name()) {
 			return fmt.Errorf("%s holds %s, which no testnet put there: choose another directory", dir, e.Name())
@@ -144,6 +145,11 @@ func (s *swarm) prepare(ctx context.Context) error {
 		Name: cfg.Name, Stall: cfg.Stall.Seconds(), Expect: cfg.Expect, AtFirst: cfg.Peers, Prompt: cfg.Prompt, Command: s.Command,
 		Machine: fmt.Sprintf("%d cores, %s/%s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH),
 	}
+	if cfg.Chain {
+		if s.ledger, err = s.newLedger(ctx); err != nil {
+			return err
+		}
+	}
 	for i := range total {
 		p, err := s.newPeer(ctx, i)
 		if err != nil {
@@ -154,6 +160,12 @@ func (s *swarm) prepare(ctx context.Context) error {
 	}
 	if cfg.Data.Text != "" {
 		if err := s.prepareData(ctx); err != nil {
+			return err
+		}
+	}
+	if s.ledger != nil {
+		s.c.Money = new(Money)
+		if err := s.ledger.found(ctx); err != nil {
 			return err
 		}
 	}
@@ -171,6 +183,10 @@ func (s *swarm) prepare(ctx context.Context) error {
 	s.manifest = m
 	s.c.Name = cmp.Or(s.c.Name, m.Name)
 	s.c.Manifest, s.c.Run, s.c.Rounds, s.c.DropAfter, s.c.Steps = string(raw), run, m.Stop.Rounds, m.Round.DropAfter, m.Round.InnerSteps
+	s.c.Audit = AuditTerms{Rate: m.Verification.AuditRate, Segments: m.Verification.Segments, Window: m.Verification.Window}
+	if s.ledger != nil {
+		return s.ledger.settleIn(ctx)
+	}
 	return nil
 }
 
@@ -226,6 +242,14 @@ func (s *swarm) swim(ctx context.Context) (err error) {
 			err = errors.Join(err, <-over)
 		}()
 	}
+	if s.ledger != nil {
+		var watching sync.WaitGroup
+		watching.Go(func() { s.ledger.watch(inner) })
+		defer func() {
+			cancel()
+			watching.Wait()
+		}()
+	}
 	defer s.endAll()
 	s.c.Start = time.Now()
 	for i := range s.Config.Peers {
@@ -241,7 +265,17 @@ func (s *swarm) swim(ctx context.Context) (err error) {
 	if s.c.TimedOut || !s.anyDone() {
 		return nil // nothing to audit; the report says what is missing
 	}
-	return s.audit(ctx)
+	if s.ledger != nil {
+		s.ledger.settled(ctx)
+	}
+	if err := s.audit(ctx); err != nil {
+		return err
+	}
+	if s.ledger != nil {
+		s.endAll()
+		s.ledger.claim(ctx)
+	}
+	return nil
 }
 
 // now is the seconds since the start.
@@ -270,7 +304,7 @@ func (s *swarm) watch(ctx context.Context) error {
 		s.Now(s.summary())
 		up, done := 0, 0
 		for _, p := range s.peers {
-			if p.proc != nil {
+			if p.proc != nil && p.rec.Cheat == nil { // a convict need not see the end
 				up++
 				if p.rec.last().Done {
 					done++
@@ -332,6 +366,17 @@ func (s *swarm) apply(ctx context.Context, e Event) error {
 		}
 	}
 	switch e.Do {
+	case ChainStop:
+		s.Line(at + "the chain is killed (kill -9)")
+		s.ledger.kill()
+		s.c.Money.Outages = append(s.c.Money.Outages, Outage{From: s.now(), FromRound: s.top})
+	case ChainStart:
+		s.Line(at + "the chain is started again")
+		if err := s.ledger.start(ctx); err != nil {
+			return err
+		}
+		o := &s.c.Money.Outages[len(s.c.Money.Outages)-1]
+		o.To, o.ToRound = s.now(), s.top
 	case Partition:
 		s.Line(at + fmt.Sprintf("partition %v", e.Groups))
 		s.endCut()
@@ -371,7 +416,7 @@ func (s *swarm) summary() string {
 		up++
 		st := p.rec.last()
 		roster = max(roster, st.Roster)
-		if st.Loss > 0 {
+		if st.Loss > 0 && p.rec.Cheat == nil {
 			train = st.Loss
 		}
 		if st.ValLoss > 0 && st.ValRound >= valRound {
@@ -393,72 +438,4 @@ func (s *swarm) summary() string {
 
 func (s *swarm) anyDone() bool {
 	return slices.ContainsFunc(s.peers, func(p *peer) bool { return p.proc != nil && p.rec.last().Done })
-}
-
-// audit fetches the whole lineage as an outsider would, from the peers that
-// still serve it, and recomputes it.
-func (s *swarm) audit(ctx context.Context) error {
-	s.Line("fetching model and lineage from the swarm")
-	args := []string{"export", s.c.Run.String(), s.path(modelDir), "--dir", s.path(auditorDir)}
-	args = append(args, s.networkArgs(len(s.peers))...)
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	if _, err := s.launcher.output(ctx, s.log("auditor"), args...); err != nil {
-		s.c.LineageError = err.Error()
-		return nil
-	}
-	s.Line("recomputing every outer step from genesis")
-	out, err := s.launcher.output(ctx, s.log("auditor"), "lineage", "verify", s.path(modelDir), "--json")
-	if err != nil {
-		s.c.LineageError = err.Error()
-	}
-	l := new(Lineage)
-	if jerr := json.Unmarshal(out, l); jerr != nil {
-		s.c.LineageError = cmp.Or(s.c.LineageError, "unreadable answer: "+jerr.Error())
-	} else {
-		s.c.Lineage = l
-	}
-	if s.Config.Prompt != "" {
-		out, err := s.launcher.output(ctx, s.log("auditor"), "generate", s.path(modelDir), "-p", s.Config.Prompt, "-n", "400", "--temperature", "0.6", "--seed", "7", "--json")
-		var sample struct{ Text string }
-		if err == nil {
-			err = json.Unmarshal(out, &sample)
-		}
-		if err != nil {
-			s.c.Failures = append(s.c.Failures, err.Error())
-		}
-		s.c.Sample = sample.Text
-	}
-	return nil
-}
-
-// baselines trains by oneself what the swarm trained together: the same steps
-// with the batches of all peers, and with one peer's.
-func (s *swarm) baselines(ctx context.Context) error {
-	if !s.Config.Baseline || s.c.TimedOut {
-		return nil
-	}
-	for _, b := range []struct {
-		name  string
-		peers int
-		to    *[]Point
-	}{{"single", s.Config.Peers, &s.c.Single}, {"alone", 1, &s.c.Alone}} {
-		s.Line(fmt.Sprintf("baseline: one process with %s", map[string]string{"single": "the batches of all peers", "alone": "one peer's batch"}[b.name]))
-		start := time.Now()
-		out, err := s.launcher.output(ctx, s.log("baseline"), "testnet", "baseline", s.path(manifestFile),
-			"--dir", s.peers[0].dir, "--peers", strconv.Itoa(b.peers))
-		if err != nil {
-			if ctx.Err() != nil {
-				return errors.New("interrupted")
-			}
-			s.c.Failures = append(s.c.Failures, fmt.Sprintf("baseline %s: %v", b.name, err))
-			continue
-		}
-		if err := json.Unmarshal(out, b.to); err != nil {
-			s.c.Failures = append(s.c.Failures, fmt.Sprintf("baseline %s: %v", b.name, err))
-			continue
-		}
-		s.Line(fmt.Sprintf("  validation loss %.3f after %.0f s", lastLoss(*b.to), time.Since(start).Seconds()))
-	}
-	return nil
 }

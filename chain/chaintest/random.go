@@ -34,7 +34,7 @@ func Random(t *testing.T, make Maker, seed uint64, steps int) {
 		target := s.at([]int{val1, val2, work1, stranger}[rng.IntN(4)])
 		guilty := rng.IntN(2) == 0
 		var a chain.Action
-		switch rng.IntN(34) {
+		switch rng.IntN(37) {
 		case 0:
 			a = chain.Stake{Role: role, Amount: n}
 		case 1:
@@ -102,6 +102,8 @@ func Random(t *testing.T, make Maker, seed uint64, steps int) {
 			a = f
 		case 33:
 			a = chain.Collect{Run: s.run, Holder: target}
+		default:
+			a = s.randomConviction(rng, &who)
 		}
 		switch a.(type) { // who may at all
 		case chain.Propose, chain.CommitVote, chain.RevealVote, chain.Unbond:

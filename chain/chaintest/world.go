@@ -160,7 +160,7 @@ func newScene(t testing.TB, make Maker) *scene {
 		if i == governor {
 			continue
 		}
-		for _, c := range []chain.Contract{chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Vouchers} {
+		for _, c := range []chain.Contract{chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Vouchers, chain.Convictions} {
 			if wants(i, c) {
 				s.do(i, chain.Approve{Spender: c, Amount: chain.Unlimited()})
 			}
@@ -187,6 +187,8 @@ func wants(i int, c chain.Contract) bool {
 		return i == sponsor || i == stranger
 	case chain.Settlement:
 		return i >= val1 && i <= val4 || i == stranger
+	case chain.Convictions:
+		return i == val1 || i == val4 || i == work1
 	case chain.Disputes:
 		return i >= val1 && i <= val4 || i == stranger || i == payer
 	}
@@ -334,7 +336,7 @@ func Suite(t *testing.T, make Maker) {
 	}{
 		{"Epoch", epochStory}, {"Fast", fastStory}, {"Objective", objectiveStory}, {"Withheld", withheldStory},
 		{"Committee", committeeStory}, {"Appeal", appealStory}, {"Stake", stakeStory}, {"Money", moneyStory},
-		{"Vouchers", voucherStory}, {"Pause", pauseStory},
+		{"Vouchers", voucherStory}, {"Pause", pauseStory}, {"Convictions", convictionStory},
 		{"Leaver", leaverStory}, {"Turncoat", turncoatStory}, {"Power", powerStory}, {"Equivocation", equivocationStory},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newScene(t, make)) })

@@ -9,7 +9,7 @@ import {fileURLToPath} from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 const require = createRequire(join(process.env.SHOAL_NODE_MODULES ?? here, "x.js"));
 const solc = require("solc");
-const contracts = ["Token", "Timelock", "Council", "Staking", "ShareFactory", "Shares", "Runs", "Settlement", "Disputes", "Equivocation", "Vouchers"];
+const contracts = ["Token", "Timelock", "Council", "Staking", "ShareFactory", "Shares", "Runs", "Settlement", "Disputes", "Equivocation", "Vouchers", "Convictions"];
 
 const names = readdirSync(join(here, "src")).filter((f) => f.endsWith(".sol")).sort();
 const sources = Object.fromEntries(names.map((f) => ["src/" + f, {content: readFileSync(join(here, "src", f), "utf8")}]));

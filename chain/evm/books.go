@@ -109,6 +109,7 @@ func (l *Ledger) Books(ctx context.Context, runs ...chain.Hash) ([]chain.Line, e
 		{chain.Settlement, held(chain.Settlement, settlementABI.PackHeld(), settlementABI.UnpackHeld)},
 		{chain.Disputes, held(chain.Disputes, disputesABI.PackHeld(), disputesABI.UnpackHeld)},
 		{chain.Vouchers, l.owedByVouchers},
+		{chain.Convictions, held(chain.Convictions, convictionsABI.PackHeld(), convictionsABI.UnpackHeld)},
 	} {
 		owes, err := x.owes(ctx)
 		if err != nil {

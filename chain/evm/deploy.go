@@ -36,7 +36,7 @@ func Deploy(ctx context.Context, s *Sender, cfg chain.Config) (chain.Book, error
 		return book, fmt.Errorf("deploy: newest block: %w", err)
 	}
 	book.Block = block
-	order := []chain.Contract{chain.Token, chain.Staking, chain.ShareFactory, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers}
+	order := []chain.Contract{chain.Token, chain.Staking, chain.ShareFactory, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Convictions}
 	council := cfg.Governor.IsZero()
 	if council {
 		order = append(order, chain.Timelock, chain.Council)
@@ -79,7 +79,7 @@ func creations(book chain.Book, cfg chain.Config, order []chain.Contract) []crea
 		case chain.Token:
 			bin, args = contracts.TokenMetaData.Bin, tokenABI.PackConstructor(address(cfg.Holder), num(cfg.Supply))
 		case chain.Staking:
-			bin, args = contracts.StakingMetaData.Bin, stakingABI.PackConstructor(at(chain.Token), gov, guard, at(chain.Settlement), at(chain.Disputes), at(chain.Equivocation), big64(cfg.UnbondDelay), num(cfg.Minimum))
+			bin, args = contracts.StakingMetaData.Bin, stakingABI.PackConstructor(at(chain.Token), gov, guard, at(chain.Settlement), at(chain.Disputes), at(chain.Equivocation), at(chain.Convictions), big64(cfg.UnbondDelay), num(cfg.Minimum))
 		case chain.ShareFactory:
 			bin, args = contracts.ShareFactoryMetaData.Bin, contracts.NewShareFactory().PackConstructor(at(chain.Runs))
 		case chain.Runs:
@@ -92,6 +92,8 @@ func creations(book chain.Book, cfg chain.Config, order []chain.Contract) []crea
 			bin, args = contracts.EquivocationMetaData.Bin, equivocationABI.PackConstructor(at(chain.Staking))
 		case chain.Vouchers:
 			bin, args = contracts.VouchersMetaData.Bin, vouchersABI.PackConstructor(gov, guard, at(chain.Runs), big64(cfg.CloseDelay))
+		case chain.Convictions:
+			bin, args = contracts.ConvictionsMetaData.Bin, convictionsABI.PackConstructor(at(chain.Token), at(chain.Settlement), at(chain.Runs), at(chain.Staking), new(big.Int).Lsh(num(cfg.ChallengeBond), 1))
 		case chain.Timelock:
 			bin, args = contracts.TimelockMetaData.Bin, contracts.NewTimelock().PackConstructor(big64(councilDelay(cfg)), []common.Address{at(chain.Council)}, []common.Address{{}})
 		case chain.Council:

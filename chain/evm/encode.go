@@ -17,6 +17,7 @@ var (
 	disputesABI     = contracts.NewDisputes()
 	equivocationABI = contracts.NewEquivocation()
 	vouchersABI     = contracts.NewVouchers()
+	convictionsABI  = contracts.NewConvictions()
 )
 
 func epoch(e *chain.Epoch) contracts.Epoch {
@@ -142,6 +143,15 @@ func encode(book chain.Book, a chain.Action) ([]byte, error) {
 		}
 	case chain.SetGuardian:
 		data = runsABI.PackSetGuardian(address(a.Guardian)) // the same in all four contracts
+	case chain.Convict:
+		c := a.Conviction
+		data = convictionsABI.PackConvict(contracts.Conviction{Run: c.Run, Key: address(c.Key), Subject: c.Subject, Evidence: c.Evidence, Bps: c.Bps}, a.Sigs)
+	case chain.AppealConviction:
+		data = convictionsABI.PackAppeal(a.ID)
+	case chain.RuleConviction:
+		data = convictionsABI.PackRule(a.ID, a.Guilty)
+	case chain.ExecuteConviction:
+		data = convictionsABI.PackExecute(a.ID)
 	default:
 		return encodeDispute(a)
 	}

@@ -59,7 +59,7 @@ func (l *Ledger) Events(ctx context.Context, cur chain.Cursor) ([]chain.Event, c
 // read returns the events of blocks [from, to] and the hash of the last.
 func (l *Ledger) read(ctx context.Context, from, to uint64) ([]chain.Event, chain.Hash, error) {
 	var ours []common.Address
-	for _, c := range []chain.Contract{chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation} {
+	for _, c := range []chain.Contract{chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Convictions} {
 		ours = append(ours, l.at(c))
 	}
 	logs, err := l.c.FilterLogs(ctx, ethereum.FilterQuery{FromBlock: big64(from), ToBlock: big64(to), Addresses: ours})
@@ -175,6 +175,17 @@ func (l *Ledger) event(log *types.Log) (chain.Event, bool) {
 	case l.at(chain.Equivocation):
 		if e, err := equivocationABI.UnpackEquivocatedEvent(log); err == nil {
 			return chain.Event{Name: "Equivocated", Account: chain.Address(e.Account), Key: chain.Address(e.Key)}, true
+		}
+	}
+	if log.Address == l.at(chain.Convictions) {
+		if e, err := convictionsABI.UnpackReportedEvent(log); err == nil {
+			return chain.Event{Name: "Convicted", Run: e.Run, Account: chain.Address(e.Account), Key: chain.Address(e.Conviction.Key), Hash: e.Id}, true
+		}
+		if e, err := convictionsABI.UnpackAppealedEvent(log); err == nil {
+			return chain.Event{Name: "ConvictionAppealed", Run: e.Run, Account: chain.Address(e.Account), Hash: e.Id}, true
+		}
+		if e, err := convictionsABI.UnpackClosedEvent(log); err == nil {
+			return chain.Event{Name: "ConvictionClosed", Run: e.Run, Account: chain.Address(e.Account), Hash: e.Id, Guilty: e.Guilty, Amount: e.Taken}, true
 		}
 	}
 	return chain.Event{}, false

@@ -121,6 +121,18 @@ func TestGas(t *testing.T) {
 		flat = append(flat, g.sig)
 	}
 	do("finalize by 10 signatures", anyone, chain.FinalizeFast{Epoch: x.Epoch, Sigs: flat})
+	bad := chain.Conviction{Run: run, Key: chain.AddressOf(hots[0]), Subject: chain.Hash{1}, Evidence: chain.Hash{2}, Bps: 3000}
+	flat = nil
+	for i := range validators {
+		sigs[i] = signed{chain.AddressOf(owners[i]), chain.SignDigest(hots[i], l.book.ConvictionDigest(&bad))}
+	}
+	slices.SortFunc(sigs, func(a, b signed) int { return slices.Compare(a.owner[:], b.owner[:]) })
+	for _, g := range sigs {
+		flat = append(flat, g.sig)
+	}
+	do("convict by 10 signatures", anyone, chain.Convict{Conviction: bad, Sigs: flat})
+	s.advance(t, uint64(cfg.Params.AppealWindow)+1)
+	do("carry a conviction out", anyone, chain.ExecuteConviction{ID: bad.ID()})
 	channel := do("open a channel", payer, chain.OpenChannel{Run: run, Provider: chain.AddressOf(worker), Amount: chain.Coins(10)}).ID
 	for i, name := range []string{"first", "next"} {
 		v := chain.Coins(int64(i + 1))

@@ -34,7 +34,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 	for _, s := range senders {
 		l.senders[chain.Address(s.from)] = s
 	}
-	for _, name := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers} {
+	for _, name := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Convictions} {
 		code, err := c.CodeAt(ctx, address(book.Contracts[name]), nil)
 		if err != nil {
 			return nil, fmt.Errorf("look for the %s contract: %w", name, err)
@@ -44,7 +44,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 		}
 	}
 	for name, pack := range map[chain.Contract][]byte{chain.Staking: stakingABI.PackDomainSeparator(), chain.Settlement: settlementABI.PackDomainSeparator(),
-		chain.Disputes: disputesABI.PackDomainSeparator(), chain.Vouchers: vouchersABI.PackDomainSeparator()} {
+		chain.Disputes: disputesABI.PackDomainSeparator(), chain.Vouchers: vouchersABI.PackDomainSeparator(), chain.Convictions: convictionsABI.PackDomainSeparator()} {
 		a := address(book.Contracts[name])
 		out, err := c.CallContract(ctx, ethereum.CallMsg{To: &a, Data: pack}, nil)
 		if err != nil {
@@ -340,6 +340,15 @@ func (l *Ledger) Committed(ctx context.Context, run chain.Hash, voter chain.Addr
 	id := crypto.Keccak256Hash(run[:], common.LeftPadBytes(big64(c.Serial).Bytes(), 32))
 	h, err := view(ctx, l, l.at(chain.Disputes), disputesABI.PackCommits(id, address(voter)), disputesABI.UnpackCommits)
 	return chain.Hash(h), err
+}
+
+// Sentence implements chain.Ledger.
+func (l *Ledger) Sentence(ctx context.Context, id chain.Hash) (chain.Sentence, error) {
+	s, err := view(ctx, l, l.at(chain.Convictions), convictionsABI.PackSentenceOf(id), convictionsABI.UnpackSentenceOf)
+	if err != nil {
+		return chain.Sentence{}, err
+	}
+	return chain.Sentence{Run: s.Run, Account: chain.Address(s.Account), Deadline: s.Deadline.Uint64(), Bps: s.Bps, Phase: chain.Phase(s.Phase)}, nil
 }
 
 // SharesOf implements chain.Ledger.

@@ -15,7 +15,7 @@ import (
 var errorNames = sync.OnceValue(func() map[[4]byte]string {
 	names := map[[4]byte]string{}
 	for _, m := range []*bind.MetaData{&contracts.TokenMetaData, &contracts.StakingMetaData, &contracts.SharesMetaData, &contracts.RunsMetaData,
-		&contracts.SettlementMetaData, &contracts.DisputesMetaData, &contracts.EquivocationMetaData, &contracts.VouchersMetaData,
+		&contracts.SettlementMetaData, &contracts.DisputesMetaData, &contracts.EquivocationMetaData, &contracts.VouchersMetaData, &contracts.ConvictionsMetaData,
 		&contracts.CouncilMetaData, &contracts.TimelockMetaData} {
 		a, err := m.ParseABI()
 		if err != nil {

@@ -421,7 +421,7 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 				return advise(fmt.Errorf("%s has no ether on chain %d to pay for gas", chain.AddressOf(k), id), "send it some; on a new dev chain start it with --fund %s", chain.AddressOf(k))
 			}
 			if f.dry {
-				return a.show(map[string]any{"dry_run": true, "chain": id, "config": d.Config}, fmt.Sprintf("would create 10 contracts on chain %d with some 30,000,000 gas\n", id))
+				return a.show(map[string]any{"dry_run": true, "chain": id, "config": d.Config}, fmt.Sprintf("would create 11 contracts on chain %d with some 30,000,000 gas\n", id))
 			}
 			s, err := a.sender(cl, k)
 			if err != nil {
@@ -441,7 +441,7 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 				return fmt.Errorf("deployment: %w", err)
 			}
 			var text strings.Builder
-			for _, c := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Council, chain.Timelock} {
+			for _, c := range []chain.Contract{chain.Token, chain.Staking, chain.Runs, chain.Settlement, chain.Disputes, chain.Equivocation, chain.Vouchers, chain.Convictions, chain.Council, chain.Timelock} {
 				fmt.Fprintf(&text, "%-13s %s\n", c, d.Book.Contracts[c])
 			}
 			return a.show(d, text.String())
@@ -452,6 +452,24 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 	c.Flags().Uint64Var(&id, "chain-id", 0, "the chain ID that the URL must have")
 	c.Flags().BoolVar(&slow, "slow", false, "the windows of a public chain on the dev chain too")
 	return c
+}
+
+// A toldEvent is an event of the ledger for scripts, with what most of them ask for.
+type toldEvent struct {
+	Name    string        `json:"name"`
+	Run     chain.Hash    `json:"run"`
+	Account chain.Address `json:"account"`
+	Number  uint64        `json:"number"` // epoch
+	Amount  chain.Amount  `json:"amount"` // smallest units
+	Fast    bool          `json:"fast"`
+}
+
+func toldEvents(es []chain.Event) []toldEvent {
+	out := make([]toldEvent, len(es))
+	for i, e := range es {
+		out[i] = toldEvent{e.Name, e.Run, e.Account, e.Number, e.Amount, e.Fast}
+	}
+	return out
 }
 
 func (a *app) chainStatusCmd() *cobra.Command {
@@ -522,7 +540,7 @@ func (a *app) chainStatusCmd() *cobra.Command {
 			} else {
 				b.WriteString("THE BOOKS DO NOT BALANCE\n")
 			}
-			return a.show(map[string]any{"chain": t.where, "block": cur.Block, "time": now, "params": params, "runs": runs, "books": books, "balanced": balanced}, b.String())
+			return a.show(map[string]any{"chain": t.where, "block": cur.Block, "time": now, "params": params, "runs": runs, "books": books, "balanced": balanced, "events": toldEvents(es)}, b.String())
 		}),
 	}
 	f.add(c, false)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -41,8 +42,9 @@ func (a *app) stakeCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "stake AMOUNT",
 		Short: "Stake tokens as a validator or trainer",
-		Long: `Stakes AMOUNT tokens of this peer's account. --hot registers a second key, a file
-with 64 hex digits, that may sign for the account and cannot move its stake.`,
+		Long: `Stakes AMOUNT tokens of this peer's account, and registers its key to sign for it:
+receipts, epochs, votes. --hot registers another key instead, a keystore or a
+file with 64 hex digits, that cannot move the stake: keep this one offline then.`,
 		Example: `  shoal stake 1000
   shoal stake 50 --role trainer
   shoal stake 1000 --hot hot.hex --dry-run`,
@@ -60,16 +62,19 @@ with 64 hex digits, that may sign for the account and cannot move its stake.`,
 				return err
 			}
 			if hot != "" {
-				if err := t.register(ctx, hot); err != nil {
-					return err
-				}
+				err = t.register(ctx, hot)
+			} else {
+				err = t.registerSelf(ctx)
+			}
+			if err != nil {
+				return err
 			}
 			return t.done()
 		}),
 	}
 	f.add(c, true)
 	roleFlag(c, &role)
-	c.Flags().StringVar(&hot, "hot", "", "file with the secret of a hot key to register")
+	c.Flags().StringVar(&hot, "hot", "", "file with the secret of a hot key to register instead of this one")
 	return c
 }
 
@@ -83,6 +88,18 @@ func (t *teller) register(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("hot key: %w", err)
 	}
+	return t.registerKey(ctx, k)
+}
+
+// registerSelf lets the account's own key sign for it, unless it does already.
+func (t *teller) registerSelf(ctx context.Context) error {
+	if i, err := t.ledger.Key(ctx, t.me); err != nil || !i.Owner.IsZero() {
+		return err
+	}
+	return t.registerKey(ctx, t.key)
+}
+
+func (t *teller) registerKey(ctx context.Context, k *wire.Key) error {
 	nonce, err := t.ledger.KeyNonce(ctx, t.me)
 	if err != nil {
 		return err
@@ -183,7 +200,7 @@ func (t *teller) matures(ctx context.Context, role uint8) (first uint64) {
 }
 
 // runOf finds a run's ID: 64 hex digits, or a manifest's CID or file with the
-// account that published it, by default this one.
+// account that published it, by default the one that signed the manifest, or this one.
 func (t *teller) runOf(s, sponsor string) (chain.Hash, error) {
 	who := t.me
 	if sponsor != "" {
@@ -197,90 +214,16 @@ func (t *teller) runOf(s, sponsor string) (chain.Hash, error) {
 	}
 	c, err := wire.ParseCID(s)
 	if err != nil {
-		if _, c, err = readManifest(s); err != nil {
+		var m *manifest.Manifest
+		if m, c, err = readManifest(s); err == nil && m.Sponsor != nil && sponsor == "" {
+			who = chain.Address(m.Sponsor.Address)
+		}
+		if err != nil {
 			return chain.Hash{}, advise(fmt.Errorf("%s is no run: %w", s, err), "give the ID on the ledger (0x…), the manifest's CID, or its file")
 		}
 	}
 	d, err := chain.Digest(c)
 	return chain.RunID(d, who), err
-}
-
-func (a *app) fundCmd() *cobra.Command {
-	var f chainFlags
-	var budget, sponsor string
-	var length time.Duration
-	var royalty uint16
-	c := &cobra.Command{
-		Use:   "fund RUN AMOUNT",
-		Short: "Pay into a run's pool, and put the run on the ledger first",
-		Long: `RUN is a run's ID on the ledger, its manifest's CID or its manifest's file. With a
-file and --budget a run that the ledger does not know is published first, with
-this account as its sponsor: the split and whether there are shares are the
-manifest's. What the epochs leave goes back to the sponsor after the run's end.`,
-		Example: `  shoal fund run.yaml 1000 --budget 10 --epoch 1h
-  shoal fund 0x8c1f… 50`,
-		Args: exactly("RUN", "AMOUNT"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			n, err := amountOf(args[1])
-			if err != nil {
-				return err
-			}
-			id, err := t.runOf(args[0], sponsor)
-			if err != nil {
-				return err
-			}
-			_, err = t.ledger.Run(ctx, id)
-			var no *chain.Refusal
-			if errors.As(err, &no) && no.Reason == "RunUnknown" && budget != "" {
-				if err = t.publish(ctx, args[0], budget, length, royalty); err == nil && f.dry {
-					return t.done() // the rest cannot be tried before that
-				}
-			}
-			if err != nil {
-				return err
-			}
-			if err := t.spend(ctx, n, chain.Fund{Run: id, Amount: n}); err != nil {
-				return err
-			}
-			a.say("run %s", id)
-			return t.done()
-		}),
-	}
-	f.add(c, true)
-	c.Flags().StringVar(&budget, "budget", "", "publish the run with this budget of tokens an epoch")
-	c.Flags().DurationVar(&length, "epoch", time.Hour, "length of an epoch of a run that is published")
-	c.Flags().Uint16Var(&royalty, "royalty", 1000, "parts per 10,000 of paid inference that go to the holders of shares")
-	c.Flags().StringVar(&sponsor, "sponsor", "", "address that published the run (default this account)")
-	return c
-}
-
-func (t *teller) publish(ctx context.Context, file, budget string, length time.Duration, royalty uint16) error {
-	per, err := amountOf(budget)
-	if err != nil {
-		return err
-	}
-	m, c, err := readManifest(file)
-	if err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	d, err := chain.Digest(c)
-	if err != nil {
-		return err
-	}
-	now, err := t.ledger.Now(ctx)
-	if err != nil {
-		return err
-	}
-	r := m.Rewards
-	split := [4]uint16{uint16(r.Trainers), uint16(r.Workers), uint16(r.Validators), uint16(r.Sponsor)}
-	if split == [4]uint16{} {
-		split = [4]uint16{8000, 0, 2000, 0}
-	}
-	// The first epoch begins a little later than now, or the block that has it
-	// would come after its beginning.
-	_, err = t.do(ctx, chain.Publish{Manifest: d, Start: max(now, uint64(time.Now().Unix())) + 15, Length: uint64(length / time.Second), Royalty: royalty, Shares: r.Shares,
-		Rate: chain.Rate{Budget: per, Split: split}})
-	return err
 }
 
 func (a *app) balanceCmd() *cobra.Command {

@@ -25,7 +25,7 @@ func engineConfig() hf.Config {
 }
 
 func testEngine(spawn func() (*worker.Client, error)) engine {
-	return engine{cfg: engineConfig(), seed: 5, opts: llama.DefaultOptions(), threads: 1, spawn: spawn}
+	return engine{cfg: engineConfig(), seed: 5, opts: llama.DefaultOptions(), threads: 1}.within(spawn)
 }
 
 func tokens(rng *rand.Rand, rows, cols int) [][]int32 {

@@ -7,16 +7,20 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/shoalnet/shoal/chain/agent"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/control"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/block"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/testnet/cheat"
 )
 
 const (
@@ -29,20 +33,51 @@ const (
 type takeFlags struct {
 	threads int
 	engine  string
+	role    string
 	observe bool
 	prune   bool
 	http    string
 	once    bool
+	cheat   string
+	chain   bool
 }
 
 func (t *takeFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.IntVar(&t.threads, "threads", 0, "threads that compute (default: one for each core)")
 	f.StringVar(&t.engine, "engine", inProcess, "what trains: "+inProcess+", worker (a process of its own), unix:SOCKET or exec:COMMAND (see shoal worker --help)")
+	f.StringVar(&t.role, "role", node.RoleTrainer, "trainer, or validator: audits what trainers do instead of training")
 	f.BoolVar(&t.observe, "observe", false, "follow and serve the run without training")
 	f.BoolVar(&t.prune, "prune", false, "forget old payloads: less disk, but the lineage cannot be recomputed from here")
 	f.StringVar(&t.http, "http", "", "serve status and metrics on this loopback address, too, e.g. 127.0.0.1:9447")
+	f.StringVar(&t.cheat, "cheat", "", "KIND[:ROUND]: lie, to try the audits of a testnet; needs --local. Kinds: "+cheat.Names())
+	f.Lookup("cheat").Hidden = true
 	f.BoolVar(&t.once, "exit-when-done", false, "leave when the run is over instead of serving its model")
+	f.BoolVar(&t.chain, "chain", true, "be paid by, and as a validator serve, the ledger of "+chainFile+", where that file is")
+}
+
+// liar is what lies for this peer, nil for the honest. Lies are for testnets:
+// all peers must be local.
+func (t *takeFlags) liar(nf *netFlags) (*cheat.Liar, error) {
+	if t.cheat == "" {
+		return nil, nil
+	}
+	kind, from, err := cheat.Parse(t.cheat)
+	if err != nil {
+		return nil, usageError{err, ""}
+	}
+	if !nf.local {
+		return nil, usagef("--cheat is for testnets on one machine: without --local it is refused")
+	}
+	for _, addr := range slices.Concat(nf.listen, nf.bootstrap, nf.announceOnly) {
+		if !strings.HasPrefix(addr, "/ip4/127.") && !strings.HasPrefix(addr, "/ip6/::1/") {
+			return nil, usagef("--cheat is for testnets on one machine: %s is not a loopback address", addr)
+		}
+	}
+	if len(nf.listen) == 0 || !nf.noMDNS {
+		return nil, usagef("--cheat is for testnets on one machine: give --no-mdns and a loopback address to --listen on")
+	}
+	return cheat.New(kind, from), nil
 }
 
 func (a *app) joinCmd() *cobra.Command {
@@ -60,16 +95,21 @@ crash the same command goes on where it was.`,
 		Example: `  shoal join moby --bootstrap /ip4/203.0.113.7/udp/4747/quic-v1/p2p/16Uiu2…
   shoal join bafyreia…                # on the local network, or from remembered peers
   shoal join moby --threads 4 --json  # one status a line, for scripts
+  shoal join moby --role validator    # replay what trainers claim, and say what you find
   shoal join moby --observe           # follow and serve, do not train`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := tf.liar(&nf)
+			if err != nil {
+				return err
+			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
 				return err
 			}
 			run, err := s.find(cmd.Context(), args[0], hearing)
 			if err == nil {
-				err = s.take(cmd.Context(), run, nil, tf)
+				err = s.take(cmd.Context(), run, nil, tf, l)
 			}
 			return errors.Join(err, s.close())
 		},
@@ -85,19 +125,33 @@ func (a *app) publishCmd() *cobra.Command {
 	var nf netFlags
 	var tf takeFlags
 	var join bool
+	var fund fundFlags
 	c := &cobra.Command{
 		Use:   "publish MANIFEST",
 		Short: "Put a run into the swarm",
 		Long: `Stores the manifest as a block, announces it and serves it, with its tokenizer and data,
 until interrupted. With --join this peer also takes part. The data must have been
-prepared in this data directory (shoal data prepare).`,
+prepared in this data directory (shoal data prepare).
+
+--fund puts the run on the ledger of ` + chainFile + ` first, with the manifest's budget, split
+and shares, and pays into its pool. This peer's key must have signed the manifest.`,
 		Example: `  shoal publish run.yaml --join
-  shoal publish run.yaml               # serve only; others can take over once they hold it`,
+  shoal publish run.yaml               # serve only; others can take over once they hold it
+  shoal publish run.yaml --join --fund 1000 --epoch 1h`,
 		Args: exactly("MANIFEST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := tf.liar(&nf)
+			if err != nil {
+				return err
+			}
 			m, run, err := readManifest(args[0])
 			if err != nil {
 				return err
+			}
+			if fund.amount != "" {
+				if err := a.fundFirst(cmd.Context(), kf, args[0], fund); err != nil {
+					return err
+				}
 			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
@@ -106,7 +160,7 @@ prepared in this data directory (shoal data prepare).`,
 			err = s.publish(cmd.Context(), m, run)
 			if err == nil {
 				tf.observe = tf.observe || !join
-				err = s.take(cmd.Context(), run, m, tf)
+				err = s.take(cmd.Context(), run, m, tf, l)
 			}
 			return errors.Join(err, s.close())
 		},
@@ -115,6 +169,8 @@ prepared in this data directory (shoal data prepare).`,
 	nf.add(c)
 	tf.add(c)
 	c.Flags().BoolVar(&join, "join", false, "take part in the run, too")
+	c.Flags().StringVar(&fund.amount, "fund", "", "pay so many tokens into the run's pool, and put the run on the ledger where it is not there")
+	fund.add(c)
 	return c
 }
 
@@ -150,11 +206,18 @@ type status struct {
 	Addrs    []string            `json:"addrs"`
 	Exchange block.ExchangeStats `json:"exchange"`
 	Store    block.Usage         `json:"store"`
+	Ledger   *agent.Status       `json:"ledger,omitempty"`
 }
 
 // take runs a node of the run until it has left. The first interrupt, which
-// ends ctx, lets it leave in order.
-func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags) error {
+// ends ctx, lets it leave in order. liar is nil for the honest.
+func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags, liar *cheat.Liar) error {
+	if tf.role != node.RoleTrainer && tf.role != node.RoleValidator {
+		return usagef("--role %q: want %s or %s", tf.role, node.RoleTrainer, node.RoleValidator)
+	}
+	if tf.role == node.RoleValidator && tf.observe {
+		return usagef("--role %s and --observe exclude one another: an observer says nothing", tf.role)
+	}
 	if old, c := s.local(ctx); old != nil && c != run {
 		return advise(fmt.Errorf("the data directory %s belongs to the run %s (%s)", s.app.dir, old.Name, c),
 			"take part in another run with another --dir")
@@ -168,24 +231,51 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	if err != nil {
 		return err
 	}
-	n, err := node.New(node.Options{
+	var c *counter
+	if tf.chain {
+		d, err := s.app.deployed()
+		if err != nil {
+			return err
+		}
+		if d != nil {
+			c = newCounter(d)
+		}
+	}
+	opt := node.Options{
 		Dir: s.app.dir, Key: s.key, Run: run, Manifest: m, Net: s.net, Blocks: s.blocks, Board: s.board,
 		Engine: func(_ context.Context, m *manifest.Manifest) (node.Engine, error) {
 			s.policy.Store(m)
-			e := newEngine(m, threads(tf.threads))
-			e.spawn = spawn
-			return e, nil
+			if c != nil {
+				c.known <- m // once, and there is room
+			}
+			return newEngine(m, threads(tf.threads)).within(spawn), nil
 		},
-		Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
-	})
+		Role: tf.role, Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
+	}
+	if liar != nil {
+		opt.Net, opt.Blocks, opt.Engine = liar.Net(opt.Net), liar.Blocks(opt.Blocks), liar.Engine(opt.Engine)
+		opt.Lie = liar.Verdict
+		s.hides.Store(liar)
+	}
+	if c != nil {
+		opt.Payer, opt.Vouch = c, c.vouch
+	}
+	n, err := node.New(opt)
 	if err != nil {
 		return err
 	}
-	return s.live(ctx, n, tf.http)
+	if liar != nil {
+		liar.Follow(s.key, n.Status)
+	}
+	var beside []func(context.Context)
+	if c != nil {
+		beside = append(beside, func(ctx context.Context) { s.settle(ctx, c, run, n, tf.role) })
+	}
+	return s.live(ctx, n, c, tf.http, beside...)
 }
 
-// live runs the node with all that accompanies it.
-func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error {
+// live runs the node with all that accompanies it. What is beside it ends with it.
+func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr string, beside ...func(context.Context)) error {
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -200,7 +290,9 @@ func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error
 		leave()
 	})()
 
-	st := func() status { return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage()} }
+	st := func() status {
+		return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage(), c.status()}
+	}
 	h := control.Handler{
 		Status: func() any { return st() }, Runs: func() any { return s.board.List() },
 		Metrics: metrics(n.Status), Leave: leave,
@@ -222,6 +314,9 @@ func (s *session) live(ctx context.Context, n *node.Node, httpAddr string) error
 		case <-own.Done():
 		}
 	})
+	for _, f := range beside {
+		work.Go(func() { f(own) })
+	}
 	work.Go(func() { s.watch(own, n) })
 	err := n.Run(own)
 	if cause := context.Cause(own); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {

@@ -196,7 +196,20 @@ func chainOf(ctx context.Context, l node.Lineage) (out []testnet.LineageCommit, 
 			k.Votes = append(k.Votes, v.From)
 		}
 		for _, m := range c.Roster {
-			k.Roster = append(k.Roster, m.Peer)
+			if !m.Banned {
+				k.Roster = append(k.Roster, m.Peer)
+			}
+		}
+		k.Cases, k.Convicted = c.Cases, c.Convicted
+		for i := range c.Verdicts {
+			m, err := diloco.Open(&c.Verdicts[i])
+			if err != nil {
+				return nil, err
+			}
+			if v, ok := m.Body.(*diloco.Verdict); ok {
+				k.Verdicts = append(k.Verdicts, testnet.LineageVerdict{ID: m.ID, From: m.From, Subject: v.Subject, Peer: v.Peer, Round: v.Round,
+					Segment: v.Segment, Finding: testnet.FindingName(v.Finding), Evidence: v.Evidence, Coin: len(v.Coin) > 0})
+			}
 		}
 		for i := range c.Deltas {
 			m, err := diloco.Open(&c.Deltas[i])

@@ -5,7 +5,7 @@
 //
 // Output that a script may want goes to standard output, everything said to a
 // person to standard error, with a "shoal: " prefix for errors. Exit codes: 0 is success, 1 a
-// failure, 2 wrong usage.
+// failure, 2 wrong usage; a check that could not be made is 3 where that differs from its failing.
 package main
 
 import (
@@ -45,6 +45,10 @@ func run(args []string, in *os.File, out, errw io.Writer) int {
 	var use usageError
 	if errors.As(err, &use) || strings.HasPrefix(err.Error(), "unknown command") {
 		return 2
+	}
+	var exit exitError
+	if errors.As(err, &exit) {
+		return exit.code
 	}
 	return 1
 }
@@ -133,7 +137,7 @@ anyone can recompute a model's whole history, bit for bit.`,
 			root.AddCommand(c)
 		}
 	}
-	add("run", a.joinCmd(), a.publishCmd(), a.runsCmd(), a.manifestCmd(), a.dataCmd(), a.testnetCmd())
+	add("run", a.joinCmd(), a.publishCmd(), a.runsCmd(), a.manifestCmd(), a.dataCmd(), a.auditCmd(), a.testnetCmd())
 	add("model", a.exportCmd(), a.lineageCmd(), a.generateCmd(), a.evalCmd(), a.tokenizeCmd(), a.trainCmd(), a.convertCmd(), a.toplocCmd())
 	root.AddGroup(&cobra.Group{ID: "money", Title: "Ledger:"})
 	add("money", a.moneyCmds()...)
@@ -153,6 +157,14 @@ func (e usageError) Unwrap() error { return e.err }
 func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...), ""}
 }
+
+// exitError is a failure with an exit code of its own.
+type exitError struct {
+	error
+	code int
+}
+
+func (e exitError) Unwrap() error { return e.error }
 
 // advice is a failure together with what to do about it.
 type advice struct {

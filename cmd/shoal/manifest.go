@@ -19,7 +19,7 @@ run's ID: change one value, and it is another run.`,
 		Example: `  shoal manifest init --name moby > run.yaml
   shoal manifest check run.yaml
   shoal manifest cid run.yaml`,
-	}, a.manifestInitCmd(), a.manifestCheckCmd(), a.manifestCIDCmd())
+	}, a.manifestInitCmd(), a.manifestCheckCmd(), a.manifestCIDCmd(), a.manifestSignCmd())
 }
 
 func (a *app) manifestInitCmd() *cobra.Command {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/shoalnet/shoal/gpu/cpu"
 	"github.com/shoalnet/shoal/gpu/hf"
@@ -16,6 +18,7 @@ import (
 	"github.com/shoalnet/shoal/p2p/block"
 	"github.com/shoalnet/shoal/p2p/gossip"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // swarmNet is node.Net made of a libp2p host and its gossip.
@@ -152,6 +155,8 @@ type engine struct {
 	opts    llama.Options
 	threads int                            // 0: all
 	spawn   func() (*worker.Client, error) // nil: in this process
+
+	remoteID func() string // what workers say of themselves, asked once; nil without
 }
 
 var _ node.Engine = engine{}
@@ -160,7 +165,15 @@ var _ node.Engine = engine{}
 func newEngine(m *manifest.Manifest, threads int) engine {
 	return engine{m.Model.Config.HF(), m.Model.Seed, llama.Options{
 		Beta1: m.Inner.Beta1, Beta2: m.Inner.Beta2, Eps: m.Inner.Eps, WeightDecay: m.Inner.WeightDecay, Clip: m.Inner.Clip,
-	}, threads, nil}
+	}, threads, nil, nil}
+}
+
+// within returns the engine as workers that spawn starts; nil is this process.
+func (e engine) within(spawn func() (*worker.Client, error)) engine {
+	if e.spawn = spawn; spawn != nil {
+		e.remoteID = sync.OnceValue(func() string { return remoteIdentity(spawn) })
+	}
+	return e
 }
 
 // engines makes newEngine what node wants to be given.
@@ -169,6 +182,28 @@ func engines(threads int) func(context.Context, *manifest.Manifest) (node.Engine
 }
 
 func (e engine) Genesis() ([]float32, error) { return llama.Genesis(e.cfg, e.seed), nil }
+
+// Identity implements node.Engine.
+func (e engine) Identity() string {
+	if e.remoteID != nil {
+		return e.remoteID()
+	}
+	dev, err := cpu.New(cpu.Options{Threads: 1})
+	if err != nil {
+		return "none" // NewTrainer says why
+	}
+	defer dev.Close()
+	return fmt.Sprintf("llama/%d %s", llama.Version, dev.Class())
+}
+
+// Unpack implements node.Engine.
+func (e engine) Unpack(saved []byte) (audit.Snapshot, error) {
+	s, err := llama.ReadState(e.cfg, bytes.NewReader(saved))
+	if err != nil {
+		return audit.Snapshot{}, err
+	}
+	return audit.Snapshot{Steps: s.Steps, Params: s.Params, First: s.First, Second: s.Second}, nil
+}
 
 // trainer is node.Trainer with a device of its own.
 type trainer struct {

@@ -21,6 +21,7 @@ import (
 	"github.com/shoalnet/shoal/p2p/block"
 	"github.com/shoalnet/shoal/p2p/gossip"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/testnet/cheat"
 )
 
 // bootstrapEnv names the variable with bootstrap addresses, comma-separated.
@@ -83,6 +84,7 @@ type session struct {
 	blocks blocks
 	board  *node.Board
 	policy atomic.Pointer[manifest.Manifest] // whose admission says who is served; nil serves all
+	hides  atomic.Pointer[cheat.Liar]        // of a testnet's cheat: what it does not serve
 
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
@@ -189,7 +191,10 @@ func (s *session) close() error {
 
 // serves is the policy of the block exchange: a run for a closed list serves
 // that list, any other everybody.
-func (s *session) serves(p wire.PeerID, _ wire.CID) bool {
+func (s *session) serves(p wire.PeerID, c wire.CID) bool {
+	if l := s.hides.Load(); l != nil && !l.Serves(c) {
+		return false
+	}
 	m := s.policy.Load()
 	if m == nil || m.Admission.Kind != "allow" {
 		return true

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/chain/agent"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/control"
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -32,6 +34,38 @@ func (a *app) statusCmd() *cobra.Command {
 			}
 			return a.show(st, statusText(st))
 		},
+	}
+}
+
+// ledgerText says how this peer stands with its run's ledger: what it has earned,
+// and why some of its work has not.
+func ledgerText(row func(name, format string, args ...any), l *agent.Status) {
+	if l.Trouble != "" {
+		row("ledger", "waits: %s", l.Trouble)
+	}
+	row("epochs", "%d runs, %d is settled, %d wait", l.Epoch, l.Final, l.Waiting)
+	row("earned", "%s for %s", chain.FormatAmount(l.Earned), l.Account)
+	count := map[string]int{}
+	var order []string
+	for _, x := range l.Lines {
+		if x.Why != "" {
+			if count[x.Why] == 0 {
+				order = append(order, x.Why)
+			}
+			count[x.Why]++
+		}
+	}
+	for _, why := range order {
+		row("unpaid", "%d: %s", count[why], why)
+	}
+	for _, s := range l.Slashed {
+		end := "the ledger has not decided"
+		if s.Closed && s.Slashed {
+			end = "slashed by " + chain.FormatAmount(s.Amount)
+		} else if s.Closed {
+			end = "dismissed by governance"
+		}
+		row("convicted", "…%s in round %d, %s: %s", s.Peer.Short(), s.Round, s.Why, end)
 	}
 }
 
@@ -74,7 +108,23 @@ func statusText(st *status) string {
 		row("loss", "training %.4f, validation %.4f (round %d)", st.Loss, st.ValLoss, st.ValRound)
 	}
 	row("speed", "%s tokens/s, %s tokens trained", count(st.TokensPerS), count(float64(st.Tokens)))
-	row("contributed", "%d rounds", st.RoundsContributed)
+	if st.Role == node.RoleValidator {
+		row("audits", "%d passed, %d wrong, %d withheld, in %.1f %% of the time", st.Audits["passed"], st.Audits["wrong"], st.Audits["withheld"], 100*st.AuditShare)
+	} else {
+		row("contributed", "%d rounds", st.RoundsContributed)
+	}
+	if st.Role != "" {
+		row("role", "%s", st.Role)
+	}
+	for _, c := range st.Cases {
+		row("case", "…%s, round %d, segment %d: %d pass, %d wrong, %d withheld", c.Peer.Short(), c.Round, c.Segment, len(c.Pass), len(c.Wrong), len(c.Withheld))
+	}
+	for _, p := range st.Banned {
+		row("banned", "%s", p)
+	}
+	if l := st.Ledger; l != nil {
+		ledgerText(row, l)
+	}
 	row("peers", "%d connected, %d in the roster", st.Peers, st.Roster)
 	row("traffic", "%s in, %s out", size(int64(st.BytesIn)), size(int64(st.BytesOut)))
 	row("blocks", "%s in %d blocks, %s fetched, %s served", size(st.Store.Bytes), st.Store.Blocks, size(int64(st.Exchange.Bytes)), size(int64(st.Exchange.Sent)))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // simEngine stands for a model of n parameters whose inner steps take a given
@@ -74,6 +76,16 @@ func (t *simTrainer) Eval(batch [][]int32) (float64, error) {
 	}
 	return sum / float64(len(t.w)), nil
 }
+
+func (e *simEngine) Identity() string { return "sim" }
+
+func (e *simEngine) Unpack(b []byte) (audit.Snapshot, error) {
+	t := &simTrainer{engine: e, w: make([]float32, e.n)}
+	err := t.Load(bytes.NewReader(b))
+	return audit.Snapshot{Params: t.w}, err
+}
+
+func (t *simTrainer) Hidden() ([]float32, int) { return t.w[:min(len(t.w), 256)], 8 }
 
 func (t *simTrainer) Params() []float32 { return t.w }
 

@@ -139,6 +139,7 @@ type simPeer struct {
 	wrap   func(node.Net) node.Net       // what to put between node and network
 	option func(*node.Options)           // changes to the node's options
 	blocks func(node.Blocks) node.Blocks // what to put between node and store
+	serves func(wire.PeerID, wire.CID) bool
 
 	host   *p2p.Host
 	gossip *gossip.Gossip
@@ -237,7 +238,7 @@ func (p *simPeer) enter(bootstrap ...string) {
 	must(err)
 	p.store, err = block.Open(p.dir, block.Options{NoSync: true, Log: quiet})
 	must(err)
-	p.ex, err = block.NewExchange(p.host, p.store, nil)
+	p.ex, err = block.NewExchange(p.host, p.store, p.serves)
 	must(err)
 	host := p.host
 	p.ex.OnMisbehaviour(func(id wire.PeerID, _ string) { host.Ban(id) })

@@ -21,8 +21,9 @@ func (a *app) testnetCmd() *cobra.Command {
 		Short: "Run a swarm on this machine, with faults, and report on it",
 		Example: `  shoal testnet run --out demo-out                      # the demo: Moby-Dick
   shoal testnet run --config my.yaml --out my-out
-  shoal testnet report demo-out`,
-	}, a.testnetRunCmd(), a.testnetReportCmd(), a.baselineCmd())
+  shoal testnet report demo-out
+  shoal testnet zoo --out zoo-out                       # every cheat, caught`,
+	}, a.testnetRunCmd(), a.testnetReportCmd(), a.zooCmd(), a.baselineCmd())
 }
 
 func (a *app) testnetRunCmd() *cobra.Command {
@@ -34,22 +35,29 @@ func (a *app) testnetRunCmd() *cobra.Command {
 		Long: `Starts real peers, each a process with its own data directory, applies a schedule of
 kills, restarts, newcomers, partitions and slow lines, and checks that the protocol's
 invariants held. Exit code 1 says that one did not. Writes report.html, report.json and
-the model. Without --config it runs the demo: four peers train on Moby-Dick, one is
-killed and comes back, one joins on the way.
+the model. Without --config it runs the demo: four peers train on Moby-Dick, two
+validators audit them, one of the four cheats and is caught, one is killed and comes
+back, one joins on the way, and a chain of their own pays the honest.
 
 A configuration is YAML:
 
-  name: three peers, one partition
+  name: audits, one cheat, one partition
   manifest: run.yaml            # beside this file; or run: with the manifest itself
   data: {text: corpus.txt}      # prepared and named in the manifest
-  peers: 3
+  peers: 6
+  validators: [4, 5]            # audit instead of training
+  chain: true                   # stake, pay and slash on an embedded chain
+  cheats:                       # from that round on; shoal testnet zoo knows the kinds
+    - {peer: 3, kind: idle, round: 2}
   link: {rate: 50Mbit, delay: 20ms}
   events:                       # in the order in which they happen
-    - {round: 4, do: partition, groups: [[0, 1], [2]]}
+    - {round: 4, do: partition, groups: [[0, 1, 3, 4, 5], [2]]}
     - {round: 8, do: heal}
     - {round: 9, do: kill, peers: [1], wait: 500ms}
     - {round: 12, do: restart, peers: [1]}
-    - {at: 90s, do: join, peers: [3]}
+    - {round: 14, do: chain-stop}     # kill -9; chain-start starts it again
+    - {round: 18, do: chain-start}
+    - {at: 90s, do: join, peers: [6]}
   timeout: 10m`,
 		Example: `  shoal testnet run --out demo-out
   shoal testnet run --config my.yaml --out my-out --baseline=false`,
@@ -107,6 +115,47 @@ func (a *app) testnetReportCmd() *cobra.Command {
 			return a.tellReport(r, args[0], 0)
 		},
 	}
+}
+
+func (a *app) zooCmd() *cobra.Command {
+	var out, only string
+	c := &cobra.Command{
+		Use:   "zoo",
+		Short: "Let real peers cheat in every known way, and see each of them caught",
+		Long: `Runs swarms of real peers on this machine, one after another, in each of which some
+peers cheat, and prints in which round the audits caught them, which bound the
+formula states, and whether the ledger took their stake. It then compares the
+final loss of runs with and without cheats. It fails where a cheat was not caught
+in time, where an honest peer was convicted, or where cheats cost more than 3 %.`,
+		Example: `  shoal testnet zoo --out zoo-out
+  shoal testnet zoo --only validators       # only the swarms whose names begin so`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			exe, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			scr := a.screen()
+			z, err := testnet.RunZoo(cmd.Context(), testnet.Options{
+				Dir: out, Exe: exe, Command: strings.Join(append([]string{"shoal"}, os.Args[1:]...), " "),
+				Line: scr.line, Now: func(s string) { scr.now(s, 10*time.Second) },
+			}, only)
+			scr.clear()
+			if err != nil {
+				return err
+			}
+			if err := a.show(z, z.Table()); err != nil {
+				return err
+			}
+			if len(z.Broken) > 0 {
+				return advise(errors.New("broken: "+strings.Join(z.Broken, "\n  ")), "see the reports in %s", out)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&out, "out", "zoo-out", "directory for everything")
+	c.Flags().StringVar(&only, "only", "", "run only the swarms whose names begin so: trainers, validators, honest, loss")
+	return c
 }
 
 // tellReport prints what came of a testnet. A broken invariant is an error.

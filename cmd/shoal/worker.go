@@ -95,7 +95,8 @@ func (a *app) listenWorker(ctx context.Context, path string, b worker.Backend) e
 // backend trains on the host's processor.
 func backend(threads int) worker.Backend {
 	return worker.Backend{
-		Name: fmt.Sprintf("shoal cpu %s, %d threads", cpu.ISAs()[0], threads),
+		Identity: engine{}.Identity(),
+		Name:     fmt.Sprintf("shoal cpu %s, %d threads", cpu.ISAs()[0], threads),
 		Train: func(cfg hf.Config, o worker.Optimizer, params []float32) (worker.Trainer, error) {
 			opts := llama.Options{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay, Clip: o.Clip}
 			return engine{cfg: cfg, opts: opts, threads: threads}.NewTrainer(params)
@@ -131,11 +132,22 @@ func (e engine) remote(params []float32) (node.Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := c.Train(e.cfg, worker.Optimizer(e.opts), params)
+	t, err := c.Train(e.cfg, worker.Optimizer{Beta1: e.opts.Beta1, Beta2: e.opts.Beta2, Eps: e.opts.Eps, WeightDecay: e.opts.WeightDecay, Clip: e.opts.Clip}, params)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return remote{t}, nil
+}
+
+// remoteIdentity is what a worker says of itself, or "none" where none can be
+// had: then there will be no trainer either.
+func remoteIdentity(spawn func() (*worker.Client, error)) string {
+	c, err := spawn()
+	if err != nil {
+		return "none"
+	}
+	defer c.Close()
+	return c.Identity()
 }
 
 // remote is node.Trainer with the errors that node knows.

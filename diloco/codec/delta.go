@@ -117,6 +117,17 @@ func (d *Delta) Header() Header { return d.header }
 // Block returns the payload's bytes; they must not be changed.
 func (d *Delta) Block() []byte { return d.block }
 
+// Under returns the same values as a payload of another header.
+func (d *Delta) Under(h Header) (*Delta, error) {
+	head, err := d.codec.header(h)
+	if err != nil {
+		return nil, err
+	}
+	e := *d
+	e.header, e.block = h, append(head, d.block[headerSize:]...)
+	return &e, nil
+}
+
 // Norm returns the squared Euclidean norm of d in units of 4^MinExponent, exactly:
 // hi·2^64 + lo.
 func (d *Delta) Norm() (hi, lo uint64) { return d.normHi, d.normLo }

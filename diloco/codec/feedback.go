@@ -44,8 +44,8 @@ const MaxOutstanding = 64
 func NewFeedback(c *Codec) *Feedback { return &Feedback{codec: c} }
 
 // beta returns how much of what rounding leaves out is kept.
-func (f *Feedback) beta() float32 {
-	switch f.codec.spec.Kind {
+func (c *Codec) beta() float32 {
+	switch c.spec.Kind {
 	case Int4:
 		return 1
 	case TopK:
@@ -67,29 +67,40 @@ func (f *Feedback) Encode(h Header, delta []float32) (*Delta, error) {
 	if len(delta) != f.codec.params {
 		return nil, fmt.Errorf("encode: %d values for %d parameters", len(delta), f.codec.params)
 	}
-	for i, e := range f.e {
-		delta[i] = delta[i] + e
-	}
-	d, err := f.codec.Encode(h, delta)
+	d, rest, err := f.codec.EncodeOwed(h, delta, f.e)
 	if err != nil {
 		return nil, err
 	}
-	if beta := f.beta(); beta == 0 {
-		f.e = nil
-	} else {
-		if f.e == nil {
-			f.e = make([]float32, len(delta))
-		}
-		copy(f.e, delta)
-		if err := d.SubtractFrom(f.e); err != nil {
-			return nil, err
-		}
-		for i := range f.e {
-			f.e[i] = float32(beta * f.e[i])
-		}
-	}
+	f.e = rest
 	f.out = append(f.out, h.Parent)
 	return d, nil
+}
+
+// EncodeOwed makes the payload of u = delta + owed, and returns with it what is
+// owed after it, β·(u − payload); nil stands for nothing. delta is overwritten
+// with u, owed is not touched. It is Feedback's rule by itself, for whoever checks it.
+func (c *Codec) EncodeOwed(h Header, delta, owed []float32) (d *Delta, rest []float32, err error) {
+	if len(delta) != c.params || owed != nil && len(owed) != c.params {
+		return nil, nil, fmt.Errorf("encode: %d values and %d owed for %d parameters", len(delta), len(owed), c.params)
+	}
+	for i, e := range owed {
+		delta[i] = delta[i] + e
+	}
+	if d, err = c.Encode(h, delta); err != nil {
+		return nil, nil, err
+	}
+	beta := c.beta()
+	if beta == 0 {
+		return d, nil, nil
+	}
+	rest = slices.Clone(delta)
+	if err := d.SubtractFrom(rest); err != nil {
+		return nil, nil, err
+	}
+	for i := range rest {
+		rest[i] = float32(beta * rest[i])
+	}
+	return d, rest, nil
 }
 
 // Merged notes that the payload for that parent is in a commit. It reports

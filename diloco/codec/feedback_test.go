@@ -30,7 +30,7 @@ func TestNothingIsLost(t *testing.T) {
 			}
 			v := values(t, d)
 			for i := range u { // what β gives up
-				in[i] -= (1 - float64(f.beta())) * (float64(u[i]) - float64(v[i]))
+				in[i] -= (1 - float64(f.codec.beta())) * (float64(u[i]) - float64(v[i]))
 			}
 			if round%3 == 1 {
 				if ok, err := f.Fold(d); !ok || err != nil {

@@ -135,6 +135,21 @@ func (d *Device) Name() string {
 	return fmt.Sprintf("cpu %s, %d threads", d.k.name, len(d.workers))
 }
 
+// Version rises with each change that alters the bits of any result.
+//
+//	1  first
+const Version = 1
+
+// Class names what the results depend on: devices of one Class give equal bits,
+// whatever their threads. The architecture is part of it, for caution.
+func (d *Device) Class() string {
+	class := "fma" // AVX2 and AVX-512
+	if d.k == &portable {
+		class = "portable"
+	}
+	return fmt.Sprintf("cpu/%d %s %s", Version, class, runtime.GOARCH)
+}
+
 // Alloc implements gpu.Device. Memory starts on a cache line.
 func (d *Device) Alloc(n int) gpu.Buffer { return gpu.Buffer{Host: aligned(n), N: n} }
 

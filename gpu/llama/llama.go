@@ -29,6 +29,7 @@ type Model struct {
 	w        weights
 	cos, sin gpu.Matrix // (positions, d/2), grown on demand
 	plan     *plan      // inference activations, grown on demand
+	hidden   []float32  // of the last Eval
 }
 
 // weights are the views of a flat vector, of parameters or of gradients.
@@ -173,12 +174,19 @@ func (m *Model) Eval(tokens [][]int32) (float64, error) {
 		m.plan = newPlan(m.dev, m.cfg, group*t, false)
 	}
 	m.rotary(t)
+	d := m.cfg.HiddenSize
+	if n := len(tokens) * t * d; cap(m.hidden) < n {
+		m.hidden = make([]float32, n)
+	} else {
+		m.hidden = m.hidden[:n]
+	}
 	var sum float64
 	for i := 0; i < len(tokens); i += group {
 		part := tokens[i:min(i+group, len(tokens))]
 		p := m.plan
 		p.load(part)
 		m.forward(p, len(part), t)
+		m.dev.Download(m.hidden[i*t*d:(i+len(part))*t*d], p.h.Row(0, len(part)*t).Buffer)
 		m.head(p, len(part)*t, len(part)*t, nil)
 		sum += m.dev.Sum(p.loss.Slice(0, len(part)*t))
 	}

@@ -142,3 +142,35 @@ func TestOptionsAllocateNothing(t *testing.T) {
 		t.Errorf("%g allocations a step", n)
 	}
 }
+
+// TestMicroBatchesKeepHidden: the hidden states of a step are those of all its
+// sequences, however many went through the model at a time.
+func TestMicroBatchesKeepHidden(t *testing.T) {
+	cfg := small(true)
+	for _, dev := range devices(t) {
+		rng := rand.New(rand.NewPCG(5, 9))
+		params := wild(cfg, rng)
+		tokens := batch(rng, 5, 13, cfg.VocabSize)
+		var want []float32
+		for _, m := range []int{0, 1, 2, 9} {
+			o := DefaultOptions()
+			o.MicroBatch = m
+			x, err := NewTrainer(dev, cfg, params, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if _, err := x.Step(tokens, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			rows, width := x.Hidden()
+			if m == 0 {
+				want = slices.Clone(rows)
+			}
+			if width != cfg.HiddenSize || len(rows) != 5*12*width && len(rows) != 5*13*width || !slices.Equal(rows, want) {
+				t.Errorf("%s, micro-batches of %d: %d values of width %d, or not those of the whole batch", dev.Name(), m, len(rows), width)
+			}
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"math"
 
 	"github.com/shoalnet/shoal/gpu"
+	"github.com/shoalnet/shoal/gpu/hf"
 )
 
 // A saved trainer, all numbers little-endian:
@@ -37,8 +38,10 @@ const (
 var ErrState = errors.New("not this model's training state")
 
 // header is what a state of this trainer begins with, the step count left out.
-func (t *Trainer) header() ([]byte, error) {
-	conf, err := t.cfg.Marshal()
+func (t *Trainer) header() ([]byte, error) { return stateHead(t.cfg) }
+
+func stateHead(cfg hf.Config) ([]byte, error) {
+	conf, err := cfg.Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("llama: config: %w", err)
 	}
@@ -49,7 +52,7 @@ func (t *Trainer) header() ([]byte, error) {
 	b = binary.LittleEndian.AppendUint32(b, 0)
 	b = append(b, sum[:]...)
 	b = binary.LittleEndian.AppendUint64(b, 0)
-	return binary.LittleEndian.AppendUint64(b, uint64(t.params.N)), nil
+	return binary.LittleEndian.AppendUint64(b, uint64(cfg.NumParams())), nil
 }
 
 // Save writes weights, moments and step count. What Load reads back goes on
@@ -88,44 +91,65 @@ func (t *Trainer) Save(w io.Writer) error {
 // Load reads what Save wrote for a model of the same configuration, to the end
 // of r. On an error the trainer is as before.
 func (t *Trainer) Load(r io.Reader) error {
-	want, err := t.header()
+	s, err := ReadState(t.cfg, r)
 	if err != nil {
 		return err
 	}
+	for i, b := range []gpu.Buffer{t.params, t.m, t.v} {
+		t.dev.Upload(b, s.values()[i])
+	}
+	t.dev.Zero(t.grads)
+	t.steps = s.Steps
+	return nil
+}
+
+// A State is what a saved trainer holds; its vectors are in the order of
+// hf.Config.Tensors.
+type State struct {
+	Steps         uint64
+	Params        []float32
+	First, Second []float32 // Adam's moments
+}
+
+func (s *State) values() [3][]float32 { return [3][]float32{s.Params, s.First, s.Second} }
+
+// ReadState reads what a trainer of a model of that configuration saved, to the
+// end of r.
+func ReadState(cfg hf.Config, r io.Reader) (*State, error) {
+	want, err := stateHead(cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := int(cfg.NumParams())
 	sum := sha256.New()
 	in := io.TeeReader(r, sum)
 	head := make([]byte, stateHeader)
 	if _, err := io.ReadFull(in, head); err != nil {
-		return fmt.Errorf("llama: load: header: %w: %w", ErrState, err)
+		return nil, fmt.Errorf("llama: load: header: %w: %w", ErrState, err)
 	}
 	steps := binary.LittleEndian.Uint64(head[48:])
 	clear(head[48:56])
 	switch {
 	case !bytes.Equal(head[:8], want[:8]):
-		return fmt.Errorf("llama: load: begins with %q: %w", head[:8], ErrState)
+		return nil, fmt.Errorf("llama: load: begins with %q: %w", head[:8], ErrState)
 	case !bytes.Equal(head[8:16], want[8:16]):
-		return fmt.Errorf("llama: load: version %d, this program reads %d: %w",
+		return nil, fmt.Errorf("llama: load: version %d, this program reads %d: %w",
 			binary.LittleEndian.Uint32(head[8:]), stateVersion, ErrState)
 	case !bytes.Equal(head, want):
-		return fmt.Errorf("llama: load: saved for another model configuration: %w", ErrState)
+		return nil, fmt.Errorf("llama: load: saved for another model configuration: %w", ErrState)
 	case steps > maxSteps:
-		return fmt.Errorf("llama: load: %d steps: %w", steps, ErrState)
+		return nil, fmt.Errorf("llama: load: %d steps: %w", steps, ErrState)
 	}
 	var values [3][]float32
 	for i, name := range []string{"parameters", "first moments", "second moments"} {
-		if values[i], err = readFloats(in, t.params.N, i == 2); err != nil {
-			return fmt.Errorf("llama: load: %s: %w: %w", name, ErrState, err)
+		if values[i], err = readFloats(in, n, i == 2); err != nil {
+			return nil, fmt.Errorf("llama: load: %s: %w: %w", name, ErrState, err)
 		}
 	}
 	if err := readSum(r, sum); err != nil {
-		return fmt.Errorf("llama: load: %w: %w", ErrState, err)
+		return nil, fmt.Errorf("llama: load: %w: %w", ErrState, err)
 	}
-	for i, b := range []gpu.Buffer{t.params, t.m, t.v} {
-		t.dev.Upload(b, values[i])
-	}
-	t.dev.Zero(t.grads)
-	t.steps = steps
-	return nil
+	return &State{steps, values[0], values[1], values[2]}, nil
 }
 
 // readFloats reads n finite numbers. Memory grows with what has been read.

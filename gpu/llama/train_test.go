@@ -313,3 +313,58 @@ func TestAdamWOfPaper(t *testing.T) {
 		}
 	}
 }
+
+// TestHidden: the hidden states of a step are those of its batch under the weights
+// before it, and those of an evaluation too, in passes of any size.
+func TestHidden(t *testing.T) {
+	cfg := small(true)
+	params := Genesis(cfg, 5)
+	tokens := batch(rand.New(rand.NewPCG(3, 3)), 40, 33, cfg.VocabSize) // more than one pass of Eval
+	for _, dev := range devices(t) {
+		tr := newTrainer(t, dev, cfg, params)
+		if rows, _ := tr.Hidden(); len(rows) != 0 {
+			t.Errorf("%d values before anything was computed", len(rows))
+		}
+		if _, err := tr.Eval(tokens); err != nil {
+			t.Fatal(err)
+		}
+		rows, width := tr.Hidden()
+		if width != cfg.HiddenSize || len(rows) != 40*33*width {
+			t.Fatalf("%d values, width %d", len(rows), width)
+		}
+		want := slices.Clone(rows)
+		if _, err := tr.Step(tokens, 1e-2); err != nil {
+			t.Fatal(err)
+		}
+		if rows, _ = tr.Hidden(); !slices.Equal(rows, want) {
+			t.Error("a step has other hidden states than the evaluation before it")
+		}
+		if _, err := tr.Eval(tokens[:3]); err != nil {
+			t.Fatal(err)
+		}
+		rows, _ = tr.Hidden()
+		if len(rows) != 3*33*width || slices.Equal(rows, want[:len(rows)]) {
+			t.Errorf("after the step: %d values, or those from before it", len(rows))
+		}
+		if _, err := tr.Step(tokens[:1], math.NaN()); err == nil {
+			t.Error("a step at no rate")
+		}
+	}
+}
+
+// TestReadState: what Save wrote can be read without a trainer.
+func TestReadState(t *testing.T) {
+	tr := newTrainer(t, newCPU(t, cpu.Options{}), small(true), Genesis(small(true), 5))
+	train(t, tr, 0, 3)
+	var b bytes.Buffer
+	if err := tr.Save(&b); err != nil {
+		t.Fatal(err)
+	}
+	s, err := ReadState(small(true), bytes.NewReader(b.Bytes()))
+	if err != nil || s.Steps != 3 || !slices.Equal(s.Params, tr.Params()) || len(s.First) != len(s.Params) || s.Second[0] < 0 {
+		t.Errorf("%+v, %v", s.Steps, err)
+	}
+	if _, err := ReadState(small(false), bytes.NewReader(b.Bytes())); !errors.Is(err, ErrState) {
+		t.Errorf("of another model: %v", err)
+	}
+}

@@ -9,6 +9,12 @@ import (
 	"github.com/shoalnet/shoal/gpu/hf"
 )
 
+// Version rises with each change that alters the bits of a training step on a
+// device whose results are the same.
+//
+//	1  first
+const Version = 1
+
 // ErrNotFinite is what Step wraps where the loss or the gradient is not a
 // finite number; weights, moments and step count are as before.
 var ErrNotFinite = errors.New("not finite")
@@ -75,6 +81,9 @@ type Trainer struct {
 	runs    []run
 	train   *plan
 	mirror  []float32 // Params, on devices with memory of their own
+	tap     []float32 // Hidden, likewise
+	split   bool      // the latest step went through the model in parts, whose last hidden states are in tap
+	rows    int       // of the last Step; 0 where an Eval came after it
 	lastMag float64   // norm of the last gradient, before clipping
 }
 
@@ -124,8 +133,10 @@ func (t *Trainer) Step(tokens [][]int32, lr float64) (float64, error) {
 	if !(lr >= 0) || math.IsInf(lr, 0) {
 		return 0, fmt.Errorf("llama: step %d: learning rate %g", t.steps+1, lr)
 	}
+	t.rows = 0
 	loss, err := t.gradient(tokens)
 	if err == nil {
+		t.rows = len(tokens) * (len(tokens[0]) - 1)
 		err = t.update(lr)
 	}
 	if err != nil {
@@ -153,6 +164,7 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 		return 0, fmt.Errorf("llama: every token of the batch is the separator %d", t.opts.Separator)
 	}
 	t.rotary(length)
+	t.split = group < len(tokens)
 	var sum float64
 	for i := 0; i < len(tokens); i += group {
 		part := tokens[i:min(i+group, len(tokens))]
@@ -162,6 +174,7 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 			t.train.separate(len(part), length, t.opts.Separator)
 		}
 		t.forward(t.train, len(part), length)
+		t.tapPart(i*length, n, len(tokens)*length)
 		t.head(t.train, n, predictions, &t.g)
 		t.backward(t.train, len(part), length, &t.g)
 		sum += t.dev.Sum(t.train.loss.Slice(0, n))
@@ -230,6 +243,54 @@ func (t *Trainer) Params() []float32 {
 	}
 	t.dev.Download(t.mirror, t.params)
 	return t.mirror
+}
+
+// Eval is Model's.
+func (t *Trainer) Eval(tokens [][]int32) (float64, error) {
+	t.rows, t.hidden = 0, t.hidden[:0]
+	loss, err := t.Model.Eval(tokens)
+	if err != nil {
+		t.hidden = t.hidden[:0]
+	}
+	return loss, err
+}
+
+// tapPart keeps the last hidden states of a micro-batch, n rows of total from
+// row at on, before the next one takes their place.
+func (t *Trainer) tapPart(at, n, total int) {
+	if n == total {
+		return // they stay where they are, see Hidden
+	}
+	d := t.cfg.HiddenSize
+	if cap(t.tap) < total*d {
+		t.tap = make([]float32, total*d)
+	}
+	t.tap = t.tap[:total*d]
+	t.dev.Download(t.tap[at*d:(at+n)*d], t.train.h.Row(0, n).Buffer)
+}
+
+// Hidden are the last hidden states, after the final norm, of the batch of the
+// latest Step, as they were before its update, or of the latest Eval: rows of
+// width values, one for each position that predicts, sequence after sequence. They
+// cost no pass of their own, and are valid until the next call. Nil before the first.
+func (t *Trainer) Hidden() (rows []float32, width int) {
+	width = t.cfg.HiddenSize
+	if t.rows == 0 {
+		return t.hidden, width
+	}
+	if t.split {
+		return t.tap, width // by tapPart
+	}
+	h := t.train.h.Row(0, t.rows).Buffer // the backward pass leaves it alone
+	if h.Host != nil {
+		return h.Host, width
+	}
+	if cap(t.tap) < h.N {
+		t.tap = make([]float32, h.N)
+	}
+	t.tap = t.tap[:h.N]
+	t.dev.Download(t.tap, h)
+	return t.tap, width
 }
 
 // SetParams copies params in. Moments and step count stay, as DiLoCo's inner

@@ -21,10 +21,10 @@ const maxState = 64
 
 // A Client speaks to one worker. Its methods are for one goroutine at a time.
 type Client struct {
-	name string
-	link *link
-	conn io.Closer
-	id   uint64
+	name, identity string
+	link           *link
+	conn           io.Closer
+	id             uint64
 
 	mu   sync.Mutex // guards following
 	lost error      // why nothing is asked any more
@@ -47,9 +47,12 @@ func Connect(in io.Reader, out io.Writer, conn io.Closer) (*Client, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("worker: greeting: %w", err), c.Close())
 	}
-	c.name = hello.Name
+	c.name, c.identity = hello.Name, hello.Identity
 	if len(c.name) > maxName {
 		c.name = c.name[:maxName]
+	}
+	if len(c.identity) > maxName {
+		c.identity = c.identity[:maxName]
 	}
 	return c, nil
 }
@@ -65,6 +68,9 @@ func Dial(path string) (*Client, error) {
 
 // Name is what the worker calls itself.
 func (c *Client) Name() string { return c.name }
+
+// Identity is what the worker says whose results equal its own bit for bit.
+func (c *Client) Identity() string { return c.identity }
 
 // Close ends the conversation, and with it the worker where it was spawned.
 func (c *Client) Close() error {
@@ -144,6 +150,9 @@ func (c *Client) ask(q *head, body func(io.Writer) error, take func(io.Reader) e
 type Remote struct {
 	c      *Client
 	params []float32 // as last fetched
+	rows   int       // of the last batch: positions that predict
+	width  int       // of the model
+	hidden []float32 // as last fetched
 }
 
 var _ Trainer = (*Remote)(nil)
@@ -159,7 +168,7 @@ func (c *Client) Train(cfg hf.Config, o Optimizer, params []float32) (*Remote, e
 	if err != nil {
 		return nil, err
 	}
-	return &Remote{c: c, params: make([]float32, len(params))}, nil
+	return &Remote{c: c, params: make([]float32, len(params)), width: cfg.HiddenSize}, nil
 }
 
 func (r *Remote) batch(op string, batch [][]int32, lr float64) (float64, error) {
@@ -174,10 +183,12 @@ func (r *Remote) batch(op string, batch [][]int32, lr float64) (float64, error) 
 	if math.IsNaN(lr) || math.IsInf(lr, 0) {
 		return 0, fmt.Errorf("worker: %s: learning rate %g", op, lr)
 	}
+	r.rows = 0
 	a, err := r.c.ask(&head{Op: op, Rows: len(batch), Cols: len(batch[0]), LR: lr}, func(w io.Writer) error { return writeIDs(w, batch) }, nil)
 	if err != nil {
 		return 0, err
 	}
+	r.rows = len(batch) * (len(batch[0]) - 1)
 	if a.Loss == nil {
 		return math.NaN(), nil
 	}
@@ -191,6 +202,25 @@ func (r *Remote) Step(batch [][]int32, lr float64) (float64, error) {
 
 // Eval returns the mean loss of batch.
 func (r *Remote) Eval(batch [][]int32) (float64, error) { return r.batch("eval", batch, 0) }
+
+// Hidden fetches the last hidden states of the latest batch; nil where there
+// are none, or the worker is lost.
+func (r *Remote) Hidden() ([]float32, int) {
+	if r.rows == 0 {
+		return nil, r.width
+	}
+	if n := r.rows * r.width; cap(r.hidden) < n {
+		r.hidden = make([]float32, n)
+	} else {
+		r.hidden = r.hidden[:n]
+	}
+	_, err := r.c.ask(&head{Op: "hidden"}, nil, func(b io.Reader) error { return readFloats(b, r.hidden) })
+	if err != nil {
+		_ = r.c.fail(err) // as Params
+		return nil, r.width
+	}
+	return r.hidden, r.width
+}
 
 // Params fetches the weights; nil where the worker is lost.
 func (r *Remote) Params() []float32 {

@@ -13,6 +13,8 @@ import (
 type Backend struct {
 	// Name says what it is, for people.
 	Name string
+	// Identity names whose results are equal bit for bit.
+	Identity string
 	// Train makes a trainer with a copy of params and fresh moments.
 	Train func(cfg hf.Config, o Optimizer, params []float32) (Trainer, error)
 }
@@ -22,7 +24,7 @@ type Backend struct {
 func Serve(ctx context.Context, in io.Reader, out io.Writer, b Backend) (err error) {
 	s := server{link: newLink(in, out), backend: b}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if _, err := s.link.send(&head{Worker: Version, Name: b.Name}, nil); err != nil {
+	if _, err := s.link.send(&head{Worker: Version, Name: b.Name, Identity: b.Identity}, nil); err != nil {
 		return fmt.Errorf("worker: greet: %w", err)
 	}
 	for ctx.Err() == nil {
@@ -93,6 +95,12 @@ func (s *server) answer(q *head) (*head, func(io.Writer) error, error) {
 		}
 		n := number(loss)
 		return &head{Loss: &n}, nil, err
+	case "hidden":
+		rows, width := t.Hidden()
+		if len(rows) == 0 || width < 1 {
+			return nil, nil, errors.New("hidden: no batch was seen")
+		}
+		return &head{Rows: len(rows) / width, Cols: width}, func(w io.Writer) error { return writeFloats(w, rows) }, nil
 	case "params":
 		return &head{}, func(w io.Writer) error { return writeFloats(w, t.Params()) }, nil
 	case "set":

@@ -16,7 +16,10 @@
 // A message is a head and a body: the parts of its frames, joined. The worker
 // speaks first, once:
 //
-//	{"worker": 1, "name": "cpu avx512, 2 threads"}
+//	{"worker": 1, "name": "cpu avx512, 2 threads", "identity": "llama/1 cpu/1"}
+//
+// identity names whose results are equal bit for bit: audits compare workers of
+// one identity bit by bit, and others within a tolerance.
 //
 // Then the node asks, {"id": n, "op": …}, and the worker answers with the same
 // id, {"id": n} and what the table says, or {"id": n, "error": "why"} after
@@ -28,6 +31,7 @@
 //	          "beta2", "eps", "weight_decay", "clip"}
 //	step      "rows", "cols", "lr"                           i32 tokens       "loss"
 //	eval      "rows", "cols"                                 i32 tokens       "loss"
+//	hidden                                                                    "rows", "cols"; body: f32 last hidden states
 //	params                                                                    body: f32 parameters
 //	set                                                      f32 parameters
 //	save                                                                      body: the worker's own bytes
@@ -39,7 +43,10 @@
 // joined, row-major. A batch is rows sequences of cols ids; position t predicts
 // t+1. The optimizer is AdamW with decoupled decay of matrices, and clips the
 // norm of the whole gradient. A loss that is not finite is null. set leaves the
-// moments alone; save and load carry parameters, moments and step count.
+// moments alone; save and load carry parameters, moments and step count. hidden
+// are the states after the final norm of the latest step's batch, before its
+// update, or of the latest eval's: one row for each position that predicts. In runs
+// that audit, validators read what save wrote: there it is the format of gpu/llama.
 //
 // A worker ends when its input ends: a node that dies takes its workers along.
 package worker
@@ -82,6 +89,7 @@ var ErrProtocol = errors.New("not the worker protocol")
 type Trainer interface {
 	Step(batch [][]int32, lr float64) (loss float64, err error)
 	Eval(batch [][]int32) (loss float64, err error)
+	Hidden() (rows []float32, width int)
 	Params() []float32
 	SetParams(params []float32) error
 	Save(w io.Writer) error
@@ -100,8 +108,9 @@ type Optimizer struct {
 
 // A head is the JSON of a message; which fields count depends on the op.
 type head struct {
-	Worker int    `json:"worker,omitempty"` // the greeting: the version
-	Name   string `json:"name,omitempty"`
+	Worker   int    `json:"worker,omitempty"` // the greeting: the version
+	Name     string `json:"name,omitempty"`
+	Identity string `json:"identity,omitempty"`
 
 	ID    uint64 `json:"id,omitempty"`
 	Op    string `json:"op,omitempty"`

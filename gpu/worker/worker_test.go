@@ -22,11 +22,19 @@ func config() hf.Config {
 }
 
 // toy adds the learning rate to each weight; its loss is the batch's sum.
-type toy struct{ w []float32 }
+type toy struct {
+	w, hidden []float32
+}
+
+func (t *toy) Hidden() ([]float32, int) { return t.hidden, config().HiddenSize }
 
 func (t *toy) Eval(b [][]int32) (float64, error) {
 	sum := 0.0
+	t.hidden = t.hidden[:0]
 	for _, r := range b {
+		for range (len(r) - 1) * config().HiddenSize {
+			t.hidden = append(t.hidden, float32(r[0]))
+		}
 		for _, id := range r {
 			if id < 0 {
 				return math.Inf(1), nil
@@ -72,11 +80,11 @@ func (t *toy) Load(r io.Reader) error {
 }
 func (t *toy) Close() error { return nil }
 
-var toys = Backend{Name: "toy", Train: func(_ hf.Config, o Optimizer, p []float32) (Trainer, error) {
+var toys = Backend{Name: "toy", Identity: "toy/1", Train: func(_ hf.Config, o Optimizer, p []float32) (Trainer, error) {
 	if o.Beta1 < 0 {
 		return nil, errors.New("beta1 is negative")
 	}
-	return &toy{p}, nil
+	return &toy{w: p}, nil
 }}
 
 // pair is a client and the end of the worker that it speaks to.
@@ -109,8 +117,8 @@ func TestConversation(t *testing.T) {
 		params[i] = float32(i) / 3
 	}
 	c := pair(t, toys)
-	if c.Name() != "toy" {
-		t.Errorf("it is called %q", c.Name())
+	if c.Name() != "toy" || c.Identity() != "toy/1" {
+		t.Errorf("it is called %q, %q", c.Name(), c.Identity())
 	}
 	if _, err := c.Train(cfg, Optimizer{Beta1: -1}, params); err == nil || !strings.Contains(err.Error(), "beta1 is negative") {
 		t.Errorf("a refused optimizer: %v", err)
@@ -125,6 +133,9 @@ func TestConversation(t *testing.T) {
 	const lr = 0.1 + 1e-17
 	if loss, err := tr.Step([][]int32{{1, 2}, {3, 4}}, lr); err != nil || loss != 10.0/7 {
 		t.Errorf("step: %v, %v", loss, err)
+	}
+	if h, width := tr.Hidden(); width != cfg.HiddenSize || len(h) != 2*width || h[0] != 1 || h[width] != 3 {
+		t.Errorf("hidden: %v of width %d", h, width)
 	}
 	if p := tr.Params(); len(p) != len(params) || p[3] != params[3]+float32(lr) {
 		t.Error("the step did not reach the weights, or they did not come back")

@@ -164,7 +164,9 @@ func (a *Admission) Allows(addr [20]byte) bool {
 
 // Verification is how much work is rechecked, and how closely.
 type Verification struct {
-	AuditRate uint64    `yaml:"audit_rate" cbor:"audit_rate"` // share of deltas, in parts per 10,000
+	AuditRate uint64    `yaml:"audit_rate" cbor:"audit_rate"` // share of deltas that each validator audits, in parts per 10,000
+	Segments  uint64    `yaml:"segments" cbor:"segments"`     // into how many an inner phase is cut; an audit replays one
+	Window    uint64    `yaml:"window" cbor:"window"`         // rounds for which audit material is served and cases stay open
 	Tolerance Tolerance `yaml:"tolerance" cbor:"tolerance"`
 }
 

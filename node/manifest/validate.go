@@ -19,6 +19,7 @@ const (
 	MaxWindow     = 1 << 26 // batch · sequence: tokens in one step of one peer
 	MaxPeers      = 4096
 	MaxAllow      = 4096
+	MaxAudited    = 3072 // inner steps of a round in a run that audits: a proof of each is in its trace
 	MaxDeadline   = 24 * time.Hour
 	MaxLateRounds = 64
 	MaxDropAfter  = 10_000
@@ -70,7 +71,11 @@ func (m *Manifest) validate(p *Problems) {
 	m.validateRound(p)
 	m.validateAdmission(p)
 	v := &m.Verification
-	p.uint("verification.audit_rate", v.AuditRate, 0, Whole)
+	if p.uint("verification.audit_rate", v.AuditRate, 0, Whole) && v.AuditRate > 0 && m.Round.InnerSteps > MaxAudited {
+		p.add("verification.audit_rate", 0, "%d, but a run that audits has at most %d inner steps in a round, not %d: write 0, or fewer steps", v.AuditRate, MaxAudited, m.Round.InnerSteps)
+	}
+	p.uint("verification.segments", v.Segments, 1, 64)
+	p.uint("verification.window", v.Window, 2, 64)
 	p.uint("verification.tolerance.exponents", v.Tolerance.Exponents, 0, 128)
 	p.float("verification.tolerance.mantissa_mean", v.Tolerance.MantissaMean, from(0), from(127))
 	p.float("verification.tolerance.mantissa_median", v.Tolerance.MantissaMedian, from(0), from(127))

@@ -29,7 +29,7 @@ func Default() *Manifest {
 		Round:        Round{Deadline: 10 * time.Minute, LateRounds: 2, DropAfter: 3, LeakAfter: 8},
 		Codec:        Codec{Kind: "int8", Chunk: 4096},
 		Admission:    Admission{Kind: "open", MinPeers: 1, MinStake: "0"},
-		Verification: Verification{Tolerance: Tolerance{Exponents: 38, MantissaMean: 10, MantissaMedian: 8}},
+		Verification: Verification{Segments: 4, Window: 8, Tolerance: Tolerance{Exponents: 38, MantissaMean: 10, MantissaMedian: 8}},
 		Rewards:      Rewards{Budget: "0", Trainers: Whole},
 	}
 }

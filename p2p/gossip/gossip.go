@@ -5,6 +5,7 @@
 //
 //	/shoal/1/runs        announcements of runs
 //	/shoal/1/run/<CID>   everything about the run with this manifest
+//	/shoal/1/run/<CID>/settle   validators' signatures for the run's ledger
 //
 // A message arrives, its libp2p signature and its sequence number are checked,
 // and the topic's judge says accept (relay and deliver), ignore (drop) or
@@ -51,6 +52,12 @@ import (
 const RunsTopic = p2p.Prefix + "/runs"
 
 const runTopicPrefix = p2p.Prefix + "/run/"
+
+// settleSuffix makes the topic of a run's settlement of the run's.
+const settleSuffix = "/settle"
+
+// SettleTopic returns the topic of what a run's validators sign for its ledger.
+func SettleTopic(run wire.CID) string { return RunTopic(run) + settleSuffix }
 
 // RunTopic returns the topic of one run.
 func RunTopic(run wire.CID) string { return runTopicPrefix + run.String() }
@@ -263,6 +270,7 @@ func validTopic(name string) bool {
 	if !ok {
 		return false
 	}
+	run = strings.TrimSuffix(run, settleSuffix)
 	c, err := wire.ParseCID(run)
 	return err == nil && c.String() == run
 }

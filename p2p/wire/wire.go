@@ -45,9 +45,11 @@ const (
 	KindEvidence
 	KindAnnounce // a run, on the runs topic
 	KindManifest // never sent: what a sponsor signs, see node/manifest
+	KindVerdict  // of a validator, about a delta or about another verdict
+	KindTally    // a validator's signature for an epoch, on the topic of the run's settlement
 )
 
-var kindNames = [...]string{"invalid", "join", "delta", "vote", "attest", "evidence", "announce", "manifest"}
+var kindNames = [...]string{"invalid", "join", "delta", "vote", "attest", "evidence", "announce", "manifest", "verdict", "tally"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {

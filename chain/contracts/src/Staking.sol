@@ -41,6 +41,7 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
     address public immutable settlement;
     address public immutable disputes;
     address public immutable equivocation;
+    address public immutable convictions;
     uint256 public immutable unbondDelay; // seconds
     uint128 public minimum; // of a validator's stake, to propose
 
@@ -79,6 +80,7 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
         address settlement_,
         address disputes_,
         address equivocation_,
+        address convictions_,
         uint256 unbondDelay_,
         uint128 minimum_
     ) EIP712("Shoal Staking", "1") Governed(governor_, guardian_) {
@@ -86,6 +88,7 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
         settlement = settlement_;
         disputes = disputes_;
         equivocation = equivocation_;
+        convictions = convictions_;
         unbondDelay = unbondDelay_;
         minimum = minimum_;
     }
@@ -97,7 +100,8 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
 
     function stake(uint8 role, uint128 amount) public known(role) whenNotPaused nonReentrant {
         if (amount == 0) revert ZeroAmount();
-        if (keys[msg.sender].owner != address(0)) revert KeyTaken(); // its deeds are its owner's, so its stake would be safe
+        address owner = keys[msg.sender].owner;
+        if (owner != address(0) && owner != msg.sender) revert KeyTaken(); // its deeds are its owner's, so its stake would be safe
         Money.take(token, msg.sender, amount);
         held += amount;
         _add(msg.sender, role, amount);
@@ -142,13 +146,14 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
         IERC20(token).safeTransfer(msg.sender, out);
     }
 
-    /// @notice Lets `key` sign receipts, roots and verdicts for the caller. It can never move stake. The key consents
+    /// @notice Lets `key` sign receipts, roots and verdicts for the caller. It can never move stake. An account that
+    /// keeps no second key may register itself. The key consents
     /// by its own signature, which is bound to this chain, this contract and the caller's nonce. An account that has
-    /// ever staked becomes nobody's key: it could hand what it answers for to another.
+    /// ever staked becomes nobody else's key: it could hand what it answers for to another.
     function registerKey(address key, uint256 deadline, bytes calldata signature) external {
         if (block.timestamp > deadline) revert Expired();
-        if (key == msg.sender || keys[key].owner != address(0)) revert KeyTaken();
-        if (_stake[key][TRAINER].length() + _stake[key][VALIDATOR].length() != 0) revert KeyTaken();
+        if (keys[key].owner != address(0)) revert KeyTaken();
+        if (key != msg.sender && _stake[key][TRAINER].length() + _stake[key][VALIDATOR].length() != 0) revert KeyTaken();
         bytes32 h = _hashTypedDataV4(keccak256(abi.encode(KEY_TYPE, msg.sender, key, _useNonce(msg.sender), deadline)));
         (address who, ECDSA.RecoverError err, ) = ECDSA.tryRecoverCalldata(h, signature);
         if (err != ECDSA.RecoverError.NoError || who != key) revert BadSignature();
@@ -170,7 +175,9 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
         nonReentrant
         returns (uint256 taken)
     {
-        if (msg.sender != settlement && msg.sender != disputes && msg.sender != equivocation) revert NotSlasher();
+        if (
+            msg.sender != settlement && msg.sender != disputes && msg.sender != equivocation && msg.sender != convictions
+        ) revert NotSlasher();
         uint256 active = _stake[account][role].latest();
         taken = amount < active ? amount : active;
         if (taken > 0) _sub(account, role, uint128(taken));
@@ -204,7 +211,7 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
     /// @notice For whom `who` may act now: as accountOf, but never by a key that was revoked.
     function actorOf(address who) public view returns (address) {
         Key memory k = keys[who];
-        if (k.owner == address(0)) return who;
+        if (k.owner == address(0) || k.owner == who) return who;
         if (k.until != 0) revert KeyUnknown();
         return k.owner;
     }
@@ -213,7 +220,7 @@ contract Staking is EIP712, Nonces, Governed, ReentrancyGuardTransient {
     /// has no date that the chain could know, and who finds an old key must not have its owner in hand for ever.
     function answerable(address key) external view returns (address) {
         Key memory k = keys[key];
-        if (k.owner == address(0)) return key;
+        if (k.owner == address(0) || k.owner == key) return key;
         if (k.until != 0 && block.timestamp > k.until + unbondDelay) revert KeyUnknown();
         return k.owner;
     }

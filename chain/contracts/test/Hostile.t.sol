@@ -78,10 +78,10 @@ abstract contract Deployed {
     function deploy() internal {
         vm.warp(1_800_000_000);
         uint256 n = vm.getNonce(address(this));
-        address[8] memory a;
-        for (uint256 i; i < 8; ++i) a[i] = vm.computeCreateAddress(address(this), n + i);
+        address[9] memory a;
+        for (uint256 i; i < 9; ++i) a[i] = vm.computeCreateAddress(address(this), n + i);
         token = new Token(address(this), 1e27);
-        staking = new Staking(token, address(this), address(this), a[4], a[5], a[6], 600, 100e18);
+        staking = new Staking(token, address(this), address(this), a[4], a[5], a[6], a[8], 600, 100e18);
         ShareFactory factory = new ShareFactory(IClaimed(a[3]));
         runs = new Runs(address(this), address(this), a[4], factory, 300);
         settlement = new Settlement(

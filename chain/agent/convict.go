@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/chain/settle"
+)
+
+// slashOf says what an offence costs, in parts per 10,000 of each of the
+// account's stakes: all validators must sign the same.
+var slashOf = map[string]uint16{
+	"wrong work":    3_000,
+	"false verdict": 3_000,
+	"withheld":      500, // it may have been an accident
+	"equivocation":  5_000,
+}
+
+// conviction is what validators sign about a ban; ok is false for one that the
+// ledger cannot name.
+func (a *Agent) conviction(b *settle.Ban) (c chain.Conviction, ok bool) {
+	key, err := b.Peer.Address()
+	if err != nil || slashOf[b.Why] == 0 {
+		return c, false
+	}
+	c = chain.Conviction{Run: a.opt.Params.ID, Key: key, Bps: slashOf[b.Why]}
+	// An equivocation has no subject: the commit that convicted is named.
+	subject, evidence := b.Subject, b.Evidence
+	if !subject.Defined() {
+		subject = b.Commit
+	}
+	if !evidence.Defined() {
+		evidence = b.Commit
+	}
+	if c.Subject, err = chain.Digest(subject); err != nil {
+		return c, false
+	}
+	c.Evidence, err = chain.Digest(evidence)
+	return c, err == nil
+}
+
+// convict brings the convictions of final commits before the ledger.
+func (a *Agent) convict(ctx context.Context) error {
+	l := a.opt.Ledger
+	for _, b := range a.d.Bans() {
+		c, ok := a.conviction(&b)
+		if !ok {
+			continue
+		}
+		id := c.ID()
+		if _, done := a.st.Slashed[id.String()]; done {
+			continue
+		}
+		s, err := l.Sentence(ctx, id)
+		if err != nil {
+			return fmt.Errorf("conviction of %s: %w", c.Key, err)
+		}
+		what := fmt.Sprintf("conviction of %s (%s)", c.Key, b.Why)
+		switch s.Phase {
+		case chain.NotReported:
+			err = a.reportBan(ctx, what, &c)
+		case chain.Reported, chain.UnderAppeal:
+			if a.now > s.Deadline && a.turn(what+" execute", a.order(what)) {
+				_, err = a.do(ctx, what+": slash", chain.ExecuteConviction{ID: id})
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) reportBan(ctx context.Context, what string, c *chain.Conviction) error {
+	l := a.opt.Ledger
+	account := c.Key
+	k, err := l.Key(ctx, c.Key)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if !k.Owner.IsZero() {
+		account = k.Owner
+	}
+	stake := chain.Int(0)
+	for role := chain.Trainer; role <= chain.Validator; role++ {
+		s, err := l.StakeOf(ctx, account, role)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		stake = add(stake, s.Slashable())
+	}
+	if stake.Sign() == 0 || a.run.EpochAt(a.now) == 0 {
+		return nil // there is nothing to take
+	}
+	d := l.Book().ConvictionDigest(c)
+	if err := a.sign(ctx, d, ""); err != nil {
+		return err
+	}
+	q, err := chain.CountConviction(ctx, l, c, a.approvals(d))
+	if err != nil {
+		return fmt.Errorf("%s: signatures: %w", what, err)
+	}
+	if q.Enough && a.turn(what, a.order(what)) {
+		_, err = a.do(ctx, what+": report", chain.Convict{Conviction: *c, Sigs: q.Sigs})
+	}
+	return err
+}

@@ -1,0 +1,299 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/chain/settle"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// ask reads what the ledger says: time, run, events, final epochs, and who of
+// those that Vouch was asked about has stake.
+func (a *Agent) ask(ctx context.Context) (err error) {
+	l := a.opt.Ledger
+	if a.now, err = l.Now(ctx); err != nil {
+		return fmt.Errorf("the ledger is away: %w", err)
+	}
+	if a.run, err = l.Run(ctx, a.opt.Params.ID); err != nil {
+		return fmt.Errorf("the run on the ledger: %w", err)
+	}
+	if a.params, err = l.Params(ctx); err != nil {
+		return fmt.Errorf("the ledger's parameters: %w", err)
+	}
+	a.mu.Lock()
+	a.polled, a.polledAt, a.polledRun = a.opt.Clock(), a.now, a.run
+	a.mu.Unlock()
+	if err := a.read(ctx); err != nil {
+		return err
+	}
+	if err := a.workOut(ctx); err != nil {
+		return err
+	}
+	return a.lookUp(ctx)
+}
+
+// read takes in the events since the last time.
+func (a *Agent) read(ctx context.Context) error {
+	es, c, err := a.opt.Ledger.Events(ctx, a.st.Cursor)
+	if errors.Is(err, chain.ErrRewritten) {
+		// From the beginning: what was worked out stays, it does not depend on the
+		// events' order but through the roots, which are compared.
+		a.st.Cursor, a.st.Pool, a.st.Pools, a.st.Total, a.st.Proposed, a.st.Finals, a.st.Demands = chain.Cursor{}, chain.Int(0), nil, chain.Int(0), nil, nil, nil
+		return a.save()
+	}
+	if err != nil {
+		return fmt.Errorf("the ledger's events: %w", err)
+	}
+	changed := false
+	for i := range es {
+		if es[i].Run == a.opt.Params.ID {
+			a.event(&es[i])
+			changed = true
+		}
+	}
+	old := a.st.Cursor
+	a.st.Cursor = c
+	// A cursor alone is not worth a write at every poll.
+	if changed || c.Block > old.Block+1000 {
+		return a.save()
+	}
+	return nil
+}
+
+func (a *Agent) event(e *chain.Event) {
+	switch e.Name {
+	case "Funded":
+		a.st.Pool = add(a.st.Pool, e.Amount)
+		a.st.Pools = append(a.st.Pools, a.st.Pool)
+	case "Proposed":
+		a.st.Proposed = &proposed{Epoch: *e.Epoch, Serial: e.Serial, Proposer: e.Account, Pools: slices.Clone(a.pools())}
+		a.st.Demands = nil
+	case "Finalized":
+		if p := a.st.Proposed; p != nil && p.Epoch.Number == e.Number && e.Number > a.st.Final {
+			a.st.Finals = append(a.st.Finals, *p)
+		}
+		a.st.Pool = sub(a.st.Pool, sub(e.Amount, a.st.Total))
+		a.st.Total, a.st.Pools, a.st.Proposed = e.Amount, []chain.Amount{a.st.Pool}, nil
+	case "Rejected":
+		a.st.Proposed = nil
+	case "Demanded":
+		a.st.Demands = append(a.st.Demands, demand{e.Side, e.Index})
+	case "Answered":
+		a.st.Demands = slices.DeleteFunc(a.st.Demands, func(d demand) bool { return d == demand{e.Side, e.Index} })
+	case "ConvictionClosed":
+		a.st.Slashed[e.Hash.String()] = slashing{e.Account, e.Guilty, e.Amount}
+	}
+}
+
+// pools are those that the run may have had for the next epoch.
+func (a *Agent) pools() []chain.Amount {
+	if len(a.st.Pools) == 0 {
+		return []chain.Amount{a.st.Pool}
+	}
+	return a.st.Pools
+}
+
+// words are the ledger's part of an epoch, which must be over there.
+func (a *Agent) words(ctx context.Context, c *settle.Close) (settle.Words, error) {
+	l := a.opt.Ledger
+	w := settle.Words{Sponsor: a.run.Sponsor, Pool: a.run.Pool, Before: map[chain.Address]chain.Amount{}}
+	var err error
+	if w.Rate, err = l.RateAt(ctx, a.opt.Params.ID, c.Number); err != nil {
+		return w, fmt.Errorf("rate of epoch %d: %w", c.Number, err)
+	}
+	for _, r := range a.st.Before {
+		w.Before[r.Account] = r.Amount
+	}
+	begin, end := a.run.Span(c.Number)
+	keys := map[chain.Address]chain.KeyInfo{}
+	for i := range c.Works {
+		k := c.Works[i].Entry.Receipt.Worker
+		if _, ok := keys[k]; ok {
+			continue
+		}
+		// A key that has served serves no earlier; one that is unknown may be registered any time.
+		info, ok := a.keys[k]
+		if !ok || info.Owner.IsZero() || info.Until == 0 {
+			if info, err = l.Key(ctx, k); err != nil {
+				return w, fmt.Errorf("key %s: %w", k, err)
+			}
+			a.keys[k] = info
+		}
+		keys[k] = info
+	}
+	w.Owner = func(k chain.Address) (chain.Address, bool) { return keys[k].Owner, keys[k].Served(begin, end) }
+	return w, nil
+}
+
+// over reports whether what the ledger says of an epoch cannot change any more.
+func (a *Agent) over(number uint64) bool {
+	_, end := a.run.Span(number)
+	return a.now >= end+a.opt.Margin
+}
+
+// A candidate is the next epoch to be settled.
+type candidate struct {
+	close   *settle.Close
+	words   settle.Words
+	outcome *settle.Outcome
+	final   uint64 // the last epoch before it
+}
+
+// workOut computes what the ledger has finalized, and the next epoch.
+func (a *Agent) workOut(ctx context.Context) error {
+	if x := a.next; x != nil && x.final == a.st.Final && len(a.st.Finals) == 0 && num(x.words.Pool).Cmp(num(a.run.Pool)) == 0 {
+		return nil // nothing else that it depends on can have changed
+	}
+	a.next, a.opined = nil, opined{}
+	for len(a.st.Finals) > 0 {
+		f := &a.st.Finals[0]
+		if a.d.ClosedBelow() <= f.Epoch.Number && !a.d.Over() {
+			return nil // the commits here are not as far
+		}
+		if err := a.finish(ctx, f); err != nil {
+			return err
+		}
+	}
+	for i := range a.st.Closes {
+		c := &a.st.Closes[i]
+		if c.Number <= a.st.Final {
+			continue
+		}
+		if !a.over(c.Number) {
+			return nil
+		}
+		w, err := a.words(ctx, c)
+		if err != nil {
+			return err
+		}
+		o, err := c.Outcome(a.opt.Params, w)
+		if err != nil {
+			return err
+		}
+		if o.Settled != nil {
+			a.next = &candidate{c, w, o, a.st.Final}
+			return nil
+		}
+		// Nobody can be paid for it, ever: its keys are what they were.
+		if !a.empty[c.Number] {
+			if err := a.saveEpoch(&EpochFile{c.Number, nil, o.Lines}); err != nil {
+				return err
+			}
+			a.empty[c.Number] = true
+		}
+	}
+	return nil
+}
+
+// finish takes over an epoch that the ledger finalized: what everybody earned,
+// and why those before it that were passed over earned nothing.
+func (a *Agent) finish(ctx context.Context, f *proposed) error {
+	n := f.Epoch.Number
+	for i := range a.st.Closes {
+		c := &a.st.Closes[i]
+		if c.Number > n || c.Number <= a.st.Final {
+			continue
+		}
+		w, err := a.words(ctx, c)
+		if err != nil {
+			return err
+		}
+		if c.Number == n {
+			o, err := c.Match(a.opt.Params, w, f.Pools, &f.Epoch)
+			if err != nil {
+				return err
+			}
+			if o != nil {
+				if err := a.saveEpoch(&EpochFile{n, o.Settled, o.Lines}); err != nil {
+					return err
+				}
+				return a.settled(n, o.Settled.Rewards)
+			}
+			continue
+		}
+		o, err := c.Outcome(a.opt.Params, w)
+		if err != nil {
+			return err
+		}
+		for j := range o.Lines {
+			if l := &o.Lines[j]; l.Why == "" || l.Amount.Sign() > 0 {
+				l.Amount, l.Why = chain.Int(0), fmt.Sprintf("never settled: the ledger went on to epoch %d", n)
+			}
+		}
+		if err := a.saveEpoch(&EpochFile{c.Number, nil, o.Lines}); err != nil {
+			return err
+		}
+	}
+	return a.adopt(ctx, f)
+}
+
+// adopt goes on from an epoch that came out otherwise here: two thirds of the
+// validators, or time, have made it final, and the next one builds on it.
+func (a *Agent) adopt(ctx context.Context, f *proposed) error {
+	x, err := a.leaves(ctx, f)
+	if err != nil {
+		return fmt.Errorf("epoch %d was finalized otherwise than it came out here, and its leaves cannot be had: %w", f.Epoch.Number, err)
+	}
+	a.opt.Log.Error("the ledger finalized an epoch that came out otherwise here", "epoch", f.Epoch.Number)
+	if err := a.saveEpoch(&EpochFile{Number: f.Epoch.Number, Settled: x}); err != nil {
+		return err
+	}
+	return a.settled(f.Epoch.Number, x.Rewards)
+}
+
+func (a *Agent) settled(n uint64, rewards []chain.Reward) error {
+	a.st.Final, a.st.Before, a.st.Finals = n, rewards, a.st.Finals[1:]
+	a.st.Closes = slices.DeleteFunc(a.st.Closes, func(c settle.Close) bool { return c.Number <= n })
+	return a.save()
+}
+
+// maxWanted bounds whom Vouch remembers.
+const maxWanted = 1024
+
+// Vouch reports whether a peer has a validator's stake on the ledger, by the
+// last look. Who is asked about for the first time is looked up with the next
+// poll and not vouched for until then.
+func (a *Agent) Vouch(p wire.PeerID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.wanted) < maxWanted {
+		a.wanted[p] = true
+	}
+	return a.vouched[p]
+}
+
+// lookUp refreshes Vouch's answers.
+func (a *Agent) lookUp(ctx context.Context) error {
+	a.mu.Lock()
+	ps := make([]wire.PeerID, 0, len(a.wanted))
+	for p := range a.wanted {
+		ps = append(ps, p)
+	}
+	a.mu.Unlock()
+	for _, p := range ps {
+		who, err := p.Address()
+		if err != nil {
+			continue
+		}
+		k, err := a.opt.Ledger.Key(ctx, who)
+		if err != nil {
+			return fmt.Errorf("key of %s: %w", p, err)
+		}
+		ok := !k.Owner.IsZero() && k.Until == 0
+		if ok {
+			s, err := a.opt.Ledger.StakeOf(ctx, k.Owner, chain.Validator)
+			if err != nil {
+				return fmt.Errorf("stake of %s: %w", k.Owner, err)
+			}
+			ok = num(s.Active).Sign() > 0 && num(s.Active).Cmp(num(a.opt.Minimum)) >= 0
+		}
+		a.mu.Lock()
+		a.vouched[p] = ok
+		a.mu.Unlock()
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/node/manifest"
+)
+
+// fundFlags say how a run is put on the ledger.
+type fundFlags struct {
+	amount  string // tokens
+	budget  string // tokens an epoch
+	length  time.Duration
+	royalty uint16
+}
+
+func (f *fundFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.budget, "budget", "", "tokens that an epoch may cost, of a run that is put on the ledger (default the manifest's budget)")
+	c.Flags().DurationVar(&f.length, "epoch", time.Hour, "length of an epoch of a run that is put on the ledger: several rounds")
+	c.Flags().Uint16Var(&f.royalty, "royalty", 1000, "parts per 10,000 of paid inference that go to the holders of shares")
+}
+
+func (a *app) fundCmd() *cobra.Command {
+	var f chainFlags
+	var ff fundFlags
+	var sponsor string
+	c := &cobra.Command{
+		Use:   "fund RUN AMOUNT",
+		Short: "Pay into a run's pool, and put the run on the ledger first",
+		Long: `RUN is a run's ID on the ledger, its manifest's CID or its manifest's file. A run
+that the ledger does not know is published first, from its manifest's file and
+by the account that signed it (shoal manifest sign): the budget of an epoch, the
+split and whether there are shares are the manifest's. What the epochs leave
+goes back to the sponsor after the run's end.`,
+		Example: `  shoal manifest sign run.yaml --budget 10
+  shoal fund run.yaml 1000 --epoch 1h
+  shoal fund 0x8c1f… 50`,
+		Args: exactly("RUN", "AMOUNT"),
+		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
+			ff.amount = args[1]
+			return t.fund(ctx, args[0], sponsor, ff)
+		}),
+	}
+	f.add(c, true)
+	ff.add(c)
+	c.Flags().StringVar(&sponsor, "sponsor", "", "address that published the run (default the manifest's sponsor, or this account)")
+	return c
+}
+
+// fundFirst is `shoal fund` with the flags of another command.
+func (a *app) fundFirst(ctx context.Context, kf keyFlags, file string, ff fundFlags) error {
+	f := &chainFlags{keyFlags: kf, timeout: 5 * time.Minute}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	t, err := a.teller(ctx, f)
+	if err != nil {
+		return err
+	}
+	return t.fund(ctx, file, "", ff)
+}
+
+// fund pays into a run's pool; one that the ledger does not know is put there first.
+func (t *teller) fund(ctx context.Context, run, sponsor string, ff fundFlags) error {
+	n, err := amountOf(ff.amount)
+	if err != nil {
+		return err
+	}
+	id, err := t.runOf(run, sponsor)
+	if err != nil {
+		return err
+	}
+	_, err = t.ledger.Run(ctx, id)
+	var no *chain.Refusal
+	if errors.As(err, &no) && no.Reason == "RunUnknown" {
+		if err = t.publish(ctx, run, ff); err == nil && t.flags.dry {
+			return t.done() // the rest cannot be tried before that
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.spend(ctx, n, chain.Fund{Run: id, Amount: n}); err != nil {
+		return err
+	}
+	t.a.say("run %s", id)
+	return t.done()
+}
+
+// publish puts a run on the ledger by its manifest's file.
+func (t *teller) publish(ctx context.Context, file string, ff fundFlags) error {
+	m, c, err := readManifest(file)
+	if err != nil {
+		return advise(fmt.Errorf("the ledger does not know the run, and %s is no manifest that would put it there: %w", file, err), "give the manifest's file")
+	}
+	if m.Sponsor != nil && chain.Address(m.Sponsor.Address) != t.me {
+		return advise(fmt.Errorf("the manifest's sponsor is %s, this account is %s", m.Sponsor.Address, t.me), "only the sponsor puts the run on the ledger")
+	}
+	rate := chain.Rate{Split: splitIn(m)}
+	if rate.Budget, err = budgetOf(m, t.where.Book.Contracts[chain.Token], ff.budget); err != nil {
+		return err
+	}
+	d, err := chain.Digest(c)
+	if err != nil {
+		return err
+	}
+	now, err := t.ledger.Now(ctx)
+	if err != nil {
+		return err
+	}
+	// The first epoch begins a little later than now, or the block that has it
+	// would come after its beginning.
+	_, err = t.do(ctx, chain.Publish{Manifest: d, Start: max(now, uint64(time.Now().Unix())) + 15, Length: uint64(ff.length / time.Second),
+		Royalty: ff.royalty, Shares: m.Rewards.Shares, Rate: rate})
+	return err
+}
+
+func splitIn(m *manifest.Manifest) [4]uint16 {
+	r := m.Rewards
+	return [4]uint16{uint16(r.Trainers), uint16(r.Workers), uint16(r.Validators), uint16(r.Sponsor)}
+}
+
+// budgetOf is what an epoch may cost: as asked, or as the manifest says.
+func budgetOf(m *manifest.Manifest, token chain.Address, asked string) (chain.Amount, error) {
+	if asked != "" {
+		return amountOf(asked)
+	}
+	v, ok := new(big.Int).SetString(m.Rewards.Budget, 10)
+	if !ok || v.Sign() == 0 {
+		return nil, advise(errors.New("the ledger does not know the run, and its manifest has no budget"), "give what an epoch may cost with --budget, or sign the manifest with one")
+	}
+	if chain.Address(m.Rewards.Token) != token {
+		return nil, fmt.Errorf("the manifest pays in the token %s, this ledger's is %s", m.Rewards.Token, token)
+	}
+	return v, nil
+}

@@ -1,0 +1,339 @@
+package audit
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// A Reason says why a piece of work is audited, the most urgent first.
+type Reason uint8
+
+// Reasons. A case waits for every validator's word; what the screens suspect is
+// looked at beyond the coin; the coin chooses among deltas, and among what
+// other validators passed.
+const (
+	ByCase Reason = iota
+	BySuspicion
+	ByCoin
+	ByCross
+)
+
+func (r Reason) String() string {
+	if int(r) >= 4 {
+		return "unknown"
+	}
+	return [...]string{"case", "suspicion", "coin", "cross-check"}[r]
+}
+
+// Bounds of what an Auditor keeps.
+const (
+	maxTasks = 256
+	// maxDepth bounds cross-checks of cross-checks: a delta is passed, that is
+	// checked and passed, and that once more.
+	maxDepth = 2
+)
+
+// Config is what an Auditor must know. Zero fields but Rate take their defaults.
+type Config struct {
+	Self     wire.PeerID
+	Coin     *Coin
+	Rate     uint64 // in parts per 10,000
+	Every    uint64 // steps of a segment; 0: every phase is one segment
+	Window   uint64 // rounds; default 8
+	Patience uint64 // for how many rounds material is asked for before it is called withheld; default a quarter of Window
+}
+
+// Work is a delta that a commit merged.
+type Work struct {
+	ID    wire.CID // of the envelope
+	Peer  wire.PeerID
+	Round uint64
+	Steps uint64
+}
+
+// Passed is a verdict in a commit that passes Segment of Subject.
+type Passed struct {
+	ID, Subject    wire.CID // of the envelopes
+	Peer           wire.PeerID
+	Round, Segment uint64
+}
+
+// Accusation is an open case.
+type Accusation struct {
+	Subject        wire.CID
+	Peer           wire.PeerID // the accused
+	Round, Segment uint64
+	Spoken         bool // this validator's Pass or Wrong is in it
+}
+
+// Head is what an Auditor is told of a commit that its peer adopts.
+type Head struct {
+	Round  uint64
+	Since  uint64 // since which round this peer is one of its validators; 0: it is none
+	Works  []Work
+	Passed []Passed
+	Cases  []Accusation
+}
+
+// A Task is one segment to look at.
+type Task struct {
+	Subject wire.CID
+	Peer    wire.PeerID // who signed Subject
+	Round   uint64      // of the delta audited
+	Segment uint64
+	Verdict bool // Subject is a verdict: recompute its work
+	Reason  Reason
+	Coin    []byte   // for the verdict: the reveal that chose it; nil where a case or suspicion did
+	Seed    [32]byte // what the audit's own choices follow from
+	Until   uint64   // the last head's round at which a verdict is of use
+}
+
+type key struct {
+	subject wire.CID
+	segment uint64
+}
+
+// task is a Task and how far it has come.
+type task struct {
+	Task
+	running bool
+	tries   int
+	first   uint64 // the round of the first try
+	after   uint64 // not before the head is past that round
+	called  bool   // withheld was said
+}
+
+// An Auditor decides what one validator looks at. It is a value without clock
+// or I/O: tell it of each adopted commit (after a restart of those of the last
+// Window rounds again, and with Said of what was said), and carry out what Next
+// gives, in any number at a time, each ended by Said or Failed.
+type Auditor struct {
+	cfg   Config
+	round uint64
+	tasks map[key]*task
+	said  map[key]uint64   // Pass or Wrong, and the work's round
+	depth map[wire.CID]int // of works and verdicts in the window
+	ages  map[wire.CID]uint64
+}
+
+// NewAuditor returns an Auditor that knows of nothing.
+func NewAuditor(cfg Config) *Auditor {
+	if cfg.Window == 0 {
+		cfg.Window = 8
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = max(cfg.Window/4, 1)
+	}
+	return &Auditor{
+		cfg: cfg, tasks: map[key]*task{}, said: map[key]uint64{}, depth: map[wire.CID]int{}, ages: map[wire.CID]uint64{},
+	}
+}
+
+// Segments returns how many segments a phase of so many steps has, at least 1.
+func (c *Config) Segments(steps uint64) uint64 {
+	if c.Every == 0 || steps == 0 {
+		return 1
+	}
+	return (steps-1)/c.Every + 1
+}
+
+// Adopted tells of a commit that this peer adopts.
+func (a *Auditor) Adopted(h Head) {
+	a.round = h.Round
+	a.forget()
+	for _, w := range h.Works {
+		a.note(w.ID, w.Round, 0)
+		if h.Since == 0 || h.Since > w.Round || w.Peer == a.cfg.Self {
+			continue
+		}
+		coin := a.cfg.Coin.Reveal(w.Round)
+		if d := DrawFor(coin, w.ID, a.cfg.Rate, a.cfg.Segments(w.Steps)); d.Audit {
+			a.add(Task{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: d.Segment, Reason: ByCoin, Coin: coin, Seed: d.Seed})
+		}
+	}
+	for _, v := range h.Passed {
+		depth := a.depth[v.Subject] + 1
+		a.note(v.ID, v.Round, depth)
+		if h.Since == 0 || h.Since > v.Round || v.Peer == a.cfg.Self || depth > maxDepth {
+			continue
+		}
+		coin := a.cfg.Coin.Reveal(v.Round)
+		if d := DrawFor(coin, v.ID, a.cfg.Rate, 1); d.Audit {
+			a.add(Task{Subject: v.ID, Peer: v.Peer, Round: v.Round, Segment: v.Segment, Verdict: true, Reason: ByCross, Coin: coin, Seed: d.Seed})
+		}
+	}
+	open := map[key]bool{}
+	for _, c := range h.Cases {
+		k := key{c.Subject, c.Segment}
+		open[k] = true
+		if c.Spoken {
+			a.said[k] = c.Round
+			delete(a.tasks, k)
+		} else if h.Since > 0 && c.Peer != a.cfg.Self {
+			a.add(Task{Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: a.depth[c.Subject] > 0, Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self)})
+		}
+	}
+	for k, t := range a.tasks { // a case that is closed asks nobody any more
+		switch {
+		case t.Reason != ByCase || open[k]:
+		case t.Coin != nil:
+			t.Reason = ByCoin
+			if t.Verdict {
+				t.Reason = ByCross
+			}
+		case !t.running:
+			delete(a.tasks, k)
+		}
+	}
+}
+
+// Suspect asks for an audit of a segment that a screen finds odd.
+func (a *Auditor) Suspect(w Work, segment uint64) {
+	if w.Peer == a.cfg.Self {
+		return
+	}
+	segment %= a.cfg.Segments(w.Steps)
+	a.add(Task{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: segment, Reason: BySuspicion, Seed: OwnSeed(w.ID, segment, a.cfg.Self)})
+}
+
+// OwnSeed is the seed of an audit that no coin chose.
+func OwnSeed(subject wire.CID, segment uint64, self wire.PeerID) [32]byte {
+	b := binary.BigEndian.AppendUint64([]byte(subject), segment)
+	return sha256.Sum256(append(b, self[:]...))
+}
+
+// SeedOf is the seed of another validator's audit, from its verdict's coin,
+// subject and segment.
+func SeedOf(coin []byte, subject wire.CID, segment uint64, by wire.PeerID) [32]byte {
+	if len(coin) == RevealSize {
+		return DrawFor(coin, subject, 0, 1).Seed
+	}
+	return OwnSeed(subject, segment, by)
+}
+
+// note remembers how far a piece of work is from a delta.
+func (a *Auditor) note(id wire.CID, round uint64, depth int) {
+	a.depth[id], a.ages[id] = depth, round
+}
+
+// add keeps a task, or makes one more urgent that is there already. Where there
+// are too many, the least urgent goes.
+func (a *Auditor) add(t Task) {
+	k := key{t.Subject, t.Segment}
+	t.Until = t.Round + a.cfg.Window
+	if _, said := a.said[k]; said || t.Until < a.round {
+		return
+	}
+	if old := a.tasks[k]; old != nil {
+		old.Reason = min(old.Reason, t.Reason)
+		return
+	}
+	a.tasks[k] = &task{Task: t}
+	if len(a.tasks) <= maxTasks {
+		return
+	}
+	var worst *task
+	for _, x := range a.tasks {
+		if !x.running && (worst == nil || urgency(worst, x) < 0) {
+			worst = x
+		}
+	}
+	if worst != nil {
+		delete(a.tasks, key{worst.Subject, worst.Segment})
+	}
+}
+
+// urgency orders tasks: by reason, then the one that ends first.
+func urgency(a, b *task) int {
+	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Until, b.Until), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Segment, b.Segment))
+}
+
+// Next returns the most urgent task that is not under way and need not wait for
+// another round.
+func (a *Auditor) Next() (Task, bool) {
+	var best *task
+	for _, t := range a.tasks {
+		if !t.running && (t.tries == 0 || a.round > t.after) && (best == nil || urgency(t, best) < 0) {
+			best = t
+		}
+	}
+	if best == nil {
+		return Task{}, false
+	}
+	best.running = true
+	return best.Task, true
+}
+
+// Tasks returns what is to be looked at, the most urgent first.
+func (a *Auditor) Tasks() []Task {
+	list := make([]*task, 0, len(a.tasks))
+	for _, t := range a.tasks {
+		list = append(list, t)
+	}
+	slices.SortFunc(list, urgency)
+	out := make([]Task, len(list))
+	for i, t := range list {
+		out[i] = t.Task
+	}
+	return out
+}
+
+// Said ends a task: this validator has said Pass or Wrong of the segment, which
+// it does once. Also for what was said before a restart.
+func (a *Auditor) Said(subject wire.CID, segment, round uint64) {
+	k := key{subject, segment}
+	a.said[k] = round
+	delete(a.tasks, k)
+}
+
+// Failed reports that the material of a task could not be had. It is tried
+// again with every head until the window ends. withheld says that it is time to
+// say so (once); the audit goes on, since it may turn up. Where a case is open the
+// accused has time to answer anyway, and one more try is enough. Of verdicts nothing
+// is withheld.
+func (a *Auditor) Failed(subject wire.CID, segment uint64) (withheld bool) {
+	t := a.tasks[key{subject, segment}]
+	if t == nil {
+		return false
+	}
+	t.running = false
+	if t.tries == 0 {
+		t.first = a.round
+	}
+	t.tries++
+	t.after = a.round
+	tries, patience := 3, a.cfg.Patience
+	if t.Reason == ByCase {
+		tries, patience = 2, min(patience, 1)
+	}
+	if t.called || t.Verdict || t.tries < tries || a.round < t.first+patience {
+		return false
+	}
+	t.called = true
+	return true
+}
+
+// forget drops what the window has left behind.
+func (a *Auditor) forget() {
+	old := func(round uint64) bool { return round+a.cfg.Window < a.round }
+	for k, t := range a.tasks {
+		if t.Until < a.round {
+			delete(a.tasks, k)
+		}
+	}
+	for k, round := range a.said {
+		if old(round) {
+			delete(a.said, k)
+		}
+	}
+	for id, round := range a.ages {
+		if old(round) {
+			delete(a.ages, id)
+			delete(a.depth, id)
+		}
+	}
+}

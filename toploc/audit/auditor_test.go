@@ -1,0 +1,202 @@
+package audit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+func peer(n byte) wire.PeerID { return wire.PeerID{2, n} }
+
+func auditor(rate uint64) *Auditor {
+	return NewAuditor(Config{Self: peer(0), Coin: testCoin, Rate: rate, Every: 25, Window: 6, Patience: 3})
+}
+
+var testCoin = NewCoin([]byte("auditor"), testRun)
+
+func list(a *Auditor) string {
+	var out []string
+	for _, t := range a.Tasks() {
+		out = append(out, fmt.Sprintf("%s %d/%d", t.Reason, t.Peer[1], t.Round))
+	}
+	return strings.Join(out, ", ")
+}
+
+// What is looked at, and in which order.
+func TestAuditorChooses(t *testing.T) {
+	a := auditor(10_000)
+	works := []Work{{subject(1), peer(1), 3, 100}, {subject(2), peer(2), 3, 60}, {subject(3), peer(0), 3, 100}, {subject(4), peer(4), 2, 100}}
+	passed := []Passed{
+		{subject(10), subject(1), peer(5), 3, 2}, // by another
+		{subject(11), subject(2), peer(0), 3, 1}, // its own
+		{subject(12), subject(10), peer(6), 3, 2},
+		{subject(13), subject(12), peer(5), 3, 2}, // too far from a delta
+	}
+	head := Head{Round: 4, Since: 1, Works: works, Passed: passed}
+	a.Adopted(head)
+	a.Adopted(head) // again, as after a fork: nothing twice
+	if got, want := list(a), "coin 4/2, coin 1/3, coin 2/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	for _, x := range a.Tasks() {
+		d := DrawFor(x.Coin, x.Subject, 10_000, map[wire.CID]uint64{subject(1): 4, subject(2): 3, subject(4): 4}[x.Subject])
+		if CheckReveal(testCoin.Root(), x.Round, x.Coin) != nil || x.Seed != d.Seed || !x.Verdict && x.Segment != d.Segment || x.Verdict && x.Segment != 2 || x.Until != x.Round+6 {
+			t.Errorf("%+v", x)
+		}
+		if x.Seed != SeedOf(x.Coin, x.Subject, x.Segment, peer(0)) {
+			t.Error("another validator gets another seed")
+		}
+	}
+	// A case comes first, of others' work only, and a suspicion before the coin.
+	mine := a.Tasks()[slices.IndexFunc(a.Tasks(), func(x Task) bool { return x.Peer == peer(1) })]
+	a.Adopted(Head{Round: 5, Since: 1, Cases: []Accusation{
+		{Subject: subject(7), Peer: peer(7), Round: 4, Segment: 0},
+		{Subject: subject(8), Peer: peer(0), Round: 4, Segment: 0},
+		{Subject: subject(9), Peer: peer(9), Round: 4, Segment: 1, Spoken: true},
+		{Subject: mine.Subject, Peer: mine.Peer, Round: mine.Round, Segment: mine.Segment},
+	}})
+	a.Suspect(Work{subject(6), peer(6), 4, 100}, 1)
+	a.Suspect(Work{subject(5), peer(0), 4, 100}, 1)
+	if got, want := list(a), "case 1/3, case 7/4, suspicion 6/4, coin 4/2, coin 2/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	if first := a.Tasks()[0]; first.Subject != mine.Subject || first.Coin == nil || first.Seed != mine.Seed {
+		t.Error("the coin's choice lost its coin because there is a case as well")
+	}
+	if x := a.Tasks()[1]; x.Coin != nil || x.Seed != OwnSeed(x.Subject, x.Segment, peer(0)) {
+		t.Errorf("%+v", x)
+	}
+	// The cases are closed: what the coin chose remains, the other does not.
+	a.Adopted(Head{Round: 6, Since: 1})
+	if got, want := list(a), "suspicion 6/4, coin 4/2, coin 1/3, coin 2/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	// Time drops what the window has left behind.
+	a.Adopted(Head{Round: 9, Since: 1})
+	if got := list(a); strings.Contains(got, "/2") || !strings.Contains(got, "coin 1/3") {
+		t.Error(got)
+	}
+	a.Adopted(Head{Round: 40, Since: 1})
+	if got := list(a); got != "" || len(a.said)+len(a.depth)+len(a.ages) > 0 {
+		t.Errorf("%s; and %d, %d, %d remembered", got, len(a.said), len(a.depth), len(a.ages))
+	}
+}
+
+// sameWords compares lists of which neighbours of one class and round may come either way.
+func sameWords(got, want string) bool {
+	g, w := strings.Split(got, ", "), strings.Split(want, ", ")
+	class := func(s string) string { return s[:strings.IndexByte(s, ' ')] + s[strings.IndexByte(s, '/'):] }
+	for i := range g {
+		if i >= len(w) || class(g[i]) != class(w[i]) {
+			return false
+		}
+	}
+	slices.Sort(g)
+	slices.Sort(w)
+	return slices.Equal(g, w)
+}
+
+// A newcomer's coin is worth nothing for work older than itself.
+func TestAuditorIsNoValidatorYet(t *testing.T) {
+	a := auditor(10_000)
+	h := Head{Round: 4, Works: []Work{{subject(1), peer(1), 3, 100}}, Cases: []Accusation{{Subject: subject(7), Peer: peer(7), Round: 3}}}
+	a.Adopted(h)
+	if got := list(a); got != "" {
+		t.Error(got)
+	}
+	h.Since = 4
+	a.Adopted(h)
+	if got := list(a); got != "case 7/3" {
+		t.Error(got)
+	}
+}
+
+func TestAuditorSaysOnce(t *testing.T) {
+	a := auditor(10_000)
+	h := Head{Round: 4, Since: 1, Works: []Work{{subject(1), peer(1), 3, 100}}}
+	a.Adopted(h)
+	x, ok := a.Next()
+	if !ok || x.Subject != subject(1) {
+		t.Fatalf("%+v, %v", x, ok)
+	}
+	if _, again := a.Next(); again {
+		t.Error("one task is given twice at a time")
+	}
+	a.Said(x.Subject, x.Segment, x.Round)
+	a.Adopted(h)
+	a.Adopted(Head{Round: 5, Since: 1, Cases: []Accusation{{Subject: x.Subject, Peer: x.Peer, Round: 3, Segment: x.Segment}}})
+	a.Suspect(h.Works[0], x.Segment)
+	if _, again := a.Next(); again {
+		t.Error("it looks at what it has judged")
+	}
+}
+
+// Material that is not to be had is asked for with every head; that it is
+// withheld is said once, after patience; and it is looked for on.
+func TestAuditorPatience(t *testing.T) {
+	a := auditor(10_000)
+	h := Head{Round: 4, Since: 1, Works: []Work{{subject(1), peer(1), 3, 100}}}
+	said := 0
+	for ; h.Round <= 12; h.Round++ {
+		a.Adopted(h)
+		n := 0
+		for x, ok := a.Next(); ok; x, ok = a.Next() {
+			n++
+			if a.Failed(x.Subject, x.Segment) {
+				said++
+				if h.Round != 7 {
+					t.Errorf("withheld is said in round %d", h.Round)
+				}
+			}
+		}
+		if want := map[bool]int{true: 1}[h.Round <= 9]; n != want {
+			t.Errorf("round %d: %d tries, want %d", h.Round, n, want)
+		}
+	}
+	if said != 1 {
+		t.Errorf("withheld was said %d times", said)
+	}
+	a = auditor(10_000)
+	for r := uint64(4); r < 7; r++ {
+		a.Adopted(Head{Round: r, Since: 1, Cases: []Accusation{{Subject: subject(7), Peer: peer(7), Round: 3}}})
+		if x, ok := a.Next(); !ok || a.Failed(x.Subject, x.Segment) != (r == 5) {
+			t.Errorf("round %d of a case: %v", r, ok)
+		}
+	}
+	a = auditor(10_000)
+	a.Adopted(Head{Round: 4, Since: 1, Passed: []Passed{{subject(10), subject(1), peer(5), 3, 2}}})
+	for r := uint64(4); r < 12; r++ {
+		if x, ok := a.Next(); ok && a.Failed(x.Subject, x.Segment) {
+			t.Error("a verdict is called withheld")
+		}
+		a.Adopted(Head{Round: r, Since: 1})
+	}
+}
+
+// A flood of work does not grow it beyond its bound, and cases stay.
+func TestAuditorIsBounded(t *testing.T) {
+	a := auditor(10_000)
+	h := Head{Round: 4, Since: 1, Cases: []Accusation{{Subject: subject(7), Peer: peer(7), Round: 3}}}
+	for i := range 2 * maxTasks {
+		h.Works = append(h.Works, Work{subject(100 + i), peer(1), 3, 100})
+	}
+	a.Adopted(h)
+	if n := len(a.Tasks()); n != maxTasks || a.Tasks()[0].Reason != ByCase {
+		t.Errorf("%d tasks, the first for a %s", n, a.Tasks()[0].Reason)
+	}
+}
+
+func TestSegments(t *testing.T) {
+	c := Config{Every: 25}
+	for steps, want := range map[uint64]uint64{0: 1, 1: 1, 25: 1, 26: 2, 100: 4, 101: 5} {
+		if got := c.Segments(steps); got != want {
+			t.Errorf("%d steps have %d segments, want %d", steps, got, want)
+		}
+	}
+	if none := (&Config{}); none.Segments(100) != 1 {
+		t.Error("without segments there is one")
+	}
+}

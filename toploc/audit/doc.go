@@ -1,0 +1,21 @@
+// Package audit decides who rechecks what, and what a recheck has shown. It is
+// pure: the shell fetches and computes.
+//
+// # The coin
+//
+// Which work a validator audits must be foreseen by nobody, and be provable
+// afterwards. A validator derives one secret a round from its key, puts the root of a
+// Merkle tree over them into its Join, and so fixes its choices before there is
+// any work. Draw mixes the round's secret with the ID of a delta, which is fixed
+// before the secret is known to others, and says whether that delta is audited, and
+// which of its segments. A verdict reveals the round's secret with its path: anybody can
+// recompute what the validator had to audit, and that it neither picked nor spared.
+//
+// # The trace
+//
+// While it trains, a trainer keeps a snapshot of weights and AdamW moments at
+// the end of each segment of its inner phase, and one TOPLOC proof of each
+// batch's last hidden states. The Trace names them all; its CID, in the Delta,
+// is the Merkle root. The first segment starts from the commit's own state, and from the
+// moments that the trainer's previous trace ended with, so nothing upstream can be faked.
+package audit
