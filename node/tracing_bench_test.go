@@ -153,6 +153,10 @@ func newBench(b testing.TB, m *manifest.Manifest, traced bool) *bench {
 	s.state, err = model.Put(ctx, blocks, g, Position{Run: run})
 	must(err)
 	s.t = t
+	first, err := (&diloco.Commit{Version: 1, Run: run, State: s.state}).Encode()
+	must(err)
+	s.head, err = blocks.Put(ctx, wire.CodecDagCBOR, first)
+	must(err)
 	s.commit(b, nil)
 	b.Cleanup(t.close)
 	return s
@@ -162,7 +166,8 @@ func newBench(b testing.TB, m *manifest.Manifest, traced bool) *bench {
 func (s *bench) commit(b testing.TB, deltas []wire.Signed) {
 	b.Helper()
 	s.round++
-	block, err := (&diloco.Commit{Version: 1, Run: s.t.run, Round: s.round, Parent: s.head, State: s.state, Deltas: deltas}).Encode()
+	block, err := (&diloco.Commit{Version: 1, Run: s.t.run, Round: s.round, Parent: s.head, State: s.state, Deltas: deltas, Cursor: 100 * s.round,
+		Roster: []diloco.Member{{Peer: s.key.Peer(), Role: RoleTrainer, Weight: 1}}}).Encode()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -174,7 +179,7 @@ func (s *bench) commit(b testing.TB, deltas []wire.Signed) {
 // phase does one round.
 func (s *bench) phase(b testing.TB) diloco.Delta {
 	b.Helper()
-	d, err := s.t.phase(context.Background(), &diloco.Train{Head: s.head, Round: s.round, State: s.state, Slots: 1})
+	d, err := s.t.phase(context.Background(), &diloco.Train{Head: s.head, Round: s.round, State: s.state, Slots: 1, Base: 100 * s.round})
 	if err != nil {
 		b.Fatal(err)
 	}
