@@ -192,6 +192,24 @@ func (w *world) liesIn(k *diloco.Commit, sworn []*peer) (out []foundLie) {
 	return out
 }
 
+// settle pays for the final chain, where there is a ledger.
+func (c *checker) settle(w *world) {
+	if w.cfg.Ledger == nil {
+		return
+	}
+	rounds := map[wire.PeerID]uint64{}
+	chain := c.chain()
+	for _, k := range chain {
+		for _, x := range k.Convicted {
+			rounds[x.Peer] = k.Round
+		}
+	}
+	err := w.cfg.Ledger.Settle(chain, func(p wire.PeerID) uint64 { return rounds[p] }, func(p wire.PeerID) bool { return w.index[p].honest })
+	if err != nil {
+		w.violate("settlement: %v", err)
+	}
+}
+
 func (c *checker) collectAudits(r *Report) {
 	for _, k := range c.chain() {
 		r.Verdicts += len(k.Verdicts)
