@@ -170,6 +170,9 @@ func (w *world) liesIn(k *diloco.Commit, sworn []*peer) (out []foundLie) {
 		v, p := m.Body.(*diloco.Verdict), w.index[m.From]
 		s := w.subject(v.Subject)
 		block := s.Body.(*diloco.Delta).Block
+		if w.index[s.From].cheat == unserved {
+			continue // nobody can replay that
+		}
 		if v.Finding != diloco.Pass || w.said[v.Subject] != s || bytes.Equal(v.Work, work(block, v.Segment, audit.SeedOf(v.Coin, v.Subject, v.Segment, m.From))) {
 			continue
 		}
