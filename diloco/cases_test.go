@@ -120,7 +120,19 @@ func TestAdmissible(t *testing.T) {
 		{"no such segment", "segment", func(_ *Message, v *Verdict) { v.Segment = cfg.Segments }},
 		{"no such work", "not in the chain", func(_ *Message, v *Verdict) { v.Subject = parent.State }},
 		{"work of another round", "not in the chain", func(_ *Message, v *Verdict) { v.Round-- }},
-		{"work of another peer", "not in the chain", func(_ *Message, v *Verdict) { v.Peer = s.peers[2].key.Peer() }},
+		{"work of another peer", "not in the chain", func(m *Message, v *Verdict) {
+			was := v.Peer
+			for i := 0; v.Peer == was || v.Peer == m.From; i++ {
+				v.Peer = s.peers[i].key.Peer()
+			}
+		}},
+		{"the coin of the work's round, which others may have shown", "coin's reveal", func(m *Message, v *Verdict) {
+			for _, p := range s.peers {
+				if p.key.Peer() == m.From {
+					v.Coin = swarmCoin(p.key).Reveal(v.Round)
+				}
+			}
+		}},
 		{"another's coin", "coin's reveal", func(m *Message, v *Verdict) { v.Coin = testCoin("other").Reveal(v.Round) }},
 		{"the coin of another round", "coin's reveal", func(m *Message, v *Verdict) { v.Coin[0] ^= 1 }},
 		{"a pass that nothing asks for", "neither its coin nor a case", func(_ *Message, v *Verdict) { v.Coin = nil }},

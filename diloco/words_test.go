@@ -77,6 +77,19 @@ func testCoin(name string) *audit.Coin {
 	return coins[name]
 }
 
+// firstIn returns the round of the first commit that has that delta or verdict.
+func (s *scene) firstIn(id wire.CID) uint64 {
+	round := uint64(maxRound)
+	for _, c := range s.commits {
+		for _, list := range [][]wire.Signed{c.Deltas, c.Verdicts} {
+			if slices.ContainsFunc(list, func(m wire.Signed) bool { return m.ID() == id }) {
+				round = min(round, c.Round)
+			}
+		}
+	}
+	return round
+}
+
 // verdict makes a verdict of=c@C1 or of=b:c@C1, by the coin if coin=yes.
 func (s *scene) verdict(by, finding string, opt map[string]string) *Verdict {
 	of := opt["of"]
@@ -110,7 +123,7 @@ func (s *scene) verdict(by, finding string, opt map[string]string) *Verdict {
 		if opt["coin"] != "" {
 			who = opt["coin"]
 		}
-		v.Coin = testCoin(who).Reveal(v.Round)
+		v.Coin = testCoin(who).Reveal(s.firstIn(v.Subject))
 	}
 	return v
 }

@@ -156,7 +156,7 @@ func (w *world) liesIn(k *diloco.Commit, sworn []*peer) (out []foundLie) {
 		p := w.index[d.Peer]
 		steps := w.said[d.ID].Body.(*diloco.Delta).Steps
 		for _, h := range sworn {
-			draw := audit.DrawFor(h.coin().Reveal(d.Round), d.ID, w.cfg.AuditRate, (steps-1)/stepsSegment+1)
+			draw := audit.DrawFor(h.coin().Reveal(k.Round), d.ID, w.cfg.AuditRate, (steps-1)/stepsSegment+1)
 			if m := member(k.Roster, h.id); m.Since <= d.Round && draw.Audit && w.faked[d.Block]>>draw.Segment&1 == 1 {
 				out = append(out, foundLie{p, h, d.Round})
 			}
@@ -177,7 +177,7 @@ func (w *world) liesIn(k *diloco.Commit, sworn []*peer) (out []foundLie) {
 			continue
 		}
 		for _, h := range sworn {
-			if e := member(k.Roster, h.id); h != p && e.Since <= v.Round && audit.DrawFor(h.coin().Reveal(v.Round), m.ID, w.cfg.AuditRate, 1).Audit {
+			if e := member(k.Roster, h.id); h != p && e.Since <= v.Round && audit.DrawFor(h.coin().Reveal(k.Round), m.ID, w.cfg.AuditRate, 1).Audit {
 				out = append(out, foundLie{p, h, v.Round})
 			}
 		}
