@@ -47,7 +47,8 @@ type Member struct {
 // weight either way, never by fewer than two of them, or when the work's audit window ends.
 //
 //   - Wrong at 2/3: Peer is convicted, and so are the validators that said Pass.
-//   - Pass at 2/3: those that said Wrong are. (Withheld may have been true when it was said.)
+//   - Pass at 2/3: those that said Wrong are. (Withheld may have been true when it was said.) An accused
+//     validator counts: its verdict was its word.
 //   - Wrong and Withheld together at 2/3: Peer is, once it has voted for some rounds with the case open.
 type Case struct {
 	Subject  wire.CID      `cbor:"subject" json:"subject"`

@@ -26,7 +26,8 @@ type checker struct {
 	healAt  uint64            // top when the last partition healed, plus 1; 0 is none
 	heal    uint64
 	doneID  wire.CID
-	last    time.Duration // when something became final
+	judged  map[judgedKey][]diloco.Finding // what each honest validator has said
+	last    time.Duration                  // when something became final
 }
 
 // wordKey is what a peer may say only one thing about.
@@ -41,6 +42,7 @@ func (c *checker) init(w *world) {
 		commits: map[wire.CID]*diloco.Commit{}, made: map[string]wire.CID{}, final: map[uint64]wire.CID{},
 		upTo: map[wire.CID]bool{}, words: map[wordKey]wire.CID{}, attests: map[wire.PeerID][]*diloco.Attest{},
 		fates: map[wire.CID]bool{}, rounds: map[wire.CID]uint64{}, madeAt: map[wire.CID]time.Duration{},
+		judged: map[judgedKey][]diloco.Finding{},
 	}
 	id, err := w.genesis.CID()
 	if err != nil {
@@ -89,6 +91,7 @@ func (c *checker) stored(w *world, p *peer, e diloco.Store) {
 	if !slices.IsSortedFunc(merged, func(a, b diloco.Weighted) int { return strings.Compare(string(a.Block), string(b.Block)) }) {
 		w.violate("deltas of commit %s are not in order", e.CID.Short())
 	}
+	c.judgements(w, e.CID, commit, merged)
 	want := mergeState(diloco.Merge{Parent: commit.Parent, Round: commit.Round, State: parent.State, Deltas: merged})
 	if commit.State != want {
 		w.violate("state of commit %s of round %d is not what its deltas make", e.CID.Short(), commit.Round)
@@ -265,6 +268,9 @@ func (c *checker) said(w *world, p *peer, s wire.Signed) {
 		}
 		c.attests[p.id] = append(c.attests[p.id], b)
 		return
+	case *diloco.Verdict:
+		c.judges(w, p, b)
+		return
 	default:
 		return
 	}
@@ -332,6 +338,8 @@ func (c *checker) end(w *world) {
 			w.violate("peer %d never heard what became of its delta %s", p.n, id.Short())
 		}
 	}
+	c.caught(w)
+	c.settle(w)
 	for id, said := range c.fates {
 		if in[id] != said {
 			w.violate("delta %s: its peer heard included %v, and it is %v", id.Short(), said, in[id])
@@ -362,4 +370,5 @@ func (c *checker) collect(r *Report) {
 		}
 	}
 	r.Heal = c.heal
+	c.collectAudits(r)
 }

@@ -27,9 +27,11 @@ const (
 	Equivocate             // says two things at a time from At on
 	Leave                  // asks to leave
 	Enter                  // a newcomer starts
+	Cheat                  // a trainer does not do what it says from At on; Point says how
+	Lie                    // a validator does not audit from At on; Point says what it does instead
 )
 
-var kindNames = [...]string{"crash", "partition", "straggle", "lossy", "scatter", "mute", "deaf", "withhold", "equivocate", "leave", "enter"}
+var kindNames = [...]string{"crash", "partition", "straggle", "lossy", "scatter", "mute", "deaf", "withhold", "equivocate", "leave", "enter", "cheat", "lie"}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -69,7 +71,12 @@ func (f Fault) String() string {
 	if f.Factor > 0 {
 		fmt.Fprintf(&b, " factor %.2f", f.Factor)
 	}
-	if f.Point > 0 {
+	switch {
+	case f.Kind == Cheat:
+		fmt.Fprintf(&b, ": %s", cheatNames[f.Point])
+	case f.Kind == Lie:
+		fmt.Fprintf(&b, ": %s", lieNames[f.Point])
+	case f.Point > 0:
 		fmt.Fprintf(&b, " point %d", f.Point)
 	}
 	return b.String()
@@ -145,6 +152,16 @@ func (w *world) schedule(f Fault) {
 			p.withhold = p.withhold || f.Kind == Withhold
 			p.equivocal = p.equivocal || f.Kind == Equivocate
 		}))
+	case Cheat:
+		for _, n := range f.Peers {
+			w.peers[n].honest = false
+		}
+		at(f.At, each(func(p *peer) { p.cheat = cheat(f.Point) }))
+	case Lie:
+		for _, n := range f.Peers {
+			w.peers[n].honest = false
+		}
+		at(f.At, each(func(p *peer) { p.lie = lie(f.Point) }))
 	case Leave:
 		at(f.At, each(func(p *peer) {
 			p.gone, p.leaving = true, true
@@ -193,6 +210,7 @@ func (w *world) heal() {
 func (p *peer) sign(e diloco.Sign) {
 	w := p.w
 	s := p.signed(e.Kind, e.Body)
+	w.remember(&s)
 	w.note(p, "sign", wire.CID(s.Sig[:16]))
 	point := p.crashAt
 	if point == crashBeforeJournal {
@@ -217,7 +235,7 @@ func (p *peer) sign(e diloco.Sign) {
 		return
 	}
 	p.inbox = append(p.inbox, diloco.Heard{Msg: s})
-	if p.equivocal && w.chance(0.3) && p.lie(s) {
+	if p.equivocal && w.chance(0.3) && p.contradict(s) {
 		return
 	}
 	if point == crashHalfSaid {
@@ -255,8 +273,8 @@ func (p *peer) publish(s wire.Signed, to func(*peer) bool) {
 	}
 }
 
-// lie says s to some and something else to the others.
-func (p *peer) lie(s wire.Signed) bool {
+// contradict says s to some and something else to the others.
+func (p *peer) contradict(s wire.Signed) bool {
 	w := p.w
 	m, err := diloco.Open(&s)
 	if err != nil {
@@ -278,6 +296,14 @@ func (p *peer) lie(s wire.Signed) bool {
 	case *diloco.Attest:
 		b.Head = wire.SumCID(wire.CodecDagCBOR, s.Body)
 		body = b
+	case *diloco.Verdict:
+		if b.Finding == diloco.Withheld {
+			return false
+		}
+		if b.Finding, b.Evidence = diloco.Wrong-b.Finding, wire.SumCID(wire.CodecDagCBOR, s.Body); b.Finding == diloco.Pass {
+			b.Evidence = ""
+		}
+		body = b
 	default:
 		return false
 	}
@@ -287,6 +313,7 @@ func (p *peer) lie(s wire.Signed) bool {
 	}
 	p.lied++
 	other := p.signed(s.Kind, raw)
+	w.remember(&other)
 	some := w.rng.Uint64()
 	p.publish(s, func(q *peer) bool { return some>>(q.n%64)&1 == 0 })
 	p.publish(other, func(q *peer) bool { return some>>(q.n%64)&1 == 1 })

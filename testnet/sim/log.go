@@ -30,7 +30,9 @@ func (p *peer) describe(e diloco.Effect) {
 		}
 		switch b := m.Body.(type) {
 		case *diloco.Vote:
-			p.logf("sign vote r%d %s deltas %d joins %d evict %d final %d", b.Round, b.Parent.Short(), len(b.Deltas), len(b.Joins), len(b.Evict), b.FinalRound)
+			p.logf("sign vote r%d %s deltas %d joins %d verdicts %d evict %d final %d", b.Round, b.Parent.Short(), len(b.Deltas), len(b.Joins), len(b.Verdicts), len(b.Evict), b.FinalRound)
+		case *diloco.Verdict:
+			p.logf("sign verdict %s on %s of %d r%d/%d, coin %v", [...]string{"pass", "wrong", "withheld"}[b.Finding], b.Subject.Short(), w.index[b.Peer].n, b.Round, b.Segment, len(b.Coin) > 0)
 		case *diloco.Attest:
 			p.logf("sign attest r%d %s source %d %s", b.Round, b.Head.Short(), b.SourceRound, b.Source.Short())
 		case *diloco.Delta:
@@ -50,6 +52,12 @@ func (p *peer) describe(e diloco.Effect) {
 		p.logf("merge r%d on %s: %d", e.Round, e.Parent.Short(), len(e.Deltas))
 	case diloco.Adopt:
 		p.logf("adopt r%d %s on %s state %s votes %d deltas %d weak %v roster %d final %d", e.Commit.Round, e.Head.Short(), e.Commit.Parent.Short(), e.Commit.State.Short(), len(e.Commit.Votes), len(e.Commit.Deltas), e.Commit.Weak, len(e.Commit.Roster), e.Commit.FinalRound)
+		for _, k := range e.Commit.Cases {
+			p.logf("  case %s/%d of %d, opened r%d: pass %d wrong %d withheld %d", k.Subject.Short(), k.Segment, w.index[k.Peer].n, k.Opened, len(k.Pass), len(k.Wrong), len(k.Withheld))
+		}
+		for _, k := range e.Commit.Convicted {
+			p.logf("  convicted %d: %s", w.index[k.Peer].n, k.Why)
+		}
 	case diloco.Finalized:
 		p.logf("final r%d %s", e.Commit.Round, e.CID.Short())
 	case diloco.Train:

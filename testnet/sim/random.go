@@ -48,6 +48,9 @@ func Random(seed uint64) Config {
 		d.liars()
 		d.mixed(d.r.IntN(6))
 	}
+	if d.Leak == 0 && d.n >= 5 && seed%2 == 1 {
+		d.audits()
+	}
 	if d.Leak == 0 {
 		// Two sides of a partition that lasts long enough both become final: the
 		// leak is then to blame. It must stay out of what the sum of these can last, but come
@@ -133,6 +136,36 @@ func (d *draw) mixed(count int) {
 	}
 }
 
+// audits makes some of the peers validators, and some of both roles cheats: up to
+// a third of the trainers, and of the validators; or, with nothing else amiss, so many
+// validators that honest ones can convict nobody, and lying ones cannot either.
+func (d *draw) audits() {
+	d.Validators = min(2+d.r.IntN(4), d.n-2)
+	d.Stop = uint64(14 + d.r.IntN(8))
+	d.AuditRate = uint64(1_000 + 500*d.r.IntN(5)) // more would be more than they can replay
+	quiet := d.r.IntN(2) == 0
+	if quiet {
+		d.Faults = nil
+	}
+	trainers := d.n - d.Validators
+	d.MinPeers = trainers/2 + 1
+	start := func() time.Duration { return d.begin + d.spell(0, 120) }
+	for _, p := range d.r.Perm(trainers)[:d.r.IntN(max(1, trainers/3)+1)] {
+		d.fault(Fault{Kind: Cheat, At: start(), Peers: []int{p}, Point: 1 + d.r.IntN(int(cheats)-1)})
+	}
+	liars := d.r.IntN(d.Validators/3 + 1)
+	if quiet && d.r.IntN(2) == 0 {
+		liars = (2*d.Validators+2)/3 - 1
+	}
+	how := 1 + d.r.IntN(int(lies)-1)
+	for _, v := range d.r.Perm(d.Validators)[:liars] {
+		if d.r.IntN(3) == 0 {
+			how = 1 + d.r.IntN(int(lies)-1)
+		}
+		d.fault(Fault{Kind: Lie, At: start(), Peers: []int{trainers + v}, Point: how})
+	}
+}
+
 // departures lets peers go for good, up to all but one, at once or one by one.
 func (d *draw) departures() {
 	d.Leak = uint64(3 + d.r.IntN(4))
@@ -197,6 +230,9 @@ func Shrink(c Config) (Config, error) {
 // String describes the universe so that it can be run again.
 func (c Config) String() string {
 	var b strings.Builder
+	if c.AuditRate > 0 {
+		fmt.Fprintf(&b, "%d validators, each audits %.0f %%, window %d\n", c.Validators, float64(c.AuditRate)/100, c.Window)
+	}
 	fmt.Fprintf(&b, "seed %d: %d peers (%d to begin), %d rounds, latency %v, loss %.3f, twice %.3f, failing fetches %.3f, leak after %d\n",
 		c.Seed, c.Peers, c.MinPeers, c.Stop, c.Latency, c.Loss, c.Twice, c.Fetch, c.Leak)
 	for _, f := range c.Faults {

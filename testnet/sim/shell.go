@@ -9,6 +9,7 @@ import (
 
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // A peer is a machine, its shell and its disk.
@@ -21,18 +22,21 @@ type peer struct {
 	honest bool
 	role   string
 
-	m       *diloco.Machine // nil while it is down
-	life    int             // counts crashes
-	wakeAt  time.Duration   // of the pending wake-up, -1 is none
-	inbox   []diloco.Event  // own messages on the way back from the journal
-	busy    bool
-	known   map[*byte]bool // messages heard since the head changed, by signature
-	headAt  time.Duration  // when the head changed
-	started bool
-	done    bool // its machine said Done
-	gone    bool // it left or died for good
-	leaving bool
-	slow    float64 // factor of a straggler, 0 is none
+	m        *diloco.Machine // nil while it is down
+	life     int             // counts crashes
+	wakeAt   time.Duration   // of the pending wake-up, -1 is none
+	inbox    []diloco.Event  // own messages on the way back from the journal
+	busy     bool
+	known    map[*byte]bool // messages heard since the head changed, by signature
+	headAt   time.Duration  // when the head changed
+	started  bool
+	done     bool // its machine said Done
+	gone     bool // it left or died for good
+	leaving  bool
+	slow     float64        // factor of a straggler, 0 is none
+	auditor  *audit.Auditor // of a validator that is up
+	auditing int            // tasks under way
+	replays  time.Duration  // when its engine is free
 
 	// The disk.
 	journal []wire.Signed
@@ -42,6 +46,7 @@ type peer struct {
 	commits map[wire.CID]bool
 	states  map[wire.CID]uint64 // and their rounds
 	blocks  map[wire.CID]bool
+	traces  map[wire.CID]uint64 // audit material of deltas, by block: their rounds
 	phase   phase
 
 	// What is to go wrong with it.
@@ -51,6 +56,8 @@ type peer struct {
 	deaf      bool // hears nothing
 	withhold  bool // sends no votes
 	equivocal bool // says two things at a time
+	cheat     cheat
+	lie       lie
 	lied      int
 	excused   time.Duration // until when its silence proves nothing
 }
@@ -71,16 +78,21 @@ var errUnreachable = errors.New("nobody in reach has it")
 func (w *world) newPeer(n int) *peer {
 	p := &peer{
 		w: w, n: n, x: w.rng.Float64(), y: w.rng.Float64(), speed: 0.8 + 0.4*w.rng.Float64(), honest: true,
-		role: "trainer", wakeAt: -1, commits: map[wire.CID]bool{}, blocks: map[wire.CID]bool{},
+		role: "trainer", wakeAt: -1, commits: map[wire.CID]bool{}, blocks: map[wire.CID]bool{}, traces: map[wire.CID]uint64{},
 	}
 	p.id[0] = 2
 	for i := 1; i < 33; i += 8 {
 		binary.BigEndian.PutUint64(p.id[i:], w.rng.Uint64())
 	}
+	if w.cfg.Ledger != nil {
+		p.id = w.cfg.Ledger.Peer(n)
+	}
 	w.peers = append(w.peers, p)
 	w.index[p.id] = p
 	if c := w.cfg; n >= c.Peers-c.Observers && n < c.Peers {
 		p.role = "observer"
+	} else if n >= c.Peers-c.Observers-c.Validators && n < c.Peers {
+		p.role = "validator"
 	}
 	p.states = map[wire.CID]uint64{w.genesis.State: 0}
 	return p
@@ -90,7 +102,12 @@ func (p *peer) up() bool { return p.m != nil }
 
 func (p *peer) config() diloco.Config {
 	c := p.w.cfg
+	coin := [32]byte{}
+	if p.role == "validator" {
+		coin = p.coin().Root()
+	}
 	return diloco.Config{
+		Coin: coin, AuditRate: c.AuditRate, Segments: segments, AuditWindow: c.Window,
 		Run: p.w.run, Self: p.id, Role: p.role, MinPeers: c.MinPeers, Deadline: c.Deadline, LeakAfter: c.Leak,
 		StopRound: c.Stop, WindowsEach: 10, Verify: func(*wire.Signed) error { return nil }, Open: p.w.open,
 	}
@@ -105,6 +122,7 @@ func (p *peer) boot() {
 	w.note(p, "boot", p.head)
 	p.logf("boot")
 	if len(p.journal) == 0 && !p.head.Defined() {
+		p.startAuditor(nil)
 		p.perform(p.m.Start(w.time()))
 	} else {
 		var chain []*diloco.Commit
@@ -117,6 +135,7 @@ func (p *peer) boot() {
 			id = c.Parent
 		}
 		slices.Reverse(chain)
+		p.startAuditor(chain)
 		p.perform(p.m.Restore(w.time(), chain, p.own()))
 		if p.up() {
 			p.perform(p.m.Recall(p.final))
@@ -145,6 +164,8 @@ func (p *peer) own() []wire.Signed {
 		case *diloco.Vote:
 			round = b.Round
 		case *diloco.Attest:
+			round = b.Round
+		case *diloco.Verdict:
 			round = b.Round
 		}
 		if round >= p.keep || late[s.Kind] {
@@ -215,7 +236,7 @@ func (p *peer) crash(down time.Duration) {
 	}
 	w.note(p, "crash", "")
 	p.logf("crash")
-	p.m, p.inbox, p.wakeAt, p.crashAt = nil, nil, -1, crashNever
+	p.m, p.inbox, p.wakeAt, p.crashAt, p.auditor = nil, nil, -1, crashNever, nil
 	p.life++
 	p.busy = false
 	p.excused = max(p.excused, w.now+down+4*w.cfg.Deadline)
@@ -350,6 +371,7 @@ func (p *peer) effect(e diloco.Effect) {
 		p.known = map[*byte]bool{}
 		w.check.adopted(w, p, e)
 		p.makeRoom(e.Commit.Round)
+		p.adoptedByAuditor(e.Commit)
 	case diloco.Train:
 		p.train(e)
 	case diloco.Cut:
@@ -430,65 +452,14 @@ func (p *peer) makeRoom(head uint64) {
 			delete(p.states, c)
 		}
 	}
+	for c, r := range p.traces {
+		if r+p.w.cfg.Window < head {
+			delete(p.traces, c)
+		}
+	}
 }
 
 func (p *peer) holds(state wire.CID) bool {
 	_, ok := p.states[state]
 	return ok
-}
-
-// train begins an inner phase, goes on with one, or resumes one from the disk.
-func (p *peer) train(e diloco.Train) {
-	w := p.w
-	ph := &p.phase
-	if ph.train.Round == e.Round && ph.train.State == e.State && ph.ends > w.now && !ph.cut {
-		ph.train = e
-	} else {
-		d := time.Duration(float64(w.cfg.Train) / p.speed * (0.95 + 0.1*w.rng.Float64()))
-		if p.slow > 0 {
-			d = time.Duration(float64(d) * p.slow)
-		}
-		*ph = phase{train: e, began: w.now, ends: w.now + d, live: ph.live + 1}
-	}
-	p.endPhase(ph.ends - w.now)
-}
-
-func (p *peer) endPhase(d time.Duration) {
-	live := p.phase.live
-	p.w.after(d, p, func() {
-		ph := &p.phase
-		if ph.live == live && ph.train.Head.Defined() && p.w.now >= ph.ends {
-			p.trained()
-		}
-	})
-}
-
-func (p *peer) cut(e diloco.Cut) {
-	ph := &p.phase
-	if ph.train.Head != e.Head || ph.cut {
-		return
-	}
-	ph.cut = true
-	ph.live++
-	whole := ph.ends - ph.began
-	d := min(whole/stepsPerRound+50*time.Millisecond, max(ph.ends-p.w.now, 0))
-	ph.ends = p.w.now + d
-	p.endPhase(d)
-}
-
-// trained answers Train.
-func (p *peer) trained() {
-	w := p.w
-	t := p.phase.train
-	steps := uint64(stepsPerRound)
-	if p.phase.cut {
-		steps = uint64(min(stepsPerRound, max(1, (w.now-p.phase.began)*stepsPerRound/max(w.cfg.Train, 1))))
-	}
-	p.phase = phase{live: p.phase.live + 1}
-	b := append([]byte(t.Head+t.State), p.id[:]...)
-	block := wire.SumCID(wire.CodecRaw, binary.BigEndian.AppendUint64(b, steps))
-	p.blocks[block] = true
-	p.step(diloco.Trained{Delta: diloco.Delta{
-		Parent: t.Head, Round: t.Round, State: t.State, Block: block, Bytes: 1000, Steps: steps, Tokens: steps * 640, Loss: 3,
-	}})
 }

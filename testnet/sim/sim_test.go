@@ -57,6 +57,10 @@ func TestSeeds(t *testing.T) {
 				sum.Late += r.Late
 				sum.Siblings += r.Siblings
 				sum.Heal = max(sum.Heal, r.Heal)
+				sum.Audits += r.Audits
+				sum.Verdicts += r.Verdicts
+				sum.Convicted += r.Convicted
+				sum.Caught = max(sum.Caught, r.Caught)
 				mu.Unlock()
 				if err != nil {
 					bad.Add(1)
@@ -68,6 +72,8 @@ func TestSeeds(t *testing.T) {
 	}
 	work.Wait()
 	wall := time.Since(start)
+	t.Logf("%d segments replayed, %d verdicts in the chain, %d convictions, at most %d rounds from the commit with a lie that a coin chose to the conviction",
+		sum.Audits, sum.Verdicts, sum.Convicted, sum.Caught)
 	t.Logf("%d seeds from %d: %d violations; %d events in %v, %.0f a second; %d rounds, %d of them weak, %d siblings; %d deltas merged, %d of them late; at most %d rounds until a healed partition had one chain",
 		n, from, bad.Load(), sum.Events, wall.Round(time.Millisecond), float64(sum.Events)/wall.Seconds(), sum.Rounds, sum.Weak, sum.Siblings, sum.Merged, sum.Late, sum.Heal)
 }

@@ -29,24 +29,41 @@ import (
 
 // Config is one universe. The zero value of a field is no fault.
 type Config struct {
-	Seed      uint64
-	Peers     int           // those that start at the beginning
-	MinPeers  int           // diloco.Config.MinPeers
-	Stop      uint64        // the run's StopRound
-	Deadline  time.Duration // default 60 s
-	Train     time.Duration // a whole inner phase of an ordinary peer; default 20 s
-	Leak      uint64        // LeakAfter
-	Latency   time.Duration // between the farthest peers, one way; default 150 ms
-	Loss      float64       // of messages, each receiver on its own
-	Twice     float64       // of messages that arrive twice
-	Fetch     float64       // of fetches that fail
-	Pull      time.Duration // how often a peer whose head stands still asks another what it knows; default 10 s
-	Observers int           // of Peers, the last ones only follow
-	Log       io.Writer     // what peers do, line by line; nil is nowhere
-	Faults    []Fault
-	Limit     time.Duration // of virtual time, after which what is missing is a violation; default by Stop and Faults
+	Seed       uint64
+	Peers      int           // those that start at the beginning
+	MinPeers   int           // diloco.Config.MinPeers
+	Stop       uint64        // the run's StopRound
+	Deadline   time.Duration // default 60 s
+	Train      time.Duration // a whole inner phase of an ordinary peer; default 20 s
+	Leak       uint64        // LeakAfter
+	Latency    time.Duration // between the farthest peers, one way; default 150 ms
+	Loss       float64       // of messages, each receiver on its own
+	Twice      float64       // of messages that arrive twice
+	Fetch      float64       // of fetches that fail
+	Pull       time.Duration // how often a peer whose head stands still asks another what it knows; default 10 s
+	Observers  int           // of Peers, the last ones only follow
+	Validators int           // of Peers, those before the observers audit
+	AuditRate  uint64        // diloco.Config.AuditRate
+	Window     uint64        // diloco.Config.AuditWindow; default 8
+	Log        io.Writer     // what peers do, line by line; nil is nowhere
+	Faults     []Fault
+	Limit      time.Duration // of virtual time, after which what is missing is a violation; default by Stop and Faults
+
+	Ledger Ledger // nil: nobody is paid
 
 	JournalLate bool // planted bug: publish first, write the journal then
+}
+
+// A Ledger pays for the work of a universe. It is called in one goroutine.
+type Ledger interface {
+	// Peer is whom the n-th peer's key signs for.
+	Peer(n int) wire.PeerID
+	// Sign makes the n-th peer's receipt for a delta's block or a verdict's subject.
+	Sign(n int, kind wire.Kind, subject wire.CID, units uint64, now time.Duration) (epoch uint64, receipt []byte)
+	// Settle takes the final chain, genesis first, once all are done. convicted says
+	// in which round a peer was (0: never), honest whether it did all that it should. Its
+	// error is a violation.
+	Settle(chain []*diloco.Commit, convicted func(wire.PeerID) uint64, honest func(wire.PeerID) bool) error
 }
 
 func (c Config) withDefaults() Config {
@@ -63,7 +80,10 @@ func (c Config) withDefaults() Config {
 		c.Pull = 10 * time.Second
 	}
 	if c.MinPeers == 0 {
-		c.MinPeers = c.Peers/2 + 1
+		c.MinPeers = (c.Peers-c.Validators)/2 + 1
+	}
+	if c.Window == 0 {
+		c.Window = 8
 	}
 	if c.Leak == 0 {
 		c.Leak = 8
@@ -92,6 +112,11 @@ type Report struct {
 	Heal     uint64        // most rounds that it took, after a partition, until there was one chain
 	Trace    string        // of all events, hex
 	Rejected map[string]uint64
+
+	Audits    int    // segments replayed by honest validators
+	Verdicts  int    // in the final chain
+	Convicted int    // by the final chain
+	Caught    uint64 // most rounds from when an honest validator's coin chose a lie in the chain until its author was convicted
 }
 
 // A Violation is an invariant that did not hold.
@@ -119,6 +144,9 @@ type world struct {
 	trace hash.Hash
 	buf   []byte
 
+	faked   map[wire.CID]uint64            // segments of a delta that are not what they should be, by block
+	said    map[wire.CID]*diloco.Message   // deltas and verdicts, by ID
+	passes  map[wire.CID][]*diloco.Message // by subject
 	genesis *diloco.Commit
 	opened  map[*byte]*diloco.Message // by the signature's first byte
 	groups  []int                     // of the partition now, by peer; nil is none
@@ -196,6 +224,7 @@ func newWorld(cfg Config) *world {
 	w := &world{
 		cfg: cfg, start: time.Unix(1_800_000_000, 0), rng: rand.New(rand.NewPCG(cfg.Seed, 0x5ea1)),
 		index: map[wire.PeerID]*peer{}, trace: sha256.New(), opened: map[*byte]*diloco.Message{}, loss: cfg.Loss,
+		faked: map[wire.CID]uint64{}, said: map[wire.CID]*diloco.Message{}, passes: map[wire.CID][]*diloco.Message{},
 	}
 	w.run = wire.SumCID(wire.CodecDagCBOR, binary.BigEndian.AppendUint64(nil, cfg.Seed))
 	w.genesis = &diloco.Commit{Version: 1, Run: w.run, State: wire.SumCID(wire.CodecDagPB, []byte("genesis"))}

@@ -1,0 +1,281 @@
+package sim
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
+)
+
+// Validators of this universe run the real audit.Auditor. What they look at is
+// a model: a delta's block says which of its segments are faked (world.faked),
+// and a replay costs time and yields a hash that nobody has without it.
+
+const (
+	segments     = 4
+	stepsSegment = stepsPerRound / segments
+)
+
+// A lie is what a validator does instead of auditing.
+type lie int
+
+const (
+	honestly   lie = iota
+	passAll        // passes whatever its coin or a case asks for, unseen
+	failAll        // finds everything wrong, also what its coin did not choose
+	denyAll        // calls everything withheld
+	copyAll        // passes with the work of another's verdict
+	saysNone       // stakes, votes, and audits nothing
+	shieldsBad     // passes what cheats did, finds the honest wrong
+	lies
+)
+
+var lieNames = [...]string{"audits", "passes all", "fails all", "denies all", "copies", "says nothing", "shields cheats"}
+
+// A cheat is what a trainer does instead of training.
+type cheat int
+
+const (
+	trains   cheat = iota
+	fakeAll        // no segment is what it says
+	fakeOne        // the last one is not
+	unserved       // it does not serve what audits need
+	cheats
+)
+
+var cheatNames = [...]string{"trains", "fakes all", "fakes one segment", "serves nothing"}
+
+// coins are made once a process: a tree has 65,536 leaves. What they draw
+// depends on the universe all the same, since the IDs of its messages do.
+var coins = sync.OnceValue(func() (out []*audit.Coin) {
+	for i := range 12 {
+		out = append(out, audit.NewCoin([]byte{byte(i)}, wire.SumCID(wire.CodecRaw, nil)))
+	}
+	return out
+})
+
+func (p *peer) coin() *audit.Coin { return coins()[p.n%len(coins())] }
+
+// fake says which segments of a delta are not what they should be, one bit each.
+func (p *peer) fake(block wire.CID, steps uint64) {
+	n := (steps-1)/stepsSegment + 1
+	switch p.cheat {
+	case fakeAll:
+		p.w.faked[block] = 1<<n - 1
+	case fakeOne:
+		p.w.faked[block] = 1 << (n - 1)
+	}
+}
+
+// work is what only a replay of that segment yields, for one seed.
+func work(block wire.CID, segment uint64, seed [32]byte) []byte {
+	b := binary.BigEndian.AppendUint64([]byte(block), segment)
+	h := sha256.Sum256(append(b, seed[:]...))
+	return h[:]
+}
+
+// startAuditor makes the auditor of a validator that starts, and tells it what
+// the disk knows.
+func (p *peer) startAuditor(chain []*diloco.Commit) {
+	w := p.w
+	p.auditor, p.auditing, p.replays = nil, 0, 0
+	if p.role != "validator" {
+		return
+	}
+	p.auditor = audit.NewAuditor(audit.Config{Self: p.id, Coin: p.coin(), Rate: w.cfg.AuditRate, Every: stepsSegment, Window: w.cfg.Window})
+	for _, c := range chain {
+		p.auditor.Adopted(c.Head(p.id))
+	}
+	for _, s := range p.journal {
+		if m, err := w.open(&s); err == nil && s.Kind == wire.KindVerdict {
+			if v := m.Body.(*diloco.Verdict); v.Finding != diloco.Withheld {
+				p.auditor.Said(v.Subject, v.Segment, v.Round)
+			}
+		}
+	}
+	p.wakeAuditor()
+}
+
+// adoptedByAuditor tells the auditor of a new head.
+func (p *peer) adoptedByAuditor(c *diloco.Commit) {
+	if p.auditor == nil {
+		return
+	}
+	h := c.Head(p.id)
+	p.auditor.Adopted(h)
+	if (p.lie == failAll || p.lie == denyAll || p.lie == shieldsBad) && h.Since > 0 {
+		for _, x := range h.Works {
+			if p.lie != shieldsBad || p.w.index[x.Peer].cheat == trains {
+				p.auditor.Suspect(x, x.Round)
+			}
+		}
+	}
+	p.wakeAuditor()
+}
+
+// atATime is for how many tasks a validator looks for material at a time, so
+// that one who serves nothing does not keep it from its work; it replays one after another.
+const atATime = 4
+
+// wakeAuditor begins with the next tasks.
+func (p *peer) wakeAuditor() {
+	for p.auditor != nil && p.auditing < atATime && p.lie != saysNone {
+		t, ok := p.auditor.Next()
+		if !ok {
+			return
+		}
+		p.auditing++
+		p.w.after(p.w.between(0, time.Second), p, func() { p.audit(t, 0) })
+	}
+}
+
+// audit carries out one task: it gets hold of the material and replays.
+func (p *peer) audit(t audit.Task, tries int) {
+	w := p.w
+	if p.lie != honestly {
+		p.invent(t)
+		return
+	}
+	d := w.subject(t.Subject)
+	if d == nil { // it is told of commits only, so that somebody signed it
+		w.violate("peer %d audits %s, which nobody has said", p.n, t.Subject.Short())
+		return
+	}
+	from := []wire.PeerID{d.From}
+	for _, q := range w.peers {
+		if q.role == "validator" && q.id != d.From && q != p {
+			from = append(from, q.id)
+		}
+	}
+	block := d.Body.(*diloco.Delta).Block
+	took, at := w.transfer(p, from, func(q *peer) bool { return q.has(block) && (q.cheat != unserved || q.role == "validator") })
+	w.after(took, p, func() {
+		switch {
+		case at == nil && !p.has(block) && tries < 3:
+			w.after(w.between(500*time.Millisecond, 2*time.Second), p, func() { p.audit(t, tries+1) })
+		case at == nil && !p.has(block):
+			p.auditing--
+			if p.auditor.Failed(t.Subject, t.Segment) {
+				p.find(t, diloco.Withheld, nil)
+			}
+			p.wakeAuditor()
+		default:
+			p.traces[block] = t.Round
+			p.replays = max(p.replays, w.now) + w.cfg.Train/(2*segments)
+			w.after(p.replays-w.now, p, func() { p.replayed(t, block) })
+		}
+	})
+}
+
+func (p *peer) has(block wire.CID) bool {
+	_, ok := p.traces[block]
+	return ok
+}
+
+// replayed compares, once the segment was trained again.
+func (p *peer) replayed(t audit.Task, block wire.CID) {
+	p.auditing--
+	p.w.report.Audits++
+	f := diloco.Pass
+	if t.Verdict {
+		m := p.w.said[t.Subject]
+		v := m.Body.(*diloco.Verdict)
+		if !bytes.Equal(v.Work, work(block, v.Segment, audit.SeedOf(v.Coin, v.Subject, v.Segment, m.From))) {
+			f = diloco.Wrong
+		}
+	} else if p.w.faked[block]>>t.Segment&1 == 1 {
+		f = diloco.Wrong
+	}
+	p.auditor.Said(t.Subject, t.Segment, t.Round)
+	p.find(t, f, work(block, t.Segment, t.Seed))
+	p.wakeAuditor()
+}
+
+// find says what an audit has found.
+func (p *peer) find(t audit.Task, f diloco.Finding, work []byte) {
+	v := diloco.Verdict{Subject: t.Subject, Peer: t.Peer, Round: t.Round, Segment: t.Segment, Finding: f, Coin: t.Coin, Work: work}
+	if f != diloco.Pass {
+		b := append([]byte(t.Subject), p.id[:]...)
+		v.Evidence = wire.SumCID(wire.CodecDagCBOR, binary.BigEndian.AppendUint64(b, t.Segment))
+	}
+	if l := p.w.cfg.Ledger; l != nil {
+		v.Epoch, v.Receipt = l.Sign(p.n, wire.KindVerdict, v.Subject, 1, p.w.now)
+	}
+	p.step(diloco.Audited{Verdict: v})
+}
+
+// invent says what a liar says.
+func (p *peer) invent(t audit.Task) {
+	p.auditing--
+	p.lied++
+	own := sha256.Sum256(append([]byte(t.Subject), p.id[:]...))
+	f := diloco.Pass
+	switch p.lie {
+	case failAll:
+		f = diloco.Wrong
+	case denyAll:
+		f = diloco.Withheld
+	case shieldsBad:
+		if q := p.w.index[t.Peer]; q.cheat == trains && q.lie == honestly {
+			f = diloco.Wrong
+		}
+	}
+	p.auditor.Said(t.Subject, t.Segment, t.Round)
+	if f == diloco.Withheld && t.Verdict {
+		p.wakeAuditor()
+		return // nobody would take it
+	}
+	invented := own[:]
+	if p.lie == copyAll {
+		for _, m := range p.w.verdictsOn(t.Subject, p) {
+			invented = m.Body.(*diloco.Verdict).Work
+		}
+	}
+	if f == diloco.Withheld {
+		invented = nil
+	}
+	p.find(t, f, invented)
+	p.wakeAuditor()
+}
+
+// subject finds the delta that a delta or verdict is about, by its ID.
+func (w *world) subject(id wire.CID) *diloco.Message {
+	for m := w.said[id]; m != nil; m = w.said[id] {
+		v, ok := m.Body.(*diloco.Verdict)
+		if !ok {
+			return m
+		}
+		id = v.Subject
+	}
+	return nil
+}
+
+// verdictsOn returns passes on the same subject that p has heard of, in the order said.
+func (w *world) verdictsOn(id wire.CID, p *peer) (out []*diloco.Message) {
+	for _, m := range w.passes[id] {
+		if m.From != p.id && p.known[&m.Sig[0]] {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// remember keeps what was signed, for audits.
+func (w *world) remember(s *wire.Signed) {
+	if w.cfg.AuditRate == 0 || s.Kind != wire.KindDelta && s.Kind != wire.KindVerdict {
+		return
+	}
+	m, err := w.open(s)
+	if err != nil {
+		return
+	}
+	w.said[m.ID] = m
+	if v, ok := m.Body.(*diloco.Verdict); ok && v.Finding == diloco.Pass {
+		w.passes[v.Subject] = append(w.passes[v.Subject], m)
+	}
+}
