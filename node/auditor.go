@@ -35,7 +35,8 @@ type auditor struct {
 	meter    *meter
 	log      *slog.Logger
 	tell     func(context.Context, diloco.Event)
-	patience time.Duration // for the material of one audit
+	lie      func(audit.Task, *diloco.Verdict) // in tests
+	patience time.Duration                     // for the material of one audit
 
 	mu    sync.Mutex // guards the mailbox: the following
 	heads []headWork
@@ -267,6 +268,9 @@ func (a *auditor) conclude(ctx context.Context, t audit.Task, msg, delta *diloco
 		}
 	}
 	a.choice.Said(t.Subject, t.Segment, t.Round)
+	if a.lie != nil {
+		a.lie(t, &v)
+	}
 	a.say(ctx, v)
 	return nil
 }
@@ -319,7 +323,7 @@ func (n *Node) newAuditor(ctx context.Context, p *parts) (*auditor, error) {
 		rate: v.AuditRate, window: v.Window, every: audit.Every(m.Round.InnerSteps, v.Segments),
 		replayer: newReplayer(n.opt.Run, m, p.model, n.opt.Blocks, p.engine, data, n.opt.Log),
 		blocks:   n.opt.Blocks, keeper: p.keeper, meter: n.meter, log: n.opt.Log,
-		wake: make(chan struct{}, 1), looked: map[wire.CID]uint64{}, known: map[wire.CID]*diloco.Message{},
+		lie: n.opt.lie, wake: make(chan struct{}, 1), looked: map[wire.CID]uint64{}, known: map[wire.CID]*diloco.Message{},
 	}
 	a.choice = audit.NewAuditor(audit.Config{Self: n.self, Coin: a.coin, Rate: a.rate, Every: a.every, Window: a.window})
 	return a, nil

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // A jury is a swarm of some trainers, members 0 and up, and validators after them.
@@ -230,5 +232,114 @@ func (m *member) wrap(f func(Engine) Engine) {
 			old(o)
 		}
 		o.Engine = func(context.Context, *manifest.Manifest) (Engine, error) { return f(m.engine), nil }
+	}
+}
+
+// A validator that is killed again and again says nothing twice, and goes on auditing.
+func TestValidatorSurvivesKill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJury(t, 3, 2, nil, nil)
+		v := j.members[4]
+		for r := uint64(2); r < 8; r++ {
+			j.until("in the next round", 5*time.Minute, round(r))
+			v.kill()
+			v.start()
+		}
+		j.until("done", 20*time.Minute, done)
+		chain := j.members[0].chain(j.agree().Result)
+		own := 0
+		for _, c := range chain {
+			for _, s := range c.Verdicts {
+				if s.From == v.peer() {
+					own++
+				}
+			}
+		}
+		if n, _ := verdicts(t, chain); own < 3 || n[diloco.Wrong]+n[diloco.Withheld] > 0 {
+			t.Errorf("%d verdicts of the one that was killed; all: %v", own, n)
+		}
+		j.stopAll()
+		v.said()
+	})
+}
+
+// Validators that lie are found out by the others, and harm nobody honest.
+func TestLyingValidatorsAreConvicted(t *testing.T) {
+	junk := func() []byte { // a record of other activations: it never replayed
+		rows := make([]float32, 128)
+		for i := range rows {
+			rows[i] = float32((i*37)%101) + 0.5
+		}
+		var p audit.Prover
+		b, err := p.Append(nil, rows, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}()
+	type words struct {
+		mu   sync.Mutex
+		work map[wire.CID][]byte // what honest validators showed, by subject
+	}
+	const liar = 7
+	for _, c := range []struct {
+		name  string
+		cheat bool // member 2 trains nothing
+		lie   func(*words, audit.Task, *diloco.Verdict)
+	}{
+		{"passes everything", true, func(_ *words, _ audit.Task, v *diloco.Verdict) {
+			v.Finding, v.Evidence, v.Work = diloco.Pass, "", junk
+		}},
+		{"fails everyone", false, func(_ *words, _ audit.Task, v *diloco.Verdict) {
+			v.Finding, v.Evidence = diloco.Wrong, wire.SumCID(wire.CodecDagCBOR, []byte("no evidence"))
+		}},
+		{"copies verdicts", false, func(w *words, t audit.Task, v *diloco.Verdict) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if b := w.work[t.Subject]; b != nil {
+				v.Work = b
+			} else {
+				v.Work = junk
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &words{work: map[wire.CID][]byte{}}
+				j := newJury(t, 4, 4, func(m *manifest.Manifest) { m.Stop.Rounds = 14 }, func(m *member) {
+					if m.n == 2 && c.cheat {
+						m.wrap(func(e Engine) Engine { return &lazy{Engine: e} })
+					}
+					old := m.opt
+					m.opt = func(o *Options) {
+						if old != nil {
+							old(o)
+						}
+						o.lie = func(t audit.Task, v *diloco.Verdict) {
+							if m.n == liar {
+								c.lie(w, t, v)
+								return
+							}
+							w.mu.Lock()
+							defer w.mu.Unlock()
+							w.work[t.Subject] = v.Work
+						}
+					}
+				})
+				want := []wire.PeerID{j.members[liar].peer()}
+				if c.cheat {
+					want = append(want, j.members[2].peer())
+				}
+				j.until("convicted", 20*time.Minute, func(st Status) bool {
+					return !slices.ContainsFunc(want, func(p wire.PeerID) bool { return !slices.Contains(st.Banned, p) })
+				}, 0, 1, 3, 4, 5, 6)
+				st := j.members[4].node.Status()
+				got := convicted(j.members[4].chain(st.Head))
+				if len(got) != len(want) || got[want[0]].Why == diloco.WhyWithheld {
+					t.Errorf("convicted: %+v", got)
+				}
+				t.Logf("by round %d: %s", st.Round, got[want[0]].Why)
+			})
+		})
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node/journal"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // The roles of those who take part. An observer has none.
@@ -76,6 +78,8 @@ type Options struct {
 	// Log defaults to silence.
 	Log *slog.Logger
 
+	// lie changes what a validator says, in tests.
+	lie func(audit.Task, *diloco.Verdict)
 	// openJournal is replaced by tests that make the disk fail.
 	openJournal func() (journalFile, []journal.Record, error)
 }

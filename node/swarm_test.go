@@ -336,6 +336,8 @@ func (m *member) said() map[string]wire.CID {
 			about = fmt.Sprint("vote ", b.Parent)
 		case *diloco.Attest:
 			about = fmt.Sprint("attest ", b.Round)
+		case *diloco.Verdict:
+			about = fmt.Sprint("verdict ", b.Subject, b.Segment, b.Finding == diloco.Withheld)
 		default:
 			continue
 		}
