@@ -14,6 +14,7 @@ func TestPlanted(t *testing.T) {
 	for _, bug := range []struct{ name, finds string }{
 		{"quorum", "two final commits"},
 		{"unsorted", "not what its deltas make"},
+		{"case", "convicts honest peer"},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
 			if err := diloco.Plant(bug.name); err != nil {
