@@ -63,7 +63,7 @@ node/journal: p2p/wire
 node/control:
 node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire toploc toploc/audit
 
-testnet/sim: diloco p2p/wire toploc/audit
+testnet/sim: diloco p2p/wire toploc/audit chain chain/settle
 testnet/cheat: node node/manifest diloco diloco/codec p2p/wire toploc toploc/audit
 testnet: node node/control node/manifest p2p/wire gpu/hf diloco testnet/cheat toploc/audit
 cmd/shoal: *
