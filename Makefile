@@ -49,8 +49,8 @@ fuzz: ## each fuzz target for FUZZTIME
 sim: ## search for violations of the protocol's invariants
 	SIM_SEEDS=$(SEEDS) go test -timeout 0 -count 1 -run '^TestSeeds$$' -v ./testnet/sim
 
-interop: ## a checkpoint fetched by an independent IPFS client (needs npm)
-	SHOAL_INTEROP=1 go test -timeout 20m -count 1 -run Interop -v ./p2p/block
+interop: ## checkpoints and models in others' programs: Helia, llama.cpp (needs npm)
+	SHOAL_INTEROP=1 go test -timeout 20m -count 1 -run Interop -v ./p2p/block ./cmd/shoal
 
 audits: ## 2,000 honest audits with real models: no false verdict
 	SHOAL_AUDITS=2000 go test -timeout 0 -count 1 -run TestManyHonestAudits -v ./node
