@@ -74,7 +74,7 @@ func admissible(cfg *Config, parent *Commit, past func(wire.CID) *Commit, msg *M
 	case v.Segment >= cfg.Segments:
 		return fmt.Errorf("segment %d is none of %d", v.Segment, cfg.Segments)
 	}
-	s := subject(cfg, parent, past, v)
+	s, in := subject(cfg, parent, past, v)
 	if s == nil {
 		return errors.New("its subject is not in the chain")
 	}
@@ -82,7 +82,7 @@ func admissible(cfg *Config, parent *Commit, past func(wire.CID) *Commit, msg *M
 		return errors.New("a verdict withholds nothing")
 	}
 	if len(v.Coin) > 0 {
-		return fair(cfg, by, v)
+		return fair(cfg, by, v, in)
 	}
 	if v.Finding == Pass && caseOf(parent.Cases, v.about()) == nil {
 		return errors.New("it passes what neither its coin nor a case asks for")
@@ -90,12 +90,15 @@ func admissible(cfg *Config, parent *Commit, past func(wire.CID) *Commit, msg *M
 	return nil
 }
 
-// fair checks that the sender's coin, fixed before the work was done, chose it.
-func fair(cfg *Config, by *Member, v *Verdict) error {
+// fair checks that the sender's coin, fixed before the work was done, chose it: by
+// the secret of the round whose commit has the work. Until that commit is there,
+// nobody has shown that secret; what is in it can then not be changed any more. (With the
+// secret of the work's own round, late work could be made to suit it.)
+func fair(cfg *Config, by *Member, v *Verdict, in uint64) error {
 	if by.Since > v.Round {
 		return errors.New("its coin is younger than the work")
 	}
-	if err := audit.CheckReveal(by.Coin, v.Round, v.Coin); err != nil {
+	if err := audit.CheckReveal(by.Coin, in, v.Coin); err != nil {
 		return err
 	}
 	if !audit.DrawFor(v.Coin, v.Subject, cfg.AuditRate, cfg.Segments).Audit {
@@ -105,8 +108,9 @@ func fair(cfg *Config, by *Member, v *Verdict) error {
 }
 
 // subject finds what a verdict is about in the chain up to parent: a delta, or
-// a verdict that passes the same segment of one. Nil if it is not there.
-func subject(cfg *Config, parent *Commit, past func(wire.CID) *Commit, v *Verdict) *Message {
+// a verdict that passes the same segment of one; and the round of the commit that
+// has it first. Nil if it is not there.
+func subject(cfg *Config, parent *Commit, past func(wire.CID) *Commit, v *Verdict) (s *Message, in uint64) {
 	find := func(list []wire.Signed, is func(*Message) bool) *Message {
 		for i := range list {
 			if list[i].From != v.Peer {
@@ -120,17 +124,17 @@ func subject(cfg *Config, parent *Commit, past func(wire.CID) *Commit, v *Verdic
 	}
 	for c := parent; c != nil && c.Round > v.Round; c = past(c.Parent) {
 		if m := find(c.Deltas, func(m *Message) bool { return m.Body.(*Delta).Round == v.Round }); m != nil {
-			return m
+			s, in = m, c.Round
 		}
 		m := find(c.Verdicts, func(m *Message) bool {
 			s := m.Body.(*Verdict)
 			return s.Round == v.Round && s.Segment == v.Segment && s.Finding == Pass
 		})
 		if m != nil {
-			return m
+			s, in = m, c.Round
 		}
 	}
-	return nil
+	return s, in
 }
 
 // say puts a validator's word into the case. Pass and Wrong are for good.

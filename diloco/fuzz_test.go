@@ -177,7 +177,7 @@ func FuzzStep(f *testing.F) {
 					v.Evidence = cid()
 				}
 				if in.byte()%2 == 0 {
-					v.Coin = swarmCoin(s.peers[4].key).Reveal(v.Round)
+					v.Coin = swarmCoin(s.peers[4].key).Reveal(v.Round + 1)
 				}
 				return v
 			}

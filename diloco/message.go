@@ -64,7 +64,7 @@ type Verdict struct {
 	Finding  Finding     `cbor:"finding"`  //
 	Evidence wire.CID    `cbor:"evidence"` // audit.Evidence; undefined for Pass
 	Work     []byte      `cbor:"work"`     // what only a replay yields, bound to the validator's coin: one TOPLOC record; empty for Withheld
-	Coin     []byte      `cbor:"coin"`     // the coin's reveal for Round (audit.Coin.Reveal); empty where an open case is the reason
+	Coin     []byte      `cbor:"coin"`     // the coin's reveal (audit.Coin.Reveal) for the round of the commit that has Subject; empty where an open case is the reason
 
 	Epoch   uint64 `cbor:"epoch"`   // as Delta's; the receipt is of kind Validation, subject the digest of Subject, units 1
 	Receipt []byte `cbor:"receipt"` //

@@ -253,6 +253,9 @@ func TestMergeOnce(t *testing.T) {
 func TestConflict(t *testing.T) {
 	vote := func(parent string, final uint64) any { return &Vote{Parent: wire.CID(parent), FinalRound: final} }
 	work := func(parent string, tokens uint64) any { return &Delta{Parent: wire.CID(parent), Tokens: tokens} }
+	word := func(subject string, segment uint64, f Finding) any {
+		return &Verdict{Subject: wire.CID(subject), Segment: segment, Finding: f}
+	}
 	attest := func(head string, round, source uint64) any {
 		return &Attest{Head: wire.CID(head), Round: round, SourceRound: source}
 	}
@@ -273,6 +276,11 @@ func TestConflict(t *testing.T) {
 		{"surrounded", attest("h", 7, 3), attest("i", 5, 4), true},
 		{"source falls, not around", attest("h", 5, 4), attest("i", 5, 3), true},
 		{"a vote and a delta", vote("p", 1), work("p", 1), false},
+		{"opposite verdicts", word("s", 1, Pass), word("s", 1, Wrong), true},
+		{"verdicts on two segments", word("s", 1, Pass), word("s", 2, Wrong), false},
+		{"verdicts on two subjects", word("s", 1, Pass), word("t", 1, Wrong), false},
+		{"the same verdict for two reasons", word("s", 1, Pass), word("s", 1, Pass), false},
+		{"withheld, and then found", word("s", 1, Withheld), word("s", 1, Wrong), false},
 	} {
 		a := &Message{Signed: wire.Signed{From: peerID("a")}, ID: "1", Body: test.a}
 		b := &Message{Signed: wire.Signed{From: peerID("a")}, ID: "2", Body: test.b}

@@ -143,7 +143,7 @@ func (s *swarm) audit(p *swarmPeer, e Adopt) {
 		return
 	}
 	for _, w := range e.Commit.Merged() {
-		coin := swarmCoin(p.key).Reveal(w.Round)
+		coin := swarmCoin(p.key).Reveal(e.Commit.Round)
 		d := audit.DrawFor(coin, w.ID, s.cfg.AuditRate, 4)
 		if !d.Audit {
 			continue

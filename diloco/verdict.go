@@ -69,7 +69,11 @@ func (m *Machine) hearVerdict(msg *Message, v *Verdict) {
 // coinFits reports whether a verdict's coin is its sender's, as far as that is known here.
 func (m *Machine) coinFits(msg *Message, v *Verdict) bool {
 	by := roleIn(m.head.c.Roster, msg.From, validator)
-	return by == nil || len(v.Coin) == 0 || fair(&m.cfg, by, v) == nil
+	if by == nil || len(v.Coin) == 0 {
+		return true
+	}
+	s, in := subject(&m.cfg, m.head.c, m.past(m.head), v)
+	return s == nil || fair(&m.cfg, by, v, in) == nil
 }
 
 // keepVerdict keeps it, unless it makes its sender an equivocator or there are

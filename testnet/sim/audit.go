@@ -83,7 +83,7 @@ func work(block wire.CID, segment uint64, seed [32]byte) []byte {
 // the disk knows.
 func (p *peer) startAuditor(chain []*diloco.Commit) {
 	w := p.w
-	p.auditor, p.auditing = nil, false
+	p.auditor, p.auditing, p.replays = nil, 0, 0
 	if p.role != "validator" {
 		return
 	}
@@ -118,17 +118,20 @@ func (p *peer) adoptedByAuditor(c *diloco.Commit) {
 	p.wakeAuditor()
 }
 
-// wakeAuditor begins with the next task, unless one is under way.
+// atATime is for how many tasks a validator looks for material at a time, so
+// that one who serves nothing does not keep it from its work; it replays one after another.
+const atATime = 4
+
+// wakeAuditor begins with the next tasks.
 func (p *peer) wakeAuditor() {
-	if p.auditor == nil || p.auditing || p.lie == saysNone {
-		return
+	for p.auditor != nil && p.auditing < atATime && p.lie != saysNone {
+		t, ok := p.auditor.Next()
+		if !ok {
+			return
+		}
+		p.auditing++
+		p.w.after(p.w.between(0, time.Second), p, func() { p.audit(t, 0) })
 	}
-	t, ok := p.auditor.Next()
-	if !ok {
-		return
-	}
-	p.auditing = true
-	p.w.after(p.w.between(0, time.Second), p, func() { p.audit(t, 0) })
 }
 
 // audit carries out one task: it gets hold of the material and replays.
@@ -156,14 +159,15 @@ func (p *peer) audit(t audit.Task, tries int) {
 		case at == nil && !p.has(block) && tries < 3:
 			w.after(w.between(500*time.Millisecond, 2*time.Second), p, func() { p.audit(t, tries+1) })
 		case at == nil && !p.has(block):
-			p.auditing = false
+			p.auditing--
 			if p.auditor.Failed(t.Subject, t.Segment) {
 				p.find(t, diloco.Withheld, nil)
 			}
 			p.wakeAuditor()
 		default:
 			p.traces[block] = t.Round
-			w.after(w.cfg.Train/(2*segments), p, func() { p.replayed(t, block) })
+			p.replays = max(p.replays, w.now) + w.cfg.Train/(2*segments)
+			w.after(p.replays-w.now, p, func() { p.replayed(t, block) })
 		}
 	})
 }
@@ -175,7 +179,7 @@ func (p *peer) has(block wire.CID) bool {
 
 // replayed compares, once the segment was trained again.
 func (p *peer) replayed(t audit.Task, block wire.CID) {
-	p.auditing = false
+	p.auditing--
 	p.w.report.Audits++
 	f := diloco.Pass
 	if t.Verdict {
@@ -199,12 +203,15 @@ func (p *peer) find(t audit.Task, f diloco.Finding, work []byte) {
 		b := append([]byte(t.Subject), p.id[:]...)
 		v.Evidence = wire.SumCID(wire.CodecDagCBOR, binary.BigEndian.AppendUint64(b, t.Segment))
 	}
+	if l := p.w.cfg.Ledger; l != nil {
+		v.Epoch, v.Receipt = l.Sign(p.n, wire.KindVerdict, v.Subject, 1, p.w.now)
+	}
 	p.step(diloco.Audited{Verdict: v})
 }
 
 // invent says what a liar says.
 func (p *peer) invent(t audit.Task) {
-	p.auditing = false
+	p.auditing--
 	p.lied++
 	own := sha256.Sum256(append([]byte(t.Subject), p.id[:]...))
 	f := diloco.Pass

@@ -339,6 +339,7 @@ func (c *checker) end(w *world) {
 		}
 	}
 	c.caught(w)
+	c.settle(w)
 	for id, said := range c.fates {
 		if in[id] != said {
 			w.violate("delta %s: its peer heard included %v, and it is %v", id.Short(), said, in[id])

@@ -156,7 +156,7 @@ func (w *world) liesIn(k *diloco.Commit, sworn []*peer) (out []foundLie) {
 		p := w.index[d.Peer]
 		steps := w.said[d.ID].Body.(*diloco.Delta).Steps
 		for _, h := range sworn {
-			draw := audit.DrawFor(h.coin().Reveal(d.Round), d.ID, w.cfg.AuditRate, (steps-1)/stepsSegment+1)
+			draw := audit.DrawFor(h.coin().Reveal(k.Round), d.ID, w.cfg.AuditRate, (steps-1)/stepsSegment+1)
 			if m := member(k.Roster, h.id); m.Since <= d.Round && draw.Audit && w.faked[d.Block]>>draw.Segment&1 == 1 {
 				out = append(out, foundLie{p, h, d.Round})
 			}
@@ -170,11 +170,14 @@ func (w *world) liesIn(k *diloco.Commit, sworn []*peer) (out []foundLie) {
 		v, p := m.Body.(*diloco.Verdict), w.index[m.From]
 		s := w.subject(v.Subject)
 		block := s.Body.(*diloco.Delta).Block
+		if w.index[s.From].cheat == unserved {
+			continue // nobody can replay that
+		}
 		if v.Finding != diloco.Pass || w.said[v.Subject] != s || bytes.Equal(v.Work, work(block, v.Segment, audit.SeedOf(v.Coin, v.Subject, v.Segment, m.From))) {
 			continue
 		}
 		for _, h := range sworn {
-			if e := member(k.Roster, h.id); h != p && e.Since <= v.Round && audit.DrawFor(h.coin().Reveal(v.Round), m.ID, w.cfg.AuditRate, 1).Audit {
+			if e := member(k.Roster, h.id); h != p && e.Since <= v.Round && audit.DrawFor(h.coin().Reveal(k.Round), m.ID, w.cfg.AuditRate, 1).Audit {
 				out = append(out, foundLie{p, h, v.Round})
 			}
 		}
@@ -190,6 +193,24 @@ func (w *world) liesIn(k *diloco.Commit, sworn []*peer) (out []foundLie) {
 		}
 	}
 	return out
+}
+
+// settle pays for the final chain, where there is a ledger.
+func (c *checker) settle(w *world) {
+	if w.cfg.Ledger == nil {
+		return
+	}
+	rounds := map[wire.PeerID]uint64{}
+	chain := c.chain()
+	for _, k := range chain {
+		for _, x := range k.Convicted {
+			rounds[x.Peer] = k.Round
+		}
+	}
+	err := w.cfg.Ledger.Settle(chain, func(p wire.PeerID) uint64 { return rounds[p] }, func(p wire.PeerID) bool { return w.index[p].honest })
+	if err != nil {
+		w.violate("settlement: %v", err)
+	}
 }
 
 func (c *checker) collectAudits(r *Report) {

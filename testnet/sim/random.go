@@ -142,7 +142,7 @@ func (d *draw) mixed(count int) {
 func (d *draw) audits() {
 	d.Validators = min(2+d.r.IntN(4), d.n-2)
 	d.Stop = uint64(14 + d.r.IntN(8))
-	d.AuditRate = uint64(1_000 + 500*d.r.IntN(8))
+	d.AuditRate = uint64(1_000 + 500*d.r.IntN(5)) // more would be more than they can replay
 	quiet := d.r.IntN(2) == 0
 	if quiet {
 		d.Faults = nil

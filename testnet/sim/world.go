@@ -49,7 +49,21 @@ type Config struct {
 	Faults     []Fault
 	Limit      time.Duration // of virtual time, after which what is missing is a violation; default by Stop and Faults
 
+	Ledger Ledger // nil: nobody is paid
+
 	JournalLate bool // planted bug: publish first, write the journal then
+}
+
+// A Ledger pays for the work of a universe. It is called in one goroutine.
+type Ledger interface {
+	// Peer is whom the n-th peer's key signs for.
+	Peer(n int) wire.PeerID
+	// Sign makes the n-th peer's receipt for a delta's block or a verdict's subject.
+	Sign(n int, kind wire.Kind, subject wire.CID, units uint64, now time.Duration) (epoch uint64, receipt []byte)
+	// Settle takes the final chain, genesis first, once all are done. convicted says
+	// in which round a peer was (0: never), honest whether it did all that it should. Its
+	// error is a violation.
+	Settle(chain []*diloco.Commit, convicted func(wire.PeerID) uint64, honest func(wire.PeerID) bool) error
 }
 
 func (c Config) withDefaults() Config {

@@ -150,7 +150,7 @@ func (a *Auditor) Adopted(h Head) {
 		if h.Since == 0 || h.Since > w.Round || w.Peer == a.cfg.Self {
 			continue
 		}
-		coin := a.cfg.Coin.Reveal(w.Round)
+		coin := a.cfg.Coin.Reveal(h.Round)
 		if d := DrawFor(coin, w.ID, a.cfg.Rate, a.cfg.Segments(w.Steps)); d.Audit {
 			a.add(Task{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: d.Segment, Reason: ByCoin, Coin: coin, Seed: d.Seed})
 		}
@@ -161,7 +161,7 @@ func (a *Auditor) Adopted(h Head) {
 		if h.Since == 0 || h.Since > v.Round || v.Peer == a.cfg.Self || depth > maxDepth {
 			continue
 		}
-		coin := a.cfg.Coin.Reveal(v.Round)
+		coin := a.cfg.Coin.Reveal(h.Round)
 		if d := DrawFor(coin, v.ID, a.cfg.Rate, 1); d.Audit {
 			a.add(Task{Subject: v.ID, Peer: v.Peer, Round: v.Round, Segment: v.Segment, Verdict: true, Reason: ByCross, Coin: coin, Seed: d.Seed})
 		}
