@@ -12,7 +12,7 @@ SEEDS ?= 1000
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: demo zoo build test lint bench fuzz sim interop toploc-table contracts clean
+.PHONY: demo zoo build test lint bench fuzz sim interop audits audit-table toploc-table contracts clean
 
 build: ## one static binary
 	go build -ldflags='-s -w' -o bin/shoal ./cmd/shoal
@@ -44,6 +44,12 @@ sim: ## search for violations of the protocol's invariants
 
 interop: ## a checkpoint fetched by an independent IPFS client (needs npm)
 	SHOAL_INTEROP=1 go test -timeout 20m -count 1 -run Interop -v ./p2p/block
+
+audits: ## 2,000 honest audits with real models: no false verdict
+	SHOAL_AUDITS=2000 go test -timeout 0 -count 1 -run TestManyHonestAudits -v ./node
+
+audit-table: ## the tables of toploc/audit/README.md: drift between engines, forgeries
+	SHOAL_AUDIT_TABLE=1 go test -timeout 0 -count 1 -run TestDrift -v ./toploc/audit
 
 toploc-table: ## the table of toploc/README.md: forgeries and limits
 	SHOAL_TOPLOC_TABLE=1 go test -timeout 2h -count 1 -run Table -v ./toploc/calibrate

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,11 +27,12 @@ type phaseHead struct {
 	Compute uint64   `cbor:"compute"` // nanoseconds of the steps done
 	Trained bool     `cbor:"trained"` // the phase has ended; only moments and Total are of use
 
-	Trace *phaseTrace `cbor:"trace,omitempty"` // where the run audits
+	Trace     *phaseTrace `cbor:"trace,omitempty"`     // where the run audits
+	AtSegment bool        `cbor:"atSegment,omitempty"` // the body is empty: it is the end of Trace's last segment
 }
 
 // open makes the trainer, and brings it to where the phase file says.
-func (t *trainer) open(start *State) error {
+func (t *trainer) open(ctx context.Context, start *State) error {
 	live, err := t.engine.NewTrainer(start.Params)
 	if err != nil {
 		return fmt.Errorf("make a trainer: %w", err)
@@ -40,7 +42,11 @@ func (t *trainer) open(start *State) error {
 		if head.Run != t.run {
 			return fmt.Errorf("%w: it is of the run %s", errCorrupt, head.Run)
 		}
-		if err := live.Load(bufio.NewReaderSize(r, 1<<20)); err != nil {
+		body, end, err := t.phaseBody(ctx, &head, r)
+		if err != nil || end {
+			return err
+		}
+		if err := live.Load(body); err != nil {
 			return fmt.Errorf("%w: %w", errCorrupt, err)
 		}
 		return nil
@@ -48,6 +54,7 @@ func (t *trainer) open(start *State) error {
 	switch {
 	case err == nil:
 		t.at = head
+		t.at.AtSegment = false
 	case notThere(err):
 		t.at = phaseHead{Run: t.run}
 	case errors.Is(err, errCorrupt):
@@ -66,6 +73,26 @@ func (t *trainer) open(start *State) error {
 	}
 	t.live, t.saved = live, time.Now()
 	return nil
+}
+
+// phaseBody returns what the trainer saved: the rest of the file, or, where a
+// segment for audits ends there, the block that it is kept in anyway. end says
+// that nobody needs it: the phase is over, and its trace has the moments.
+func (t *trainer) phaseBody(ctx context.Context, head *phaseHead, r io.Reader) (body io.Reader, end bool, err error) {
+	if !head.AtSegment {
+		return bufio.NewReaderSize(r, 1<<20), false, nil
+	}
+	if head.Trained {
+		return nil, true, nil
+	}
+	if head.Trace == nil || len(head.Trace.Segments) == 0 {
+		return nil, false, fmt.Errorf("%w: it names no segment", errCorrupt)
+	}
+	b, err := t.blocks.GetFile(ctx, head.Trace.Segments[len(head.Trace.Segments)-1].End, maxSnapshot(t.model.Params()))
+	if err != nil {
+		return nil, false, fmt.Errorf("%w: the end of a segment: %w", errCorrupt, err)
+	}
+	return bytes.NewReader(b), false, nil
 }
 
 // snapshot writes the phase file.

@@ -82,8 +82,13 @@ func TestHonestTracesReplay(t *testing.T) {
 				slow.engine.speed = 3 * stepTime
 				slow.start()
 				s.until("in round 2", time.Minute, round(2))
+				time.Sleep(7 * stepTime) // within the second segment
 				s.members[1].kill()
 				s.members[1].start()
+				s.until("resumed", time.Minute, func(st Status) bool { return st.Resumed > 0 }, 1)
+				if at := s.members[1].node.Status().Resumed; at%4 != 0 {
+					t.Errorf("it went on at step %d, which ends no segment", at)
+				}
 				s.until("done", 10*time.Minute, done)
 				head := s.agree().Result
 				m := s.members[2]

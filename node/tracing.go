@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"slices"
@@ -38,6 +39,7 @@ type tracer struct {
 	work    sync.WaitGroup
 	storing chan wire.CID      // its CID, once it is stored; nil where none is
 	moments wire.CID           // the trace whose end's moments live holds; undefined: of an unfinished phase, or unknown
+	mark    *phaseHead         // where the segment that is being stored has ended; nil once it is in the phase file
 	fresh   bool               // the next phase starts with fresh moments: the last ones were spoilt
 	encoded func(*audit.Trace) // tests spoil traces
 }
@@ -187,6 +189,8 @@ func (t *trainer) traceSegment(ctx context.Context) error {
 	}
 	at.Segments = append(at.Segments, audit.Segment{Proofs: at.Proofs})
 	at.Proofs = nil
+	mark := t.at
+	tr.mark = &mark
 	done, round := make(chan wire.CID, 1), t.at.Round
 	tr.storing = done
 	tr.work.Go(func() { tr.store(ctx, round, tr.buf.Bytes(), done) })
@@ -239,7 +243,48 @@ func (tr *tracer) settle() {
 		return
 	}
 	tr.work.Wait()
-	tr.storing, tr.moments = nil, ""
+	tr.storing, tr.mark, tr.moments = nil, nil, ""
+}
+
+// slowSegments is how many times longer than usual a trainer with audit material
+// goes without a snapshot of its own, since the end of a segment is one.
+const slowSegments = 10
+
+// dueSnapshot returns what is to be saved of the phase now, or nil.
+func (t *trainer) dueSnapshot(ctx context.Context) func() error {
+	since, every := time.Since(t.saved), t.plan.Every
+	if tr := t.trace; tr != nil {
+		if tr.mark != nil && since >= every && (tr.storing == nil || len(tr.storing) > 0) {
+			return func() error {
+				if err := t.traceStored(ctx); err != nil {
+					return err
+				}
+				err := t.snapshotMark(*tr.mark)
+				tr.mark = nil
+				return err
+			}
+		}
+		every *= slowSegments
+	}
+	if since >= max(every, 20*t.saveCost) {
+		return func() error { return t.snapshot(ctx) }
+	}
+	return nil
+}
+
+// snapshotMark writes a phase file without a body: that is the end of the last
+// segment before at.
+func (t *trainer) snapshotMark(at phaseHead) error {
+	n := min(int(at.Step/t.trace.every), len(t.at.Trace.Segments))
+	if at.Trained {
+		n = len(t.at.Trace.Segments)
+	}
+	at.AtSegment, at.Trace = true, &phaseTrace{Seat: t.at.Trace.Seat, Segments: t.at.Trace.Segments[:n]}
+	if err := writeContainer(t.path(), phaseMagic, &at, func(io.Writer) error { return nil }); err != nil {
+		return fmt.Errorf("save the inner phase: %w", err)
+	}
+	t.saved = time.Now()
+	return nil
 }
 
 // seal makes the trace of a payload just encoded, and puts it into the pending delta.

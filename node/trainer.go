@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -92,47 +91,6 @@ var errReplaced = errors.New("replaced by another round")
 // errDiverged ends a phase whose loss is not finite.
 var errDiverged = errors.New("the inner steps diverged")
 
-// post puts an order into the mailbox. A Train makes earlier ones that nobody
-// has begun, and their Cuts, pointless.
-func (t *trainer) post(o order) {
-	t.mu.Lock()
-	if o.train != nil {
-		kept := t.orders[:0]
-		begun := true // Cuts before the first queued Train are for the phase under way
-		for _, q := range t.orders {
-			if q.train != nil {
-				begun = false
-				continue
-			}
-			if q.cut != nil && !begun {
-				continue
-			}
-			kept = append(kept, q)
-		}
-		t.orders = kept
-	}
-	t.orders = append(t.orders, o)
-	t.mu.Unlock()
-	t.ring()
-}
-
-// evaluate asks for a validation loss, in the trainer's idle time. A later
-// request replaces one that was not begun, unless it must be; its done is then
-// never called.
-func (t *trainer) evaluate(e *evalOrder) {
-	t.mu.Lock()
-	t.evals = append(slices.DeleteFunc(t.evals, func(q *evalOrder) bool { return !q.must }), e)
-	t.mu.Unlock()
-	t.ring()
-}
-
-func (t *trainer) ring() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
-
 // loop carries out orders until ctx ends.
 func (t *trainer) loop(ctx context.Context) error {
 	defer t.close()
@@ -158,79 +116,6 @@ func (t *trainer) loop(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (t *trainer) nextEval() *evalOrder {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.evals) == 0 {
-		return nil
-	}
-	e := t.evals[0]
-	t.evals = t.evals[1:]
-	return e
-}
-
-// nextJob settles what is before the next Train and returns that, or nil.
-func (t *trainer) nextJob(ctx context.Context) *diloco.Train {
-	for {
-		t.mu.Lock()
-		if len(t.orders) == 0 {
-			t.mu.Unlock()
-			return nil
-		}
-		o := t.orders[0]
-		t.orders = t.orders[1:]
-		t.mu.Unlock()
-		if o.train != nil {
-			return o.train
-		}
-		t.settle(ctx, o) // a Cut here is for a phase that is over
-	}
-}
-
-// settle notes the fate of payloads.
-func (t *trainer) settle(ctx context.Context, o order) {
-	switch {
-	case o.signed != nil:
-		t.debts.signed(o.signed.block, o.signed.id)
-	case o.included.Defined():
-		t.debts.included(o.included)
-		t.meter.setContributed(t.debts.counted)
-	case o.expired.Defined():
-		if err := t.debts.expired(ctx, o.expired); err != nil {
-			t.log.Warn("take back an expired payload", "err", err)
-		}
-	}
-}
-
-// during looks at the mailbox between two inner steps. It reports that the
-// phase is to end, or errReplaced; job follows a Train that goes on with it.
-func (t *trainer) during(ctx context.Context, job *diloco.Train) (cut bool, err error) {
-	for {
-		t.mu.Lock()
-		if len(t.orders) == 0 {
-			t.mu.Unlock()
-			return false, nil
-		}
-		o := t.orders[0]
-		if n := o.train; n != nil {
-			if n.Round != job.Round || n.State != job.State || t.trace != nil && !seatOf(n).same(seatOf(job)) {
-				t.mu.Unlock()
-				return false, errReplaced // and leave it for nextJob
-			}
-			*job = *n
-		}
-		t.orders = t.orders[1:]
-		t.mu.Unlock()
-		if o.cut != nil {
-			if o.cut.Head == job.Head {
-				return true, nil
-			}
-			continue
-		}
-		t.settle(ctx, o)
-	}
 }
 
 // work carries out one Train, again and again where the machine below fails.
@@ -267,27 +152,6 @@ func (t *trainer) work(ctx context.Context, job diloco.Train) {
 			return
 		}
 		wait = min(2*wait, 30*time.Second)
-	}
-}
-
-// sleep waits before another try. It ends early where the round ends (cut),
-// another comes, or ctx ends.
-func (t *trainer) sleep(ctx context.Context, d time.Duration, job *diloco.Train) (again, cut bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return false, false
-		case <-timer.C:
-			return true, false
-		case <-t.wake:
-			cut, err := t.during(ctx, job)
-			if cut || err != nil {
-				t.ring() // there may be more in the mailbox
-				return false, cut
-			}
-		}
 	}
 }
 
@@ -328,8 +192,8 @@ func (t *trainer) phase(ctx context.Context, job *diloco.Train) (diloco.Delta, e
 			// A clean end costs not even the steps since the last snapshot.
 			return diloco.Delta{}, errors.Join(ctx.Err(), t.snapshot(context.WithoutCancel(ctx)))
 		}
-		if time.Since(t.saved) >= max(t.plan.Every, 20*t.saveCost) {
-			if err := t.snapshot(ctx); err != nil {
+		if save := t.dueSnapshot(ctx); save != nil {
+			if err := save(); err != nil {
 				t.meter.trouble("snapshot", err) // training needs no disk; the next may succeed
 			} else {
 				t.meter.clear("snapshot")
@@ -358,7 +222,7 @@ func (t *trainer) again(ctx context.Context, p pending, head wire.CID) (diloco.D
 // begin makes live hold the weights that the phase goes on from.
 func (t *trainer) begin(ctx context.Context, start *State, job *diloco.Train) error {
 	if t.live == nil {
-		if err := t.open(start); err != nil {
+		if err := t.open(ctx, start); err != nil {
 			return err
 		}
 	}
@@ -432,7 +296,11 @@ func (t *trainer) finish(ctx context.Context, start *State, job diloco.Train) (d
 	}
 	t.at.Trained = true
 	if time.Since(t.saved) >= t.plan.Every {
-		if err := t.snapshot(ctx); err != nil {
+		save := t.snapshot
+		if t.trace != nil {
+			save = func(context.Context) error { return t.snapshotMark(t.at) }
+		}
+		if err := save(ctx); err != nil {
 			t.meter.trouble("snapshot", err)
 		}
 	}
@@ -512,7 +380,7 @@ func (t *trainer) evalState(ctx context.Context, c wire.CID) (float64, error) {
 		return 0, fmt.Errorf("state to evaluate: %w", err)
 	}
 	if t.live == nil {
-		if err := t.open(s); err != nil {
+		if err := t.open(ctx, s); err != nil {
 			return 0, err
 		}
 	}

@@ -1,0 +1,250 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/diloco/shard"
+	"github.com/shoalnet/shoal/gpu/cpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
+	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/p2p/block"
+	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
+)
+
+// llamaEngine is the engine that cmd/shoal makes.
+type llamaEngine struct {
+	cfg hf.Config
+	isa string
+}
+
+type llamaTrainer struct {
+	*llama.Trainer
+	dev *cpu.Device
+}
+
+func (e llamaEngine) Genesis() ([]float32, error) { return llama.Genesis(e.cfg, 1), nil }
+
+func (e llamaEngine) NewTrainer(p []float32) (Trainer, error) {
+	dev, err := cpu.New(cpu.Options{Threads: 2, ISA: e.isa})
+	if err != nil {
+		return nil, err
+	}
+	t, err := llama.NewTrainer(dev, e.cfg, p, llama.DefaultOptions())
+	return llamaTrainer{t, dev}, err
+}
+
+func (e llamaEngine) Identity() string {
+	dev, err := cpu.New(cpu.Options{Threads: 1, ISA: e.isa})
+	if err != nil {
+		return err.Error()
+	}
+	defer dev.Close()
+	return dev.Class()
+}
+
+func (e llamaEngine) Unpack(b []byte) (audit.Snapshot, error) {
+	s, err := llama.ReadState(e.cfg, bytes.NewReader(b))
+	if err != nil {
+		return audit.Snapshot{}, err
+	}
+	return audit.Snapshot{Steps: s.Steps, Params: s.Params, First: s.First, Second: s.Second}, nil
+}
+
+func (t llamaTrainer) Close() error {
+	if err := t.Trainer.Close(); err != nil {
+		return err
+	}
+	return t.dev.Close()
+}
+
+// disk is a real store without a network.
+type disk struct{ *block.Store }
+
+func (d disk) Fetch(ctx context.Context, c wire.CID, _ []wire.PeerID, _ int64) ([]byte, error) {
+	return d.Get(ctx, c)
+}
+func (d disk) FetchFile(ctx context.Context, c wire.CID, _ []wire.PeerID, limit int64) ([]byte, error) {
+	return d.GetFile(ctx, c, limit)
+}
+func (d disk) FetchDir(context.Context, wire.CID, []wire.PeerID, int64, func(done, total int64)) error {
+	return nil
+}
+func (d disk) Pin(name string, c wire.CID) error  { return d.Store.Pin(name, c) }
+func (d disk) Pins() (map[string]wire.CID, error) { return map[string]wire.CID{}, nil }
+func (d disk) GC(ctx context.Context) error       { _, err := d.Store.GC(ctx); return err }
+func (d disk) Usage() (int64, error)              { return d.Store.Usage().Bytes, nil }
+
+// A bench trains phase after phase, as a node does, without a machine.
+type bench struct {
+	t     *trainer
+	key   *wire.Key
+	state wire.CID
+	head  wire.CID
+	round uint64
+}
+
+func newBench(b testing.TB, m *manifest.Manifest, traced bool) *bench {
+	b.Helper()
+	ctx := context.Background()
+	must := func(err error) {
+		b.Helper()
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	store, err := block.Open(b.TempDir(), block.Options{Log: slog.New(slog.DiscardHandler)})
+	must(err)
+	b.Cleanup(func() { store.Close() })
+	blocks := disk{store}
+	tok, err := hf.NewChar("abcdefghijklmnop")
+	must(err)
+	m.Tokenizer, err = blocks.Put(ctx, wire.CodecRaw, tok.JSON())
+	must(err)
+	tokens := make([]int32, 200_000)
+	x := uint32(1)
+	for i := range tokens {
+		x = x*1664525 + 1013904223
+		tokens[i] = int32(x >> 28)
+	}
+	data, err := shard.Prepare(tokens, m.Tokenizer, uint64(tok.VocabSize()), shard.Options{})
+	must(err)
+	m.Data, err = blocks.Put(ctx, wire.CodecDagCBOR, data.Block)
+	must(err)
+	for _, s := range data.Blocks {
+		_, err := blocks.Put(ctx, wire.CodecRaw, s.Data)
+		must(err)
+	}
+	run, err := m.CID()
+	must(err)
+	model, err := NewModel(run, m, tok.JSON())
+	must(err)
+	k, err := newKeeper(blocks, true, testLogger())
+	must(err)
+	ds, err := openDataset(ctx, blocks, k, run, m, 1, nil)
+	must(err)
+	engine := llamaEngine{cfg: m.Model.Config.HF()}
+	s := &bench{key: testKey(b, 1)}
+	t := &trainer{
+		run: run, self: s.key.Peer(), dir: b.TempDir(), plan: planOf(m), model: model, states: &states{model: model, blocks: blocks},
+		blocks: blocks, engine: engine, data: ds, meter: newMeter(time.Now()), log: testLogger(), wake: make(chan struct{}, 1),
+		emit: func(diloco.Event) {},
+	}
+	t.plan.Every = 2 * time.Second
+	t.debts, err = openDebts(t.dir, run, t.self, model.Codec, blocks, testLogger())
+	must(err)
+	if traced {
+		t.trace = newTracer(t, &parts{manifest: m, engine: engine, keeper: k})
+		t.debts.tracer = t.trace
+	}
+	params, err := engine.Genesis()
+	must(err)
+	g, err := model.Genesis(params)
+	must(err)
+	s.state, err = model.Put(ctx, blocks, g, Position{Run: run})
+	must(err)
+	s.t = t
+	first, err := (&diloco.Commit{Version: 1, Run: run, State: s.state}).Encode()
+	must(err)
+	s.head, err = blocks.Put(ctx, wire.CodecDagCBOR, first)
+	must(err)
+	s.commit(b, nil)
+	b.Cleanup(t.close)
+	return s
+}
+
+// commit makes the head that the next phase trains from.
+func (s *bench) commit(b testing.TB, deltas []wire.Signed) {
+	b.Helper()
+	s.round++
+	block, err := (&diloco.Commit{Version: 1, Run: s.t.run, Round: s.round, Parent: s.head, State: s.state, Deltas: deltas, Cursor: 100 * s.round,
+		Roster: []diloco.Member{{Peer: s.key.Peer(), Role: RoleTrainer, Weight: 1}}}).Encode()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if s.head, err = s.t.blocks.Put(context.Background(), wire.CodecDagCBOR, block); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// phase does one round.
+func (s *bench) phase(b testing.TB) diloco.Delta {
+	b.Helper()
+	d, err := s.t.phase(context.Background(), &diloco.Train{Head: s.head, Round: s.round, State: s.state, Slots: 1, Base: 100 * s.round})
+	if err != nil {
+		b.Fatal(err)
+	}
+	body, err := wire.Marshal(&d)
+	if err != nil {
+		b.Fatal(err)
+	}
+	env := s.key.Sign(wire.KindDelta, s.t.run, body)
+	s.t.debts.included(d.Block)
+	s.commit(b, []wire.Signed{env})
+	return d
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkTrace gives what audit material costs a trainer, in percent of its
+// time and of its processor time: phases with and without it take turns, with a real
+// model, store and disk.
+func BenchmarkTrace(b *testing.B) {
+	for _, c := range []struct {
+		name                string
+		d, f, layers, heads int
+		batch, sequence     int
+		steps               uint64
+	}{
+		{"0.1M/20steps", 64, 172, 2, 4, 8, 64, 20},
+		{"0.8M/20steps", 128, 352, 4, 4, 8, 64, 20},
+		{"0.8M/100steps", 128, 352, 4, 4, 8, 64, 100},
+		{"6M/50steps", 288, 768, 6, 6, 8, 256, 50},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			m := manifest.Default()
+			m.Name, m.Licence = "bench", "CC0-1.0"
+			m.Model.Config = manifest.Config{
+				Architectures: []string{"LlamaForCausalLM"}, HiddenSize: c.d, IntermediateSize: c.f, NumHiddenLayers: c.layers,
+				NumAttentionHeads: c.heads, NumKeyValueHeads: c.heads, HeadDim: c.d / c.heads, VocabSize: 96, MaxPositionEmbeddings: c.sequence,
+				RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true,
+			}
+			m.Inner.LR, m.Inner.Batch, m.Inner.Sequence = 1e-3, c.batch, c.sequence
+			m.Round.InnerSteps, m.Stop.Rounds = c.steps, 100
+			m.Verification.AuditRate = 1000
+			with, without := newBench(b, m, true), newBench(b, m, false)
+			with.phase(b)
+			without.phase(b)
+			var wall, cpu [2]time.Duration
+			for b.Loop() {
+				for i, s := range []*bench{without, with} {
+					w, p := time.Now(), cpuTime()
+					s.phase(b)
+					wall[i] += time.Since(w)
+					cpu[i] += cpuTime() - p
+				}
+			}
+			b.ReportMetric(100*(float64(wall[1])/float64(wall[0])-1), "%time")
+			b.ReportMetric(100*(float64(cpu[1])/float64(cpu[0])-1), "%cpu")
+			b.ReportMetric(wall[0].Seconds()/float64(b.N), "s/phase")
+			if os.Getenv("SHOAL_TEST_LOG") != "" {
+				fmt.Println(with.t.debts.traces)
+			}
+		})
+	}
+}
