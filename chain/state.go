@@ -40,7 +40,7 @@ func DevConfig(holder Address) Config {
 	c := DefaultConfig(holder)
 	c.UnbondDelay, c.ClaimWindow, c.CloseDelay = 120, 60, 10
 	c.Params = Params{ChallengeWindow: 15, AnswerWindow: 10, CommitWindow: 15, RevealWindow: 15,
-		AppealWindow: 10, RulingWindow: 30, SlashBps: 3000, ChallengerBps: 4000, AbsentBps: 100}
+		AppealWindow: 10, RulingWindow: 50, SlashBps: 3000, ChallengerBps: 4000, AbsentBps: 100}
 	return c
 }
 

@@ -25,7 +25,8 @@ import (
 type world struct {
 	t       *testing.T
 	ctx     context.Context
-	mem     *chain.Memory
+	ledger  chain.Ledger
+	mem     *chain.Memory // the ledger, where it is one in memory
 	cfg     chain.Config
 	sponsor *wire.Key
 	s       *settletest.Script
@@ -38,49 +39,58 @@ type world struct {
 // firstEpoch begins so many seconds after the start.
 const firstEpoch = 30
 
-// newWorld publishes the run with 1,000 coins in its pool and 100 an epoch; all
+// newWorld makes a ledger in memory and publishes the run with 1,000 coins in its pool and 100 an epoch; all
 // peers stake, and their keys are their accounts.
 func newWorld(t *testing.T, trainers, validators int, epochLength uint64) *world {
 	t.Helper()
 	w := &world{t: t, ctx: t.Context(), sponsor: settletest.Key(t, 99), blobs: map[wire.CID][]byte{}}
-	boss := chain.AddressOf(w.sponsor)
-	w.cfg = chain.DevConfig(boss)
-	w.cfg.Governor = boss
+	w.cfg = chain.DevConfig(chain.AddressOf(w.sponsor))
+	w.cfg.Governor = chain.AddressOf(w.sponsor)
 	var err error
-	now := uint64(time.Now().Unix())
-	if w.mem, err = chain.NewMemory(w.cfg, chain.MemoryBook(1), now); err != nil {
+	if w.mem, err = chain.NewMemory(w.cfg, chain.MemoryBook(1), uint64(time.Now().Unix())); err != nil {
 		t.Fatal(err)
 	}
+	w.ledger = w.mem
+	w.settleIn(trainers, validators, epochLength, firstEpoch)
+	return w
+}
+
+// settleIn publishes the run on the ledger, whose first epoch begins in some
+// seconds, and stakes for everybody.
+func (w *world) settleIn(trainers, validators int, epochLength, first uint64) {
+	w.t.Helper()
+	boss := chain.AddressOf(w.sponsor)
 	manifest, err := chain.Digest(settletest.CID("run"))
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	w.s = settletest.New(t, trainers, validators, func(p *settle.Params) {
-		p.Book, p.ID = w.mem.Book(), chain.RunID(manifest, boss)
+	w.s = settletest.New(w.t, trainers, validators, func(p *settle.Params) {
+		p.Book, p.ID = w.ledger.Book(), chain.RunID(manifest, boss)
 	})
-	w.do(w.sponsor, chain.Publish{Manifest: manifest, Start: now + firstEpoch, Length: epochLength, Shares: true,
-		Rate: chain.Rate{Budget: chain.Coins(100), Split: [4]uint16{8000, 0, 2000, 0}}})
 	w.do(w.sponsor, chain.Approve{Spender: chain.Runs, Amount: chain.Unlimited()})
-	w.do(w.sponsor, chain.Fund{Run: w.s.Params.ID, Amount: chain.Coins(1000)})
 	for i, k := range w.s.Keys {
 		w.do(w.sponsor, chain.Transfer{To: chain.AddressOf(k), Amount: chain.Coins(5000)})
-		for _, c := range []chain.Contract{chain.Staking} {
-			w.do(k, chain.Approve{Spender: c, Amount: chain.Unlimited()})
-		}
+		w.do(k, chain.Approve{Spender: chain.Staking, Amount: chain.Unlimited()})
 		role := chain.Trainer
 		if w.s.Roles[i] == "validator" {
 			role = chain.Validator
 		}
 		w.do(k, chain.Stake{Role: role, Amount: chain.Coins(1000)})
-		self := chain.AddressOf(k)
-		w.do(k, chain.RegisterKey{Key: self, Deadline: now + 1000, Sig: chain.SignDigest(k, w.mem.Book().KeyDigest(self, self, 0, now+1000))})
+		self, deadline := chain.AddressOf(k), uint64(time.Now().Unix())+1000
+		w.do(k, chain.RegisterKey{Key: self, Deadline: deadline, Sig: chain.SignDigest(k, w.ledger.Book().KeyDigest(self, self, 0, deadline))})
 	}
-	return w
+	now, err := w.ledger.Now(w.ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.do(w.sponsor, chain.Publish{Manifest: manifest, Start: now + first, Length: epochLength, Shares: true,
+		Rate: chain.Rate{Budget: chain.Coins(100), Split: [4]uint16{8000, 0, 2000, 0}}})
+	w.do(w.sponsor, chain.Fund{Run: w.s.Params.ID, Amount: chain.Coins(1000)})
 }
 
 func (w *world) do(k *wire.Key, a chain.Action) {
 	w.t.Helper()
-	if _, err := w.mem.Do(w.ctx, chain.AddressOf(k), a); err != nil {
+	if _, err := w.ledger.Do(w.ctx, chain.AddressOf(k), a); err != nil {
 		w.t.Fatalf("%T: %v", a, err)
 	}
 	w.balanced()
@@ -88,7 +98,10 @@ func (w *world) do(k *wire.Key, a chain.Action) {
 
 func (w *world) balanced() {
 	w.t.Helper()
-	lines, err := w.mem.Books(w.ctx, w.s.Params.ID)
+	if w.s == nil {
+		return
+	}
+	lines, err := w.ledger.Books(w.ctx, w.s.Params.ID)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -115,8 +128,8 @@ func (w *world) seconds(n int, round func(epoch uint64)) {
 // now calls round with the epoch that runs.
 func (w *world) now(round func(epoch uint64)) {
 	w.t.Helper()
-	r, err := w.mem.Run(w.ctx, w.s.Params.ID)
-	now, err2 := w.mem.Now(w.ctx)
+	r, err := w.ledger.Run(w.ctx, w.s.Params.ID)
+	now, err2 := w.ledger.Now(w.ctx)
 	if err := errors.Join(err, err2); err != nil {
 		w.t.Fatal(err)
 	}
@@ -194,7 +207,7 @@ func (p *topic) Next(ctx context.Context) ([]byte, wire.PeerID, error) {
 }
 
 func (w *world) options(i int, dir string) Options {
-	o := Options{Key: w.s.Keys[i], Ledger: w.mem, Params: w.s.Params, Commits: w, Dir: dir, Files: w, Validate: w.s.Roles[i] == "validator",
+	o := Options{Key: w.s.Keys[i], Ledger: w.ledger, Params: w.s.Params, Commits: w, Dir: dir, Files: w, Validate: w.s.Roles[i] == "validator",
 		Minimum: w.cfg.Minimum, Bond: w.cfg.Bond, ChallengeBond: w.cfg.ChallengeBond, Poll: time.Second}
 	if os.Getenv("AGENT_LOG") != "" {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("peer", i)
@@ -235,7 +248,7 @@ func (w *world) at(i int) chain.Address { return chain.AddressOf(w.s.Keys[i]) }
 
 func (w *world) final() chain.Final {
 	w.t.Helper()
-	f, err := w.mem.Final(w.ctx, w.s.Params.ID)
+	f, err := w.ledger.Final(w.ctx, w.s.Params.ID)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -248,7 +261,7 @@ func (w *world) stake(i int) chain.Amount {
 	if w.s.Roles[i] == "validator" {
 		role = chain.Validator
 	}
-	s, err := w.mem.StakeOf(w.ctx, w.at(i), role)
+	s, err := w.ledger.StakeOf(w.ctx, w.at(i), role)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -257,7 +270,7 @@ func (w *world) stake(i int) chain.Amount {
 
 func (w *world) events(name string) []chain.Event {
 	w.t.Helper()
-	es, _, err := w.mem.Events(w.ctx, chain.Cursor{})
+	es, _, err := w.ledger.Events(w.ctx, chain.Cursor{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -289,13 +302,13 @@ func (w *world) claimAll(dir string) map[chain.Address]chain.Amount {
 		w.t.Fatal(err)
 	}
 	for i, r := range last.Rewards {
-		was, err := w.mem.Balance(w.ctx, r.Account)
+		was, err := w.ledger.Balance(w.ctx, r.Account)
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		w.do(w.sponsor, chain.Claim{Run: w.s.Params.ID, Reward: r, Proof: last.RewardProof(i)})
 		w.do(w.sponsor, chain.MintShares{Run: w.s.Params.ID, Account: r.Account})
-		is, err := w.mem.Balance(w.ctx, r.Account)
+		is, err := w.ledger.Balance(w.ctx, r.Account)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -461,7 +474,7 @@ func TestWrongProposalsAreChallenged(t *testing.T) {
 				if c.leaves { // they hear what was said before, as gossip repeats it
 					time.Sleep(time.Second)
 					lying.tallies = map[chain.Hash]map[chain.Address]tally{}
-					if err := lying.sign(t.Context(), w.mem.Book().EpochDigest(&lie.Epoch), file); err != nil {
+					if err := lying.sign(t.Context(), w.ledger.Book().EpochDigest(&lie.Epoch), file); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -529,7 +542,7 @@ func TestAnHourWithoutTheChain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, 2, 120)
 		w.do(w.sponsor, chain.Fund{Run: w.s.Params.ID, Amount: chain.Coins(100_000)})
-		net := &away{Ledger: w.mem}
+		net := &away{Ledger: w.ledger}
 		dir := t.TempDir()
 		a, _ := w.start(2, dir, func(o *Options) { o.Ledger = net })
 		w.start(3, t.TempDir(), func(o *Options) { o.Ledger = net })
@@ -604,7 +617,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 		w.claimAll(dirs[0])
 		sum := new(big.Int)
 		for _, i := range []int{2, 3} {
-			b, err := w.mem.Bonds(w.ctx, w.at(i))
+			b, err := w.ledger.Bonds(w.ctx, w.at(i))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -182,6 +182,9 @@ func fastStory(s *scene) {
 	s.refused(stranger, reg(payer, stranger, nonce, later), "BadSignature")
 	s.refused(stranger, reg(payer, payer, nonce+1, later), "BadSignature")
 	s.refused(stranger, reg(payer, payer, nonce, 5), "Expired")
+	abroad := reg(payer, payer, nonce, later)
+	abroad.Sig = chain.SignDigest(s.keys[payer], other.KeyDigest(s.at(stranger), s.at(payer), nonce, later))
+	s.refused(stranger, abroad, "BadSignature") // on another chain
 	s.refused(work2, reg(payer, payer, nonce, later), "BadSignature") // consent was to another owner
 }
 
@@ -364,6 +367,14 @@ func voucherStory(s *scene) {
 	more := voucher(ch, 5)
 	more.Cumulative = chain.Coins(6)
 	s.refused(work1, more, "BadSignature")
+	elsewhere := book // another chain, and another deployment on this one
+	elsewhere.ChainID++
+	abroad := voucher(ch, 5)
+	abroad.Sig = chain.SignDigest(s.keys[payer], elsewhere.VoucherDigest(ch, chain.Coins(5)))
+	s.refused(work1, abroad, "BadSignature")
+	elsewhere = chain.Book{ChainID: book.ChainID, Contracts: map[chain.Contract]chain.Address{chain.Vouchers: {1}}}
+	abroad.Sig = chain.SignDigest(s.keys[payer], elsewhere.VoucherDigest(ch, chain.Coins(5)))
+	s.refused(work1, abroad, "BadSignature")
 	s.refused(work1, voucher(ch, 11), "OverDeposit")
 	s.do(payer, chain.TopUp{Channel: ch, Amount: chain.Coins(5)})
 	s.refused(work1, chain.RequestClose{Channel: ch}, "NotPayer")

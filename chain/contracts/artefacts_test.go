@@ -43,12 +43,18 @@ func TestArtefactsAreOfTheseSources(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"Token", "Settlement", "Disputes"} {
+	bound := map[string]string{"Token": TokenMetaData.Bin, "Timelock": TimelockMetaData.Bin, "Council": CouncilMetaData.Bin, "Staking": StakingMetaData.Bin,
+		"ShareFactory": ShareFactoryMetaData.Bin, "Shares": SharesMetaData.Bin, "Runs": RunsMetaData.Bin, "Settlement": SettlementMetaData.Bin,
+		"Disputes": DisputesMetaData.Bin, "Equivocation": EquivocationMetaData.Bin, "Vouchers": VouchersMetaData.Bin}
+	names, err := filepath.Glob("bin/*.bin")
+	if err != nil || len(names) != len(bound) {
+		t.Fatalf("%d compiled contracts and %d bindings: %v", len(names), len(bound), err)
+	}
+	for name, meta := range bound {
 		bin, err := os.ReadFile("bin/" + name + ".bin")
 		if err != nil {
 			t.Fatal(err)
 		}
-		meta := map[string]string{"Token": TokenMetaData.Bin, "Settlement": SettlementMetaData.Bin, "Disputes": DisputesMetaData.Bin}[name]
 		if strings.TrimPrefix(meta, "0x") != strings.TrimSpace(string(bin)) {
 			t.Errorf("the binding of %s has other code than bin/%s.bin", name, name)
 		}

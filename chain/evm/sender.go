@@ -19,7 +19,6 @@ import (
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/crypto"
-	"github.com/ethereum/go-ethereum/rpc"
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -54,6 +53,7 @@ type flight struct {
 	Raw   []hexutil.Bytes `json:"raw"`             // oldest first
 
 	sent    time.Time // guarded by the Sender's mu
+	said    error     // guarded by mu: of the node, about the last sending
 	adopted bool      // guarded by mu: somebody waits for it
 }
 
@@ -277,6 +277,9 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, wei
 		case err == nil || known(err):
 			return f, nil
 		case taken(err) && tries < 16: // another process sends for this account too
+			if rc, e := s.c.TransactionReceipt(ctx, tx.Hash()); e == nil && rc != nil {
+				return f, nil // or a proxy has sent ours twice
+			}
 			delete(s.flights, nonce)
 			nonce++
 			continue
@@ -284,6 +287,7 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, wei
 			delete(s.flights, nonce)
 			return nil, errors.Join(fmt.Errorf("send: %w", err), s.saveLocked())
 		default: // it may or may not have arrived: wait sends it again
+			f.said = err
 			return f, nil
 		}
 	}
@@ -298,15 +302,17 @@ func taken(err error) bool {
 	return strings.Contains(m, "nonce too low") || strings.Contains(m, "replacement transaction underpriced")
 }
 
-// refusedForGood says that the node has judged the transaction and will never
-// include it.
+// refusedForGood says that the node has judged the transaction itself and will
+// never include it. Any other error may come after it was passed on, whatever it
+// says: a transaction that is forgotten then would be paid twice.
 func refusedForGood(err error) bool {
-	var r rpc.Error
-	if errors.As(err, &r) {
-		return true
+	for _, m := range []string{"insufficient funds", "intrinsic gas", "exceeds block gas limit", "gas limit too high", "exceeds the configured cap",
+		"invalid sender", "invalid chain id", "transaction type not supported", "oversized data"} {
+		if strings.Contains(err.Error(), m) {
+			return true
+		}
 	}
-	m := err.Error()
-	return strings.Contains(m, "insufficient funds") || strings.Contains(m, "intrinsic gas") || strings.Contains(m, "invalid")
+	return false
 }
 
 func (s *Sender) alarm(ctx context.Context) {
@@ -324,9 +330,9 @@ var errReverted = errors.New("the transaction was mined and reverted")
 func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 	lost := 0
 	for {
-		rc, err := s.mined(ctx, f)
-		if err != nil {
-			return nil, err // ctx
+		rc, sure := s.mined(ctx, f)
+		if err := ctx.Err(); err != nil {
+			return nil, s.kept(f, err)
 		}
 		switch {
 		case rc != nil && s.settled(ctx, rc):
@@ -344,7 +350,9 @@ func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 			s.mu.Unlock()
 		default:
 			if gone, err := s.gone(ctx, f); err == nil && gone {
-				if lost++; lost > 20 {
+				if !sure {
+					lost = 0
+				} else if lost++; lost > 20 {
 					return nil, errors.Join(fmt.Errorf("%w: nonce %d of %s", ErrReplaced, f.Nonce, s.from), s.forget(f))
 				}
 			} else if err := s.again(ctx, f); err != nil {
@@ -352,22 +360,38 @@ func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 			}
 		}
 		if err := s.c.pause(ctx); err != nil {
-			return nil, fmt.Errorf("transaction with nonce %d of %s is still in flight and is kept: %w", f.Nonce, s.from, err)
+			return nil, s.kept(f, err)
 		}
 	}
 }
 
-// mined finds the receipt of whichever transaction of the flight was mined.
-func (s *Sender) mined(ctx context.Context, f *flight) (*types.Receipt, error) {
+// kept says that a transaction stays in flight, and what the node last said.
+func (s *Sender) kept(f *flight, why error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := fmt.Errorf("transaction with nonce %d of %s is still in flight and is kept: %w", f.Nonce, s.from, why)
+	if f.said != nil {
+		err = fmt.Errorf("%w; the node says: %w", err, f.said)
+	}
+	return err
+}
+
+// mined finds the receipt of whichever transaction of the flight was mined. It
+// is sure that there is none only if the node knows: one that has just started
+// is still indexing, and one that is down knows nothing.
+func (s *Sender) mined(ctx context.Context, f *flight) (rc *types.Receipt, sure bool) {
 	s.mu.Lock()
 	raws := slices.Clone(f.Raw)
 	s.mu.Unlock()
+	sure = true
 	for _, raw := range slices.Backward(raws) {
-		if rc, err := s.c.TransactionReceipt(ctx, crypto.Keccak256Hash(raw)); err == nil && rc != nil && rc.BlockNumber != nil {
-			return rc, nil
+		rc, err := s.c.TransactionReceipt(ctx, crypto.Keccak256Hash(raw))
+		if err == nil && rc != nil && rc.BlockNumber != nil {
+			return rc, true
 		}
+		sure = sure && (err == nil || errors.Is(err, ethereum.NotFound))
 	}
-	return nil, ctx.Err()
+	return nil, sure
 }
 
 // settled reports whether the receipt's block is safe and canonical.
@@ -427,8 +451,10 @@ func (s *Sender) again(ctx context.Context, f *flight) error {
 			f.sent = time.Now()
 		}
 	}
-	// What the node says of it does not matter: it may know it already, or be down.
-	_ = s.c.SendTransaction(ctx, tx)
+	// What the node says decides nothing: it may know it already, or be down.
+	if f.said = s.c.SendTransaction(ctx, tx); f.said != nil && known(f.said) {
+		f.said = nil
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ type mood struct {
 	down    atomic.Bool                            // answers nothing
 	swallow func(*types.Transaction) (bool, error) // true: the transaction goes no further
 	logs    func([]types.Log) []types.Log          // what becomes of logs
+	receipt func() error                           // instead of a receipt, unless nil
 	sends   atomic.Int64
 }
 
@@ -43,6 +45,11 @@ func (m *mood) SendTransaction(ctx context.Context, tx *types.Transaction) error
 func (m *mood) TransactionReceipt(ctx context.Context, h common.Hash) (*types.Receipt, error) {
 	if m.down.Load() {
 		return nil, errDown
+	}
+	if m.receipt != nil {
+		if err := m.receipt(); err != nil {
+			return nil, err
+		}
 	}
 	return m.Backend.TransactionReceipt(ctx, h)
 }
@@ -144,6 +151,99 @@ func TestKilledBetweenSignAndSend(t *testing.T) {
 				t.Error("the transaction is still in flight")
 			}
 		}
+	}
+}
+
+// An rpcError is an answer of a node.
+type rpcError string
+
+func (e rpcError) Error() string { return string(e) }
+func (rpcError) ErrorCode() int  { return -32603 }
+
+// A proxy passes a transaction on and then answers that it has failed: it is not
+// sent a second time under another nonce.
+func TestAnswersLateThatItFailed(t *testing.T) {
+	_, m, c, l, file := moody(t)
+	to, data, who := transfer(l, t)
+	m.swallow = func(tx *types.Transaction) (bool, error) {
+		if m.sends.Load() == 1 {
+			if err := m.Backend.SendTransaction(t.Context(), tx); err != nil {
+				t.Error(err)
+			}
+			return true, rpcError("request timed out")
+		}
+		return false, nil
+	}
+	for range 2 { // whoever is told that it failed does it again
+		if _, err := newSender(t, c, SenderOptions{File: file}).Send(t.Context(), to, data); err == nil {
+			break
+		}
+	}
+	paid(t, l, who, 5)
+}
+
+// What a node will never take is said at once, with its reason, and forgotten;
+// what it may take later is kept, with its reason.
+func TestRefusedByTheNode(t *testing.T) {
+	_, m, c, l, file := moody(t)
+	to, data, who := transfer(l, t)
+	m.swallow = func(*types.Transaction) (bool, error) {
+		return true, rpcError("insufficient funds for gas * price + value")
+	}
+	s := newSender(t, c, SenderOptions{File: file})
+	if _, err := s.Send(t.Context(), to, data); err == nil || !strings.Contains(err.Error(), "insufficient funds") || s.Pending() != 0 {
+		t.Fatalf("%v, %d in flight", err, s.Pending())
+	}
+	m.swallow = func(*types.Transaction) (bool, error) { return true, rpcError("txpool is full") }
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.Send(ctx, to, data); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "txpool is full") || s.Pending() != 1 {
+		t.Fatalf("%v, %d in flight", err, s.Pending())
+	}
+	m.swallow = nil
+	if _, err := newSender(t, c, SenderOptions{File: file}).Send(t.Context(), to, data); err != nil {
+		t.Fatal(err)
+	}
+	paid(t, l, who, 5)
+}
+
+// Just after its start a node may not find receipts that it has: the transaction
+// is not taken for replaced.
+func TestReceiptsAreIndexed(t *testing.T) {
+	_, m, c, l, file := moody(t)
+	to, data, who := transfer(l, t)
+	polls := 0
+	m.receipt = func() error {
+		if polls++; polls < 60 {
+			return rpcError("transaction indexing is in progress")
+		}
+		return nil
+	}
+	if _, err := newSender(t, c, SenderOptions{File: file}).Send(t.Context(), to, data); err != nil {
+		t.Fatal(err)
+	}
+	paid(t, l, who, 5)
+}
+
+// Ether is paid once, by whichever process: the flight remembers the amount.
+func TestPay(t *testing.T) {
+	_, m, c, l, file := moody(t)
+	to := chain.Address{9}
+	m.swallow = func(*types.Transaction) (bool, error) { return true, errDown }
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := newSender(t, c, SenderOptions{File: file}).Pay(ctx, to, big.NewInt(7)); err == nil {
+		t.Fatal("paid through a dead node")
+	}
+	m.swallow = nil
+	s := newSender(t, c, SenderOptions{File: file})
+	for _, wei := range []int64{7, 5} { // the first is the one in flight
+		if _, err := s.Pay(t.Context(), to, big.NewInt(wei)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := l.Gas(t.Context(), to); err != nil || b.Int64() != 12 {
+		t.Fatalf("%s wei, %v", b, err)
 	}
 }
 

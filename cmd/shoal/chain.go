@@ -239,6 +239,10 @@ var nexts = map[string]string{
 	"NotEnoughStake":           "`shoal balance` shows what is staked",
 	"NotProposed":              "`shoal dispute status RUN` shows what became of it; `shoal epoch propose` proposes",
 	"NotValidator":             "stake what the deployment asks for (`shoal stake AMOUNT`); it counts from the next epoch on",
+	"NotVoter":                 "the stake of an epoch's validators is that of its beginning: `shoal stake` counts from the next on",
+	"AlreadyConvicted":         "nothing is to be done; other messages may convict for another round or parent",
+	"KeyTaken":                 "make another key, for example with `shoal --dir OTHER key new --light`",
+	"BadTerms":                 "an epoch takes 10 s to 30 days, --royalty is at most 10000, and the split adds up to 10000",
 	"NothingMatured":           "`shoal unbond` starts an unbonding, `shoal balance` shows when it is over",
 	"NothingToCollect":         "revenue comes with `shoal voucher redeem --flush`",
 	"NothingToMint":            "claim first: `shoal claim FILE`",
@@ -267,6 +271,8 @@ func whatNext(err error) error {
 		return err
 	case errors.As(err, &r) && nexts[r.Reason] != "":
 		return advise(err, "%s", nexts[r.Reason])
+	case errors.As(err, &r):
+		return advise(err, "`shoal chain status` and `shoal balance` show where things are")
 	case errors.As(err, &path) && errors.Is(err, fs.ErrNotExist):
 		return advise(err, "is the name right? Who makes the file passes it on")
 	case errors.Is(err, context.DeadlineExceeded):
@@ -374,7 +380,7 @@ func (a *app) chainDeployCmd() *cobra.Command {
 		Short: "Create the contracts; this peer then settles there",
 		Long: `Creates the contracts with this peer's key, which then holds the whole supply of
 the token and may pause deposits. Governance is a council of token holders
-behind a timelock. On the dev chain windows are ten to thirty seconds and unbonding takes
+behind a timelock. On the dev chain windows are ten to fifty seconds and unbonding takes
 two minutes; elsewhere they are a day and three weeks. The deployment is written
 to ` + chainFile + ` in the data directory: give it to the other peers of the swarm.`,
 		Example: `  shoal chain deploy
@@ -512,6 +518,10 @@ func (a *app) chainStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			params, err := t.ledger.Params(ctx)
+			if err != nil {
+				return err
+			}
 			balanced := true
 			for _, l := range books {
 				balanced = balanced && l.Has.Cmp(l.Owes) >= 0
@@ -530,7 +540,7 @@ func (a *app) chainStatusCmd() *cobra.Command {
 			} else {
 				b.WriteString("THE BOOKS DO NOT BALANCE\n")
 			}
-			return a.show(map[string]any{"chain": t.where, "block": cur.Block, "time": now, "runs": runs, "books": books, "balanced": balanced, "events": toldEvents(es)}, b.String())
+			return a.show(map[string]any{"chain": t.where, "block": cur.Block, "time": now, "params": params, "runs": runs, "books": books, "balanced": balanced, "events": toldEvents(es)}, b.String())
 		}),
 	}
 	f.add(c, false)

@@ -105,7 +105,7 @@ written to --out: whoever votes needs that file.`,
 	}
 	f.add(c, false)
 	fl := c.Flags()
-	fl.StringSliceVar(&set, "set", nil, "parameters of the settlement, by their names in `shoal chain status --json` (chain.config.params)")
+	fl.StringSliceVar(&set, "set", nil, "parameters of the settlement, by their names in `shoal chain status --json`")
 	fl.StringVar(&minimum, "minimum", "", "least stake of a validator, to propose")
 	fl.StringVar(&rule, "rule", "", "RUN=guilty or RUN=innocent: the word on an appeal")
 	fl.StringVar(&guardian, "guardian", "", "CONTRACT=ADDRESS: who may pause it")
@@ -124,7 +124,7 @@ func (t *teller) motion(ctx context.Context, set []string, minimum, rule, guardi
 		}
 	}
 	if given != 1 {
-		return nil, usagef("give one of --set, --minimum, --rule, --guardian and --unpause")
+		return nil, usageError{errors.New("a motion is one of --set, --minimum, --rule, --guardian and --unpause"), "see `shoal govern propose --help`"}
 	}
 	contract := func(s string) (chain.Contract, error) {
 		switch c := chain.Contract(s); c {
@@ -191,7 +191,7 @@ func setParams(p chain.Params, set []string) (chain.Action, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&p); err != nil {
-		return nil, usagef("--set: %v: want challengeWindow, answerWindow, commitWindow, revealWindow, appealWindow, rulingWindow, slashBps, challengerBps or absentBps", err)
+		return nil, usageError{fmt.Errorf("--set: %w", err), "there are challengeWindow, answerWindow, commitWindow, revealWindow, appealWindow and rulingWindow, in seconds, and slashBps, challengerBps and absentBps, in parts per 10,000"}
 	}
 	return chain.SetParams{Params: p}, nil
 }

@@ -144,7 +144,7 @@ func TestLedgerByCommands(t *testing.T) {
 	}
 	refused("not final yet", "claim", epoch)
 	refused("nothing is wrong", "epoch", "challenge", epoch)
-	<-time.After(16 * time.Second) // ten to challenge, and a beat
+	<-time.After(21 * time.Second) // fifteen to challenge, and a beat
 	do("epoch", "finalize", epoch)
 	do("claim", epoch, "--dry-run")
 	do("claim", epoch)

@@ -173,12 +173,15 @@ contract HostileTest is Deployed {
     }
 }
 
-/// @dev What the fuzzer does to one run, its shares, its channels and the stakes.
+/// @dev What the fuzzer does to one run, its disputes, its shares, its channels and the stakes.
 contract Handler is Deployed {
     bytes32 public run;
     bytes32[] public channels;
     uint64 public epoch;
     Reward public last;
+    Epoch internal pending; // proposed
+    Reward internal promised; // its only leaf
+    bytes32[] internal demanded;
     address[3] public who = [address(0xa1), address(0xa2), address(0xa3)];
 
     function start() external {
@@ -208,17 +211,110 @@ contract Handler is Deployed {
         runs.fund(run, uint128(n) % 1e24 + 1);
     }
 
+    /// @dev Settles what is open, then one epoch more; every other time its worker claims and mints at once.
     function epochs(uint8 i, uint96 n) external {
-        uint64 now_ = runs.epochAt(run, block.timestamp);
-        if (now_ <= epoch + 1) vm.warp(block.timestamp + 101);
+        if (settlement.live(run)) {
+            vm.warp(block.timestamp + 100);
+            for (uint256 k; k < 2; ++k) try disputes.expire(pending, Disputes.Tree(k), 0) {} catch {}
+            try disputes.execute(run) {} catch {}
+            if (settlement.live(run)) {
+                settlement.finalize(pending);
+                (last, epoch) = (promised, pending.number);
+            }
+        }
+        if (runs.epochAt(run, block.timestamp) <= epoch + 1) vm.warp(block.timestamp + 101);
         uint64 number = runs.epochAt(run, block.timestamp) - 1;
         uint128 more = uint128(n) % 100e18 + 1;
         last = settle(run, number, who[i % 3], runs.claimed(run, who[i % 3]) + more, more);
         epoch = number;
+        if (n % 2 == 0) return;
+        runs.claim(run, last, new bytes32[](0));
+        runs.get(run).shares.mint(last.account);
     }
 
-    function claim() external {
+    /// @dev Proposes an epoch unless one is proposed.
+    function ready(uint8 i, uint96 n) internal {
+        if (settlement.live(run)) return;
+        if (runs.epochAt(run, block.timestamp) <= epoch + 1) vm.warp(block.timestamp + 101);
+        uint64 number = runs.epochAt(run, block.timestamp) - 1;
+        uint128 more = uint128(n) % 100e18 + 1;
+        uint128 total = runs.get(run).total + more;
+        promised = Reward(0, who[i % 3], runs.claimed(run, who[i % 3]) + more, 0);
+        pending = Epoch(run, number, 0, runs.leafOf(run, promised), bytes32(uint256(1)), 1, 1, more, 0, 0, 0, total);
+        settlement.propose(pending);
+    }
+
+    function finish() external {
+        vm.warp(block.timestamp + 61);
+        settlement.finalize(pending);
+        (last, epoch) = (promised, pending.number);
+    }
+
+    function demand(uint8 i, uint96 n, bool receipts) external {
+        ready(i, n);
+        Disputes.Tree tree = receipts ? Disputes.Tree.Receipts : Disputes.Tree.Rewards;
+        disputes.demand(pending, tree, 0);
+        demanded.push(disputes.demandId(run, settlement.proposalOf(run).serial, tree, 0));
+    }
+
+    function answer() external {
+        disputes.answerReward(pending, promised, new bytes32[](0));
+    }
+
+    function expire(bool receipts) external {
+        vm.warp(block.timestamp + 31);
+        disputes.expire(pending, receipts ? Disputes.Tree.Receipts : Disputes.Tree.Rewards, 0);
+    }
+
+    function reclaim(bool receipts) external {
+        disputes.reclaim(run, settlement.proposalOf(run).serial, receipts ? Disputes.Tree.Receipts : Disputes.Tree.Rewards, 0);
+    }
+
+    function accuse(uint8 i, uint96 n) external {
+        ready(i, n);
+        disputes.dispute(pending, bytes32(uint256(1)));
+    }
+
+    /// @dev A case up to the count; who hides its vote is punished.
+    function judge(uint8 i, uint96 n, bool guilty, bool hide) external {
+        ready(i, n);
+        disputes.dispute(pending, bytes32(uint256(2)));
+        disputes.commitVote(run, disputes.voteHash(run, settlement.proposalOf(run).serial, address(this), guilty, 0));
+        vm.warp(block.timestamp + 31);
+        if (!hide) disputes.revealVote(run, guilty, 0);
+        vm.warp(block.timestamp + 31);
+        disputes.decide(run);
+        if (hide) disputes.punishAbsent(run, address(this));
+    }
+
+    function appeal() external {
+        disputes.appeal(run);
+    }
+
+    function rule(bool guilty) external {
+        disputes.rule(run, settlement.proposalOf(run).serial, guilty);
+    }
+
+    function execute() external {
+        vm.warp(block.timestamp + 61);
+        disputes.execute(run);
+    }
+
+    function abandon() external {
+        disputes.abandon(run);
+    }
+
+    function bonds(uint96 n) external {
+        settlement.depositBond(uint128(n) % 1000e18 + 1);
+    }
+
+    function unbonds(uint96 n) external {
+        settlement.withdrawBond(n);
+    }
+
+    function claim(bool mints) external {
         runs.claim(run, last, new bytes32[](0));
+        if (mints) runs.get(run).shares.mint(last.account);
     }
 
     function mint(uint8 i) external {
@@ -246,9 +342,22 @@ contract Handler is Deployed {
         runs.get(run).shares.collect(who[i % 3]);
     }
 
-    function pause(bool on) external {
-        if (on) runs.pause();
-        else runs.unpause();
+    function pause(uint8 n) external {
+        if (runs.paused()) runs.unpause();
+        else if (n < 64) runs.pause();
+    }
+
+    /// @dev Bonds of challengers and appellants, added up one by one.
+    function challenges() internal view returns (uint256 sum) {
+        for (uint256 i; i < demanded.length; ++i) {
+            (address challenger,, bool done) = disputes.demands(demanded[i]);
+            if (challenger != address(0) && !done) sum += disputes.bond();
+        }
+        Disputes.Case memory c = disputes.caseOf(run);
+        if (c.stage != Disputes.Stage.None && c.stage != Disputes.Stage.Closed) {
+            sum += disputes.bond();
+            if (c.appellant != address(0)) sum += 2 * disputes.bond();
+        }
     }
 
     /// @dev Every balance is exactly what is owed out of it.
@@ -267,6 +376,8 @@ contract Handler is Deployed {
         for (uint256 i; i < 3; ++i) owed += s.owed(who[i]);
         uint256 held = s.held();
         return token.balanceOf(address(staking)) == staking.held() && staking.held() == staking.slashable(address(this), 0) + staking.slashable(address(this), 1)
+            && token.balanceOf(address(disputes)) == disputes.held() && disputes.held() == challenges()
+            && settlement.held() == settlement.bonds(address(this)) + (settlement.live(run) ? settlement.bond() : 0)
             && token.balanceOf(address(runs)) == uint256(r.pool) + r.unclaimed && token.balanceOf(address(settlement)) == settlement.held()
             && token.balanceOf(address(vouchers)) == deposits + vouchers.royalties(run) && token.balanceOf(address(s)) == held && owed <= held
             && held - owed <= 1e6;

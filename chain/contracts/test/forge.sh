@@ -12,9 +12,7 @@ if [ ! -x "$forge" ] || [ ! -d "$modules/solc" ]; then
 	exit 0
 fi
 mkdir -p out
-echo "{\"type\": \"commonjs\"}" > out/package.json # this folder is not the module around it
-cat > out/solc <<EOF
-#!/usr/bin/env node
+cat > out/solc.cjs <<EOF
 const solc = require("$modules/solc");
 if (process.argv.includes("--version")) {
   console.log("solc, the solidity compiler commandline interface\nVersion: " + solc.version().replace(".Emscripten.clang", ".Linux.g++"));
@@ -22,5 +20,7 @@ if (process.argv.includes("--version")) {
   process.stdout.write(solc.compile(require("fs").readFileSync(0, "utf8")));
 }
 EOF
+# without an ending it would be a module here, as package.json says
+printf '#!/bin/sh\nexec node "%s/out/solc.cjs" "$@"\n' "$PWD" > out/solc
 chmod +x out/solc
 exec "$forge" test --root . -R "@openzeppelin/=$modules/@openzeppelin/" "$@"

@@ -30,6 +30,9 @@ esac
 case ${1:-all} in all | check)
 	plant "missing check" Runs.sol 's|if (w.amount <= had) revert NothingToClaim();|had = 0;|' ;;
 esac
+case ${1:-all} in all | books) # a record that is forgotten in a dispute
+	plant "forgotten record" Disputes.sol '/function _forfeit/,/^    }/s|held -= amount;||' ;;
+esac
 case ${1:-all} in all | re-entrancy) # no guard, and the record after the payment
 	plant re-entrancy Runs.sol '/function claim(/s| nonReentrant||
 		/claimed\[id\]\[w.account\] = w.amount;/d
