@@ -39,7 +39,7 @@ toploc/audit: toploc p2p/wire
 
 chain: p2p/wire
 chain/chaintest: chain diloco p2p/wire
-chain/settle: chain diloco p2p/wire toploc/audit
+chain/settle: chain diloco p2p/wire
 chain/settle/settletest: chain chain/settle diloco p2p/wire toploc/audit
 chain/agent: chain chain/settle diloco p2p/wire
 chain/contracts:

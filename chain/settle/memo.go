@@ -9,28 +9,25 @@ import (
 	"slices"
 
 	"github.com/shoalnet/shoal/chain"
-	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // A memo is a Deriver as bytes: lists in order, so that equal derivers have
 // equal bytes.
 type memo struct {
-	Version   uint64          `cbor:"version"` // 1
-	Run       wire.CID        `cbor:"run"`
-	ID        chain.Hash      `cbor:"id"`
-	At        wire.CID        `cbor:"at"`
-	Round     uint64          `cbor:"round"`
-	Clock     uint64          `cbor:"clock"`
-	Closed    uint64          `cbor:"closed"`
-	Over      bool            `cbor:"over"`
-	Passed    []pass          `cbor:"passed"`
-	Open      []bucket        `cbor:"open"`
-	Convicted []Ban           `cbor:"convicted"`
-	Seen      []sight         `cbor:"seen"`
-	Expect    []due           `cbor:"expect"`
-	Roster    []diloco.Member `cbor:"roster"`
-	Cases     []diloco.Case   `cbor:"cases"`
+	Version   uint64     `cbor:"version"` // 1
+	Run       wire.CID   `cbor:"run"`
+	ID        chain.Hash `cbor:"id"`
+	At        wire.CID   `cbor:"at"`
+	Round     uint64     `cbor:"round"`
+	Clock     uint64     `cbor:"clock"`
+	Closed    uint64     `cbor:"closed"`
+	Over      bool       `cbor:"over"`
+	Passed    []pass     `cbor:"passed"`
+	Open      []bucket   `cbor:"open"`
+	Convicted []Ban      `cbor:"convicted"`
+	Seen      []sight    `cbor:"seen"`
+	Expect    []due      `cbor:"expect"`
 }
 
 type bucket struct {
@@ -66,9 +63,6 @@ func (d *Deriver) Encode() ([]byte, error) {
 	for _, r := range slices.Sorted(maps.Keys(d.expect)) {
 		m.Expect = append(m.Expect, due{r, d.expect[r].epoch, slices.SortedFunc(maps.Keys(d.expect[r].peers), wire.PeerID.Compare)})
 	}
-	if d.parent != nil {
-		m.Roster, m.Cases = d.parent.Roster, d.parent.Cases
-	}
 	return wire.Marshal(&m)
 }
 
@@ -101,9 +95,6 @@ func Decode(p Params, b []byte) (*Deriver, error) {
 			e.peers[p] = true
 		}
 		d.expect[x.Round] = e
-	}
-	if m.At.Defined() {
-		d.parent = &diloco.Commit{Roster: m.Roster, Cases: m.Cases}
 	}
 	return d, nil
 }

@@ -17,9 +17,9 @@
 // # What earns nothing
 //
 // Work without a receipt, with a receipt for another run, ledger or worker, for an epoch
-// that is closed or has not begun, counted before, audited without having been
-// drawn (see toploc/audit), that found only that material was withheld, or by a
-// peer that was convicted in or before F_n. Each says why in its Line.
+// that is closed or has not begun, counted before, an audit that found only that
+// material was withheld, and all work of a peer that was convicted in or before
+// F_n. Each says why in its Line.
 package settle
 
 import (
@@ -32,7 +32,6 @@ import (
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
-	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // Params say which run on which ledger, and what of the manifest matters here.
@@ -41,7 +40,6 @@ type Params struct {
 	ID          chain.Hash // the run on the ledger
 	Book        chain.Book
 	LateRounds  uint64 // diloco.Config.LateRounds
-	AuditRate   uint64 // diloco.Config.AuditRate: which audits were a validator's to do
 	AuditWindow uint64 // diloco.Config.AuditWindow
 	Last        uint64 // the round of the run's last commit; 0: it has none
 }
@@ -79,7 +77,6 @@ type Deriver struct {
 	p         Params
 	at        wire.CID // the last commit fed
 	round     uint64
-	parent    *diloco.Commit // only Roster and Cases are kept
 	clock     uint64
 	passed    []pass
 	closed    uint64 // epochs below this are closed
@@ -147,9 +144,6 @@ func (d *Deriver) Add(id wire.CID, c *diloco.Commit) ([]Close, error) {
 		d.at, d.round = id, c.Round
 		return nil, nil
 	}
-	if d.parent == nil {
-		d.parent = &diloco.Commit{}
-	}
 	works := d.works(c)
 	d.tick(c, works)
 	for _, w := range works {
@@ -158,7 +152,6 @@ func (d *Deriver) Add(id wire.CID, c *diloco.Commit) ([]Close, error) {
 	d.ban(id, c)
 	d.miss(c)
 	d.at, d.round = id, c.Round
-	d.parent = &diloco.Commit{Roster: slices.Clone(c.Roster), Cases: slices.Clone(c.Cases)}
 	d.forget()
 	d.over = d.p.Last != 0 && c.Round >= d.p.Last
 	return d.close(id, c), nil
@@ -206,8 +199,10 @@ func (d *Deriver) verdict(c *diloco.Commit, m *wire.Signed) (Work, bool) {
 		return Work{}, false
 	}
 	w := d.work(c, m, chain.Validation, b.Subject, 1, b.Epoch, b.Receipt)
-	if w.Why == "" {
-		w.Why = d.idle(c, m.From, &b)
+	// A verdict that passes is in a commit only where its validator's coin, or an
+	// open case, asked for it: diloco.VerifyCommit has looked.
+	if w.Why == "" && b.Finding == diloco.Withheld {
+		w.Why = "nothing was audited: the material was withheld"
 	}
 	return w, true
 }
@@ -234,28 +229,6 @@ func (d *Deriver) work(c *diloco.Commit, m *wire.Signed, kind chain.Kind, subjec
 		}
 	}
 	return w
-}
-
-// idle says why an audit was nobody's to do: neither drawn by the validator's
-// coin nor asked for by an open case.
-func (d *Deriver) idle(c *diloco.Commit, from wire.PeerID, v *diloco.Verdict) string {
-	if v.Finding == diloco.Withheld {
-		return "nothing was audited: the material was withheld"
-	}
-	about := func(x diloco.Case) bool { return x.Subject == v.Subject && x.Segment == v.Segment }
-	ended := func(x diloco.Conviction) bool { return x.Subject == v.Subject && x.Segment == v.Segment }
-	if slices.ContainsFunc(d.parent.Cases, about) || slices.ContainsFunc(c.Cases, about) || slices.ContainsFunc(c.Convicted, ended) {
-		return ""
-	}
-	if len(v.Coin) == 0 {
-		return "nobody asked for this audit: no case was open, and the coin did not draw it"
-	}
-	i := slices.IndexFunc(d.parent.Roster, func(m diloco.Member) bool { return m.Peer == from })
-	if i < 0 || audit.CheckReveal(d.parent.Roster[i].Coin, v.Round, v.Coin) != nil ||
-		!audit.DrawFor(v.Coin, v.Subject, d.p.AuditRate, 1).Audit {
-		return "nobody asked for this audit: the coin did not draw it"
-	}
-	return ""
 }
 
 // tick reads the commit's clock.

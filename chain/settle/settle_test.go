@@ -95,16 +95,15 @@ func TestReasonsForZero(t *testing.T) {
 	s := settletest.New(t, 6, 2)
 	s.Round(1)
 	s.Delta(0, 1, 1, 1000)
-	s.Delta(1, 1, 0, 1000)                                                                           // no receipt
-	s.Delta(2, 1, 1, 1000, func(d *diloco.Delta) { d.Tokens = 5000 })                                // receipt for another number
-	s.Delta(3, 1, 99, 1000)                                                                          // dated ahead
-	d4 := s.Delta(4, 1, 1, 1000)                                                                     // will be convicted
-	s.Commit()                                                                                       // 2
-	s.Verdict(6, d4, 1, 1)                                                                           // drawn: paid
-	s.Verdict(7, d4, 1, 1, func(v *diloco.Verdict) { v.Coin = nil })                                 // nobody asked
-	s.Verdict(7, d4, 1, 1, func(v *diloco.Verdict) { v.Finding = diloco.Withheld })                  // found nothing
-	s.Verdict(6, d4, 1, 1, func(v *diloco.Verdict) { v.Coin = s.Coins[s.Keys[6].Peer()].Reveal(2) }) // counted already, and another round's coin
-	s.Delta(0, 1, 1, 1000)                                                                           // the same payload again
+	s.Delta(1, 1, 0, 1000)                                                          // no receipt
+	s.Delta(2, 1, 1, 1000, func(d *diloco.Delta) { d.Tokens = 5000 })               // receipt for another number
+	s.Delta(3, 1, 99, 1000)                                                         // dated ahead
+	d4 := s.Delta(4, 1, 1, 1000)                                                    // will be convicted
+	s.Commit()                                                                      // 2
+	s.Verdict(6, d4, 1, 1)                                                          // drawn: paid
+	s.Verdict(7, d4, 1, 1, func(v *diloco.Verdict) { v.Finding = diloco.Withheld }) // found nothing
+	s.Verdict(6, d4, 1, 1, func(v *diloco.Verdict) { v.Segment = 1 })               // another segment of the same delta is not paid again
+	s.Delta(0, 1, 1, 1000)                                                          // the same payload again
 	s.Delta(5, 2, 1, 1000)
 	s.Ban(4, "wrong work")
 	s.Commit() // 3
@@ -128,7 +127,7 @@ func TestReasonsForZero(t *testing.T) {
 	}
 	reasons := map[string]string{
 		"0 round 2 training": "90", "1 round 2 training": "no receipt", "2 round 2 training": "bad receipt", "3 round 2 training": "dated ahead: epoch 99",
-		"4 round 2 training": "convicted in round 3: wrong work", "6 round 3 validation": "10", "7 round 3 validation": "nobody asked",
+		"4 round 2 training": "convicted in round 3: wrong work", "6 round 3 validation": "10",
 		"5 round 3 training": "key not registered",
 	}
 	for k, v := range reasons {
@@ -261,7 +260,7 @@ func TestFaultFindsWhatAProofCanShow(t *testing.T) {
 func random(t testing.TB, seed uint64) *settletest.Script {
 	r := rand.New(rand.NewPCG(seed, 6))
 	s := settletest.New(t, 1+r.IntN(4), 1+r.IntN(3))
-	s.Params.LateRounds, s.Params.AuditRate = uint64(r.IntN(3)), uint64(r.IntN(10_001))
+	s.Params.LateRounds = uint64(r.IntN(3))
 	rounds := 8 + r.IntN(25)
 	if r.IntN(3) == 0 {
 		s.Params.Last = uint64(rounds - r.IntN(3))

@@ -197,7 +197,7 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 	poll, margin := d.pace()
 	a, err := agent.New(agent.Options{
 		Key: s.key, Ledger: l, Commits: finals{n.Finals()}, Dir: s.app.path(settleDir), Topic: topic, Files: leaves{s.blocks},
-		Params: settle.Params{Run: run, ID: id, Book: d.Book, LateRounds: m.Round.LateRounds, AuditRate: m.Verification.AuditRate,
+		Params: settle.Params{Run: run, ID: id, Book: d.Book, LateRounds: m.Round.LateRounds,
 			AuditWindow: m.Verification.Window, Last: m.Stop.Rounds},
 		Validate: role == node.RoleValidator, Minimum: d.Config.Minimum, Bond: d.Config.Bond, ChallengeBond: d.Config.ChallengeBond,
 		Poll: poll, Turn: 3 * poll, Margin: margin, Log: slog.Default(),

@@ -52,7 +52,7 @@ func New(t testing.TB, trainers, validators int, change ...func(*settle.Params))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Params = settle.Params{Run: run, ID: chain.RunID(digest, chain.Address{9}), Book: chain.MemoryBook(1), LateRounds: 2, AuditRate: 10_000, AuditWindow: 8}
+	s.Params = settle.Params{Run: run, ID: chain.RunID(digest, chain.Address{9}), Book: chain.MemoryBook(1), LateRounds: 2, AuditWindow: 8}
 	for _, f := range change {
 		f(&s.Params)
 	}
