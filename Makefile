@@ -56,7 +56,7 @@ audits: ## 2,000 honest audits with real models: no false verdict
 	SHOAL_AUDITS=2000 go test -timeout 0 -count 1 -run TestManyHonestAudits -v ./node
 
 audit-table: ## the tables of toploc/audit/README.md: drift between engines, forgeries
-	SHOAL_AUDIT_TABLE=1 go test -timeout 0 -count 1 -run TestDrift -v ./toploc/audit
+	SHOAL_AUDIT_TABLE=40 go test -timeout 0 -count 1 -run TestDrift -v ./toploc/audit
 
 toploc-table: ## the tables of toploc/README.md, to toploc-table/: forgeries and limits
 	mkdir -p toploc-table

@@ -163,7 +163,7 @@ func board(c *Chronicle, cheats []CheatSummary) *plot.Plot {
 		}
 		for _, s := range cheats {
 			if s.ID == q.ID && s.Caught > 0 {
-				ev = append(ev, mark{float64(s.Caught), y, Kill})
+				ev = append(ev, mark{float64(s.Caught) + 1, y, Kill}) // the first commit that cannot have its work
 			}
 		}
 	}

@@ -162,19 +162,19 @@ func (l *ledger) found(ctx context.Context) error {
 func (l *ledger) settleIn(ctx context.Context) error {
 	s, sponsor := l.s, l.path(sponsorDir)
 	s.Line("staking for every peer, and putting the run on the ledger")
-	for _, p := range s.peers {
-		if _, err := l.shoal(ctx, sponsor, "chain", "send", p.rec.Account, strconv.Itoa(p.stake()+pocket)); err != nil {
-			return err
-		}
+	// The run first: its epochs begin a little later, and before the peers do.
+	if _, err := l.shoal(ctx, sponsor, "fund", s.path(manifestFile), strconv.Itoa(poolTokens), "--epoch", epochLength.String()); err != nil {
+		return err
 	}
-	errs := make([]error, len(s.peers)+1)
+	errs := make([]error, len(s.peers))
 	var work sync.WaitGroup
 	for i, p := range s.peers {
+		if _, err := l.shoal(ctx, sponsor, "chain", "send", p.rec.Account, strconv.Itoa(p.stake()+pocket)); err != nil {
+			work.Wait()
+			return err
+		}
 		work.Go(func() { _, errs[i] = l.shoal(ctx, p.dir, "stake", strconv.Itoa(p.stake()), "--role", p.rec.role()) })
 	}
-	work.Go(func() {
-		_, errs[len(s.peers)] = l.shoal(ctx, sponsor, "fund", s.path(manifestFile), strconv.Itoa(poolTokens), "--epoch", epochLength.String())
-	})
 	work.Wait()
 	return errors.Join(errs...)
 }

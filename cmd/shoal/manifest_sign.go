@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/node/manifest"
@@ -138,6 +140,21 @@ func without(lines []string, key string) []string {
 	return append(lines[:from:from], lines[to:]...)
 }
 
+// unfold writes a key whose map stands on its own line, {a: 1, b: 2}, one line
+// for each value; any other line is as it was.
+func unfold(line, key string) []string {
+	var doc map[string]yaml.Node
+	v := strings.TrimSpace(strings.TrimPrefix(line, key+":"))
+	if !strings.HasPrefix(v, "{") || yaml.Unmarshal([]byte(line), &doc) != nil {
+		return []string{line}
+	}
+	out := []string{key + ":"}
+	for n := doc[key]; len(n.Content) > 1; n.Content = n.Content[2:] {
+		out = append(out, "  "+n.Content[0].Value+": "+n.Content[1].Value)
+	}
+	return out
+}
+
 // setIn sets values below a top-level key, which is added where it is missing.
 func setIn(lines []string, key string, values map[string]string, order []string) []string {
 	from, to := below(lines, key)
@@ -145,6 +162,8 @@ func setIn(lines []string, key string, values map[string]string, order []string)
 		lines = append(lines, "", key+":")
 		from, to = len(lines)-1, len(lines)
 	}
+	lines = slices.Concat(lines[:from], unfold(lines[from], key), lines[from+1:])
+	from, to = below(lines, key)
 	var kept []string
 	for _, l := range lines[from+1 : to] {
 		name, _, _ := strings.Cut(strings.TrimSpace(strings.TrimLeft(strings.TrimSpace(l), "# ")), ":")
