@@ -45,7 +45,7 @@ audits: ## 2,000 honest audits with real models: no false verdict
 	SHOAL_AUDITS=2000 go test -timeout 0 -count 1 -run TestManyHonestAudits -v ./node
 
 audit-table: ## the tables of toploc/audit/README.md: drift between engines, forgeries
-	SHOAL_AUDIT_TABLE=1 go test -timeout 0 -count 1 -run TestDrift -v ./toploc/audit
+	SHOAL_AUDIT_TABLE=40 go test -timeout 0 -count 1 -run TestDrift -v ./toploc/audit
 
 toploc-table: ## the table of toploc/README.md: forgeries and limits
 	SHOAL_TOPLOC_TABLE=1 go test -timeout 2h -count 1 -run Table -v ./toploc/calibrate

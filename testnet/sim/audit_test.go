@@ -38,3 +38,35 @@ func TestCheats(t *testing.T) {
 		})
 	}
 }
+
+// A third of the trainers and a third of the validators collude: the validators
+// pass what those trainers fake, and find the honest wrong. All four are convicted.
+// With half of the validators lying nobody is, and with none of the honest harmed
+// (an invariant) the cheats only lose the claim to have been checked.
+func TestCollusion(t *testing.T) {
+	for _, how := range []lie{shieldsBad, passAll, failAll, copyAll, denyAll, saysNone} {
+		for _, liars := range []int{2, 3} {
+			c := Config{Seed: uint64(how), Peers: 12, Validators: 6, AuditRate: 2_500, Stop: 22}
+			for i := range 2 {
+				c.Faults = append(c.Faults, Fault{Kind: Cheat, At: 80 * time.Second, Peers: []int{i}, Point: int(fakeAll) + i})
+			}
+			for i := range liars {
+				c.Faults = append(c.Faults, Fault{Kind: Lie, At: 80 * time.Second, Peers: []int{6 + i}, Point: int(how)})
+			}
+			r, err := Run(c)
+			if err != nil {
+				t.Errorf("%d that %s: %v", liars, lieNames[how], err)
+				continue
+			}
+			t.Logf("%d of 6 %s: %d convicted, at most %d rounds after a coin chose", liars, lieNames[how], r.Convicted, r.Caught)
+			want := 2 // the trainers
+			if how != saysNone && how != denyAll {
+				want += liars
+			}
+			shield := how != failAll && how != denyAll // those two accuse the cheats as well
+			if liars == 2 && r.Convicted != want || liars == 3 && shield && r.Convicted != 0 {
+				t.Errorf("%d that %s: %d convicted", liars, lieNames[how], r.Convicted)
+			}
+		}
+	}
+}

@@ -313,6 +313,7 @@ func (p *peer) contradict(s wire.Signed) bool {
 	}
 	p.lied++
 	other := p.signed(s.Kind, raw)
+	w.remember(&other)
 	some := w.rng.Uint64()
 	p.publish(s, func(q *peer) bool { return some>>(q.n%64)&1 == 0 })
 	p.publish(other, func(q *peer) bool { return some>>(q.n%64)&1 == 1 })
