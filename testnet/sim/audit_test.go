@@ -8,10 +8,14 @@ import (
 // Each cheat and each lying validator, alone among honest ones, is convicted;
 // nobody honest is (an invariant of every run).
 func TestCheats(t *testing.T) {
+	seeds := uint64(3)
+	if testing.Short() {
+		seeds = 1
+	}
 	base := Config{Peers: 9, Validators: 4, AuditRate: 3_000, Stop: 24}
 	for kind := fakeAll; kind < cheats; kind++ {
 		t.Run(cheatNames[kind], func(t *testing.T) {
-			for seed := range uint64(6) {
+			for seed := range seeds {
 				c := base
 				c.Seed = seed
 				c.Faults = []Fault{{Kind: Cheat, At: 90 * time.Second, Peers: []int{1}, Point: int(kind)}}
@@ -23,7 +27,7 @@ func TestCheats(t *testing.T) {
 	}
 	for how := passAll; how < lies; how++ {
 		t.Run(lieNames[how], func(t *testing.T) {
-			for seed := range uint64(6) {
+			for seed := range seeds {
 				c := base
 				c.Seed = seed
 				c.Faults = []Fault{{Kind: Lie, At: 90 * time.Second, Peers: []int{6}, Point: int(how)}}
@@ -44,6 +48,9 @@ func TestCheats(t *testing.T) {
 // With half of the validators lying nobody is, and with none of the honest harmed
 // (an invariant) the cheats only lose the claim to have been checked.
 func TestCollusion(t *testing.T) {
+	if testing.Short() {
+		t.Skip("twelve universes")
+	}
 	for _, how := range []lie{shieldsBad, passAll, failAll, copyAll, denyAll, saysNone} {
 		for _, liars := range []int{2, 3} {
 			c := Config{Seed: uint64(how), Peers: 12, Validators: 6, AuditRate: 2_500, Stop: 22}
