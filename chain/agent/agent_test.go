@@ -502,6 +502,51 @@ func TestWrongProposalsAreChallenged(t *testing.T) {
 	}
 }
 
+// An epoch that is proposed before its commits are final cannot be judged yet.
+// Nobody may use that to slip a wrong one through the window.
+func TestAnEarlyProposalIsNotWavedThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, 3, 20)
+		liar := w.s.Keys[4]
+		me := chain.AddressOf(liar)
+		w.do(liar, chain.Approve{Spender: chain.Settlement, Amount: chain.Unlimited()})
+		w.do(liar, chain.DepositBond{Amount: w.cfg.Bond})
+		w.start(2, t.TempDir())
+		w.start(3, t.TempDir())
+		w.seconds(51, func(e uint64) { // into the second epoch; the first is not closed yet
+			if e < 2 {
+				w.round(e)
+			}
+		})
+		x := &chain.Settled{Epoch: chain.Epoch{Run: w.s.Params.ID, Number: 1, Commit: chain.Hash{1}, Amounts: [4]chain.Amount{chain.Int(0), chain.Int(0), chain.Coins(20), chain.Int(0)}},
+			Rewards: chain.Rewards(map[chain.Address]chain.Amount{me: chain.Coins(20)}),
+			Entries: []chain.Entry{w.s.Params.Book.SignReceipt(liar, chain.Receipt{Run: w.s.Params.ID, Epoch: 1, Kind: chain.Validation, Units: 1})}}
+		if err := x.Seal(w.s.Params.Book); err != nil {
+			t.Fatal(err)
+		}
+		w.do(liar, chain.Propose{Epoch: x.Epoch})
+		w.seconds(12, nil) // the whole window, without a commit
+		if len(w.events("CaseOpened")) != 1 {
+			t.Fatal("nobody has objected")
+		}
+		w.seconds(160, w.round)
+		synctest.Wait()
+		for _, e := range w.events("Finalized") {
+			if e.Hash == x.Epoch.Rewards {
+				t.Fatal("the wrong epoch became final")
+			}
+		}
+		if w.final().Epoch < 2 {
+			t.Errorf("epoch %d is settled", w.final().Epoch)
+		}
+		for _, i := range []int{2, 3} {
+			if got := w.stake(i); got.Cmp(chain.Coins(1000)) != 0 {
+				t.Errorf("honest validator %d has %s at stake", i, chain.FormatAmount(got))
+			}
+		}
+	})
+}
+
 // away is a ledger that cannot be reached while down is set.
 type away struct {
 	chain.Ledger
