@@ -10,6 +10,7 @@ type matmulJob struct {
 	acc        bool
 	rows, cols int // of a rectangle
 	across     int // rectangles side by side
+	half       bool
 }
 
 // MatMul implements gpu.Device.
@@ -19,7 +20,7 @@ func (d *Device) MatMul(l gpu.Layout, c, a, b gpu.Matrix, accumulate bool) {
 		return
 	}
 	j := &d.matmul
-	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate}
+	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate, half: d.half}
 	j.cut(len(d.workers))
 	cost := m * n / 16 * max(k, 1)
 	d.pool.run(j, (m+j.rows-1)/j.rows*j.across, cost)
@@ -60,5 +61,9 @@ func (j *matmulJob) run(w *worker, task int) {
 			a, b = a[i0:], b[j0:]
 		}
 	}
-	w.k.product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, j.c.Host[i0*j.c.Stride+j0:], j.c.Stride, j.acc)
+	product := w.k.product
+	if j.half {
+		product = w.k.half
+	}
+	product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, j.c.Host[i0*j.c.Stride+j0:], j.c.Stride, j.acc)
 }
