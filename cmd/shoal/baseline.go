@@ -58,7 +58,10 @@ type baseline struct {
 	run     wire.CID
 	peers   int
 	windows int
-	blocks  node.Blocks
+	// See llama.Options.
+	microBatch int
+	checkpoint bool
+	blocks     node.Blocks
 
 	data, val *shard.Reader
 }
@@ -76,6 +79,7 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 		return nil, err
 	}
 	e := newEngine(m, threads)
+	e.opts.MicroBatch, e.opts.Checkpoint = b.microBatch, b.checkpoint
 	params, err := b.begin(ctx, e)
 	if err != nil {
 		return nil, err

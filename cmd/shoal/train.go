@@ -19,6 +19,8 @@ type trainFlags struct {
 	local       bool
 	windows     int
 	threads     int
+	microBatch  int
+	checkpoint  bool
 }
 
 func (a *app) trainCmd() *cobra.Command {
@@ -35,6 +37,7 @@ Prints a line for each round's worth of steps, with --json an array of them. Ctr
 it; with --out the model that it has come to is written all the same.`,
 		Example: `  shoal data prepare corpus.txt --tokenizer char --into run.yaml
   shoal train --config run.yaml --local --out model/
+  shoal train --config run.yaml --local --micro-batch 2 --checkpoint
   shoal generate model/ -p "Call me "`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -52,6 +55,8 @@ it; with --out the model that it has come to is written all the same.`,
 	f.BoolVar(&tf.local, "local", false, "in this process, without a swarm")
 	f.StringVar(&tf.out, "out", "", "write the model into this new directory")
 	f.IntVar(&tf.threads, "threads", 0, "threads that compute (default: one for each core)")
+	f.IntVar(&tf.microBatch, "micro-batch", 0, "sequences at a time, whose gradients are added: fewer need less memory (default: the whole batch)")
+	f.BoolVar(&tf.checkpoint, "checkpoint", false, "compute activations again in the backward pass: less memory, a third more time")
 	f.IntVar(&tf.windows, "val-windows", node.DefaultValWindows, "windows of each validation")
 	return c
 }
@@ -60,6 +65,9 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	m, run, err := readManifest(tf.config)
 	if err != nil {
 		return err
+	}
+	if tf.microBatch < 0 {
+		return usagef("--micro-batch %d: want 0 or more", tf.microBatch)
 	}
 	if tf.out != "" {
 		if err := emptyDir(tf.out); err != nil {
@@ -79,7 +87,8 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	if !a.json {
 		fmt.Fprintf(a.out, "%8s %12s %9s %10s %9s\n", "step", "tokens", "seconds", "train_loss", "val_loss")
 	}
-	b := baseline{m: m, run: run, peers: 1, windows: tf.windows, blocks: s.blocks}
+	b := baseline{m: m, run: run, peers: 1, windows: tf.windows, blocks: s.blocks,
+		microBatch: tf.microBatch, checkpoint: tf.checkpoint}
 	params, err := b.train(ctx, threads(tf.threads), func(p testnet.Point) {
 		points = append(points, p)
 		if !a.json {

@@ -27,7 +27,9 @@ const maxScores = 64 << 10 // values
 
 // plan chooses the block and gives every worker the scratch for it.
 func (d *Device) plan(j *attentionJob) {
-	j.block = max(28, min(112, maxScores/max(1, j.s.Keys)))
+	// Larger blocks pay less for packing keys and values, smaller ones compute less
+	// of what causality hides; tiles have 14 rows.
+	j.block = max(28, min(112, j.s.Keys/4, maxScores/max(1, j.s.Keys))/14*14)
 	for _, w := range d.workers {
 		grow(&w.score, j.block*j.s.Keys)
 		if j.backward {

@@ -42,11 +42,16 @@ type Options struct {
 	// machine. AVX2 and AVX-512 give them always, at no cost; the portable matrix
 	// product is about three times as slow with them.
 	Reproducible bool
+	// BF16 rounds the operands of MatMul to bfloat16, ties to even, and adds in
+	// float32: mixed precision with float32 master weights. Attention, norms and the
+	// optimizer stay float32. Bits are equal where float32's are.
+	BF16 bool
 }
 
 // A Device computes on the host. It is for one goroutine.
 type Device struct {
 	k       *kernels
+	half    bool // MatMul in bfloat16
 	pool    *pool
 	workers []*worker
 	part    []float64 // partial sums, one a chunk
@@ -87,7 +92,7 @@ func New(o Options) (*Device, error) {
 	if o.Reproducible && k == &portable {
 		k = &exact
 	}
-	d := &Device{k: k, workers: make([]*worker, o.Threads)}
+	d := &Device{k: k, half: o.BF16, workers: make([]*worker, o.Threads)}
 	for i := range d.workers {
 		d.workers[i] = &worker{k: k, pack: aligned(k.pack), strips: aligned(k.strips)}
 	}
@@ -132,7 +137,11 @@ func (d *Device) Threads() int { return len(d.workers) }
 
 // Name implements gpu.Device.
 func (d *Device) Name() string {
-	return fmt.Sprintf("cpu %s, %d threads", d.k.name, len(d.workers))
+	kind := ""
+	if d.half {
+		kind = " bf16"
+	}
+	return fmt.Sprintf("cpu %s%s, %d threads", d.k.name, kind, len(d.workers))
 }
 
 // Version rises with each change that alters the bits of any result.

@@ -12,6 +12,9 @@ type kernels struct {
 	// ldc are the distances of rows.
 	product func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
 
+	// half is product with A and B rounded to bfloat16 first; sums are float32's.
+	half func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
+
 	dot  func(x, y []float32) float32    // Σ x·y
 	dot3 func(x, y, z []float32) float32 // Σ x·y·z
 	add  func(y, x []float32)            // y += x

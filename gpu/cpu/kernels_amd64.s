@@ -1115,6 +1115,73 @@ done_n:
 	VZEROUPPER
 	RET
 
+// func round512(x []float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·round512(SB), NOSPLIT, $0-24
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVL         $0x00000001, DX
+	VMOVD        DX, X0
+	VPBROADCASTD X0, Z0
+	MOVL         $0x00007fff, DX
+	VMOVD        DX, X1
+	VPBROADCASTD X1, Z1
+	MOVL         $0x7fff0000, DX
+	VMOVD        DX, X2
+	VPBROADCASTD X2, Z2
+	MOVL         $0x80000000, DX
+	VMOVD        DX, X3
+	VPBROADCASTD X3, Z3
+	MOVL         $0x7f800000, DX
+	VMOVD        DX, X4
+	VPBROADCASTD X4, Z4
+	MOVL         $0x7fc00000, DX
+	VMOVD        DX, X5
+	VPBROADCASTD X5, Z5
+	CMPQ         AX, $0x10
+	JL           tail_o
+
+loop_o:
+	VMOVUPS  (CX), Z6
+	VPANDD   Z6, Z3, Z7
+	VPANDND  Z6, Z3, Z6
+	VPSRLD   $0x10, Z6, Z8
+	VPANDD   Z0, Z8, Z8
+	VPADDD   Z1, Z8, Z8
+	VPCMPGTD Z4, Z6, K3
+	VPADDD   Z6, Z8, Z8
+	VPANDD   Z2, Z8, Z8
+	VPORD    Z5, Z8, K3, Z8
+	VPORD    Z7, Z8, Z8
+	VMOVUPS  Z8, (CX)
+	ADDQ     $0x40, CX
+	SUBQ     $0x10, AX
+	CMPQ     AX, $0x10
+	JGE      loop_o
+
+tail_o:
+	TESTQ     AX, AX
+	JE        done_o
+	MOVL      $0x0000ffff, DX
+	BZHIL     AX, DX, DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (CX), K1, Z6
+	VPANDD    Z6, Z3, Z7
+	VPANDND   Z6, Z3, Z6
+	VPSRLD    $0x10, Z6, Z3
+	VPANDD    Z0, Z3, Z3
+	VPADDD    Z1, Z3, Z3
+	VPCMPGTD  Z4, Z6, K3
+	VPADDD    Z6, Z3, Z3
+	VPANDD    Z2, Z3, Z3
+	VPORD     Z5, Z3, K3, Z3
+	VPORD     Z7, Z3, Z3
+	VMOVUPS   Z3, K1, (CX)
+
+done_o:
+	VZEROUPPER
+	RET
+
 // func dot256(x []float32, y []float32) float32
 // Requires: AVX, FMA3, SSE
 TEXT ·dot256(SB), NOSPLIT, $0-52
@@ -1124,9 +1191,9 @@ TEXT ·dot256(SB), NOSPLIT, $0-52
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_o
+	JL     tail_p
 
-loop_o:
+loop_p:
 	VMOVUPS     (CX), Y2
 	VMOVUPS     (DX), Y3
 	VFMADD231PS Y2, Y3, Y0
@@ -1137,11 +1204,11 @@ loop_o:
 	ADDQ        $0x40, DX
 	SUBQ        $0x10, AX
 	CMPQ        AX, $0x10
-	JGE         loop_o
+	JGE         loop_p
 
-tail_o:
+tail_p:
 	TESTQ       AX, AX
-	JE          done_o
+	JE          done_p
 	LEAQ        tailMask<>+64(SB), BX
 	NEGQ        AX
 	VMOVUPS     (BX)(AX*4), Y2
@@ -1154,7 +1221,7 @@ tail_o:
 	VMASKMOVPS  32(DX), Y3, Y3
 	VFMADD231PS Y2, Y3, Y1
 
-done_o:
+done_p:
 	VADDPS       Y1, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
@@ -1176,9 +1243,9 @@ TEXT ·dotThree256(SB), NOSPLIT, $0-76
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_p
+	JL     tail_q
 
-loop_p:
+loop_q:
 	VMOVUPS     (CX), Y2
 	VMOVUPS     (DX), Y3
 	VMOVUPS     (BX), Y4
@@ -1194,11 +1261,11 @@ loop_p:
 	ADDQ        $0x40, BX
 	SUBQ        $0x10, AX
 	CMPQ        AX, $0x10
-	JGE         loop_p
+	JGE         loop_q
 
-tail_p:
+tail_q:
 	TESTQ       AX, AX
-	JE          done_p
+	JE          done_q
 	LEAQ        tailMask<>+64(SB), SI
 	NEGQ        AX
 	VMOVUPS     (SI)(AX*4), Y2
@@ -1215,7 +1282,7 @@ tail_p:
 	VMULPS      Y4, Y2, Y2
 	VFMADD231PS Y2, Y3, Y1
 
-done_p:
+done_q:
 	VADDPS       Y1, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
@@ -1234,9 +1301,9 @@ TEXT ·add256(SB), NOSPLIT, $0-48
 	MOVQ y_base+0(FP), CX
 	MOVQ x_base+24(FP), DX
 	CMPQ AX, $0x10
-	JL   tail_q
+	JL   tail_r
 
-loop_q:
+loop_r:
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y0
@@ -1249,11 +1316,11 @@ loop_q:
 	ADDQ    $0x40, DX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
-	JGE     loop_q
+	JGE     loop_r
 
-tail_q:
+tail_r:
 	TESTQ      AX, AX
-	JE         done_q
+	JE         done_r
 	LEAQ       tailMask<>+64(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y0
@@ -1268,7 +1335,7 @@ tail_q:
 	VADDPS     Y2, Y0, Y0
 	VMASKMOVPS Y0, Y1, 32(CX)
 
-done_q:
+done_r:
 	VZEROUPPER
 	RET
 
@@ -1282,9 +1349,9 @@ TEXT ·normalize256(SB), NOSPLIT, $0-76
 	MOVSS        a+72(FP), X0
 	VBROADCASTSS X0, Y0
 	CMPQ         AX, $0x10
-	JL           tail_r
+	JL           tail_s
 
-loop_r:
+loop_s:
 	VMOVUPS (DX), Y1
 	VMOVUPS (BX), Y2
 	VMULPS  Y0, Y1, Y1
@@ -1300,11 +1367,11 @@ loop_r:
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
-	JGE     loop_r
+	JGE     loop_s
 
-tail_r:
+tail_s:
 	TESTQ      AX, AX
-	JE         done_r
+	JE         done_s
 	LEAQ       tailMask<>+64(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y1
@@ -1321,7 +1388,7 @@ tail_r:
 	VMULPS     Y3, Y1, Y1
 	VMASKMOVPS Y1, Y2, 32(CX)
 
-done_r:
+done_s:
 	VZEROUPPER
 	RET
 
@@ -1339,9 +1406,9 @@ TEXT ·normBack256(SB), NOSPLIT, $0-128
 	MOVSS        b+124(FP), X1
 	VBROADCASTSS X1, Y1
 	CMPQ         AX, $0x10
-	JL           tail_s
+	JL           tail_t
 
-loop_s:
+loop_t:
 	VMOVUPS      (CX), Y2
 	VMOVUPS      (DX), Y3
 	VMOVUPS      (BX), Y4
@@ -1371,11 +1438,11 @@ loop_s:
 	ADDQ         $0x40, DI
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_s
+	JGE          loop_t
 
-tail_s:
+tail_t:
 	TESTQ        AX, AX
-	JE           done_s
+	JE           done_t
 	LEAQ         tailMask<>+64(SB), R8
 	NEGQ         AX
 	VMOVUPS      (R8)(AX*4), Y2
@@ -1404,7 +1471,7 @@ tail_s:
 	VFNMADD231PS Y6, Y1, Y2
 	VMASKMOVPS   Y2, Y3, 32(CX)
 
-done_s:
+done_t:
 	VZEROUPPER
 	RET
 
@@ -1418,9 +1485,9 @@ TEXT ·softmax256(SB), NOSPLIT, $0-40
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 	CMPQ    DX, $0x10
-	JL      tail_t
+	JL      tail_u
 
-loop_t:
+loop_u:
 	VMOVUPS (BX), Y2
 	VMAXPS  Y2, Y0, Y0
 	VMOVUPS 32(BX), Y2
@@ -1428,11 +1495,11 @@ loop_t:
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, DX
 	CMPQ    DX, $0x10
-	JGE     loop_t
+	JGE     loop_u
 
-tail_t:
+tail_u:
 	TESTQ      DX, DX
-	JE         done_t
+	JE         done_u
 	LEAQ       tailMask<>+64(SB), SI
 	NEGQ       DX
 	VMOVUPS    (SI)(DX*4), Y2
@@ -1447,7 +1514,7 @@ tail_t:
 	VBLENDVPS  Y3, Y2, Y4, Y2
 	VMAXPS     Y2, Y1, Y1
 
-done_t:
+done_u:
 	VMAXPS       Y1, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VMAXPS       X1, X0, X1
@@ -1465,9 +1532,9 @@ done_t:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 	CMPQ         DX, $0x10
-	JL           tail_u
+	JL           tail_v
 
-loop_u:
+loop_v:
 	VMOVUPS      (BX), Y4
 	VFMSUB213PS  Y1, Y0, Y4
 	VMOVUPS      cLow<>+0(SB), Y5
@@ -1535,11 +1602,11 @@ loop_u:
 	ADDQ         $0x40, BX
 	SUBQ         $0x10, DX
 	CMPQ         DX, $0x10
-	JGE          loop_u
+	JGE          loop_v
 
-tail_u:
+tail_v:
 	TESTQ        DX, DX
-	JE           done_u
+	JE           done_v
 	LEAQ         tailMask<>+64(SB), SI
 	NEGQ         DX
 	VMOVUPS      (SI)(DX*4), Y4
@@ -1612,7 +1679,7 @@ tail_u:
 	VANDPS       Y5, Y4, Y4
 	VADDPS       Y4, Y3, Y3
 
-done_u:
+done_v:
 	VADDPS       Y3, Y2, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
@@ -1627,9 +1694,9 @@ done_u:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 	CMPQ         DX, $0x10
-	JL           tail_v
+	JL           tail_w
 
-loop_v:
+loop_w:
 	VMOVUPS (BX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (BX)
@@ -1639,11 +1706,11 @@ loop_v:
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, DX
 	CMPQ    DX, $0x10
-	JGE     loop_v
+	JGE     loop_w
 
-tail_v:
+tail_w:
 	TESTQ      DX, DX
-	JE         done_v
+	JE         done_w
 	LEAQ       tailMask<>+64(SB), AX
 	NEGQ       DX
 	VMOVUPS    (AX)(DX*4), Y1
@@ -1656,7 +1723,7 @@ tail_v:
 	VMULPS     Y0, Y1, Y1
 	VMASKMOVPS Y1, Y2, 32(BX)
 
-done_v:
+done_w:
 	VZEROUPPER
 	RET
 
@@ -1675,9 +1742,9 @@ TEXT ·softmaxBack256(SB), NOSPLIT, $0-64
 	MOVSS        d+60(FP), X3
 	VBROADCASTSS X3, Y3
 	CMPQ         AX, $0x10
-	JL           tail_w
+	JL           tail_x
 
-loop_w:
+loop_x:
 	VMOVUPS      (DX), Y4
 	VFMSUB213PS  Y1, Y0, Y4
 	VMOVUPS      cLow<>+0(SB), Y5
@@ -1756,11 +1823,11 @@ loop_w:
 	ADDQ         $0x40, DX
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_w
+	JGE          loop_x
 
-tail_w:
+tail_x:
 	TESTQ        AX, AX
-	JE           done_w
+	JE           done_x
 	LEAQ         tailMask<>+64(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y4
@@ -1841,7 +1908,7 @@ tail_w:
 	VMULPS       Y4, Y1, Y1
 	VMASKMOVPS   Y1, Y5, 32(CX)
 
-done_w:
+done_x:
 	VZEROUPPER
 	RET
 
@@ -1866,9 +1933,9 @@ head:
 	MOVQ BX, R10
 	MOVQ SI, R11
 	CMPQ DI, $0x10
-	JL   tail_x
+	JL   tail_y
 
-loop_x:
+loop_y:
 	VMOVUPS     (R8), Y1
 	VMOVUPS     (R9), Y2
 	VMOVUPS     (R10), Y3
@@ -1897,11 +1964,11 @@ loop_x:
 	ADDQ        $0x40, R11
 	SUBQ        $0x10, DI
 	CMPQ        DI, $0x10
-	JGE         loop_x
+	JGE         loop_y
 
-tail_x:
+tail_y:
 	TESTQ       DI, DI
-	JE          done_x
+	JE          done_y
 	LEAQ        tailMask<>+64(SB), R12
 	NEGQ        DI
 	VMOVUPS     (R12)(DI*4), Y1
@@ -1930,7 +1997,7 @@ tail_x:
 	VMASKMOVPS  Y6, Y2, 32(R8)
 	VMASKMOVPS  Y1, Y2, 32(R9)
 
-done_x:
+done_y:
 	DECQ AX
 	JNE  head
 
@@ -1948,9 +2015,9 @@ TEXT ·swiglu256(SB), NOSPLIT, $0-72
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_y
+	JL     tail_z
 
-loop_y:
+loop_z:
 	VMOVUPS      (DX), Y2
 	VSUBPS       Y2, Y0, Y1
 	VMOVUPS      cLow<>+0(SB), Y3
@@ -2026,11 +2093,11 @@ loop_y:
 	ADDQ         $0x40, BX
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_y
+	JGE          loop_z
 
-tail_y:
+tail_z:
 	TESTQ        AX, AX
-	JE           done_y
+	JE           done_z
 	LEAQ         tailMask<>+64(SB), SI
 	NEGQ         AX
 	VMOVUPS      (SI)(AX*4), Y1
@@ -2107,7 +2174,7 @@ tail_y:
 	VMULPS       Y0, Y1, Y1
 	VMASKMOVPS   Y1, Y2, 32(CX)
 
-done_y:
+done_z:
 	VZEROUPPER
 	RET
 
@@ -2123,9 +2190,9 @@ TEXT ·swigluBack256(SB), NOSPLIT, $0-120
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_z
+	JL     tail_a
 
-loop_z:
+loop_a:
 	VMOVUPS      (SI), Y2
 	VSUBPS       Y2, Y0, Y1
 	VMOVUPS      cLow<>+0(SB), Y3
@@ -2219,11 +2286,11 @@ loop_z:
 	ADDQ         $0x40, DI
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_z
+	JGE          loop_a
 
-tail_z:
+tail_a:
 	TESTQ        AX, AX
-	JE           done_z
+	JE           done_a
 	LEAQ         tailMask<>+64(SB), R8
 	NEGQ         AX
 	VMOVUPS      (R8)(AX*4), Y1
@@ -2316,7 +2383,7 @@ tail_z:
 	VMASKMOVPS   Y5, Y2, 32(CX)
 	VMASKMOVPS   Y4, Y2, 32(DX)
 
-done_z:
+done_a:
 	VZEROUPPER
 	RET
 
@@ -2343,9 +2410,9 @@ TEXT ·adamw256(SB), NOSPLIT, $0-124
 	MOVSS        keep+120(FP), X6
 	VBROADCASTSS X6, Y6
 	CMPQ         AX, $0x10
-	JL           tail_a
+	JL           tail_b
 
-loop_a:
+loop_b:
 	VMOVUPS     (DX), Y7
 	VMULPS      Y0, Y7, Y7
 	VMOVUPS     cOne<>+0(SB), Y8
@@ -2402,11 +2469,11 @@ loop_a:
 	ADDQ        $0x40, SI
 	SUBQ        $0x10, AX
 	CMPQ        AX, $0x10
-	JGE         loop_a
+	JGE         loop_b
 
-tail_a:
+tail_b:
 	TESTQ       AX, AX
-	JE          done_a
+	JE          done_b
 	LEAQ        tailMask<>+64(SB), DI
 	NEGQ        AX
 	VMOVUPS     (DI)(AX*4), Y7
@@ -2463,7 +2530,104 @@ tail_a:
 	VXORPS      Y7, Y7, Y7
 	VMASKMOVPS  Y7, Y8, 32(DX)
 
-done_a:
+done_b:
+	VZEROUPPER
+	RET
+
+// func round256(x []float32)
+// Requires: AVX, AVX2
+TEXT ·round256(SB), NOSPLIT, $0-24
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVL         $0x00000001, DX
+	VMOVD        DX, X0
+	VPBROADCASTD X0, Y0
+	MOVL         $0x00007fff, DX
+	VMOVD        DX, X1
+	VPBROADCASTD X1, Y1
+	MOVL         $0x7fff0000, DX
+	VMOVD        DX, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0x80000000, DX
+	VMOVD        DX, X3
+	VPBROADCASTD X3, Y3
+	MOVL         $0x7f800000, DX
+	VMOVD        DX, X4
+	VPBROADCASTD X4, Y4
+	MOVL         $0x7fc00000, DX
+	VMOVD        DX, X5
+	VPBROADCASTD X5, Y5
+	CMPQ         AX, $0x10
+	JL           tail_c
+
+loop_c:
+	VMOVUPS  (CX), Y6
+	VPAND    Y6, Y3, Y7
+	VPANDN   Y6, Y3, Y6
+	VPSRLD   $0x10, Y6, Y8
+	VPAND    Y0, Y8, Y8
+	VPADDD   Y1, Y8, Y8
+	VPCMPGTD Y4, Y6, Y9
+	VPAND    Y5, Y9, Y9
+	VPADDD   Y6, Y8, Y8
+	VPAND    Y2, Y8, Y8
+	VPOR     Y9, Y8, Y8
+	VPOR     Y7, Y8, Y8
+	VMOVUPS  Y8, (CX)
+	VMOVUPS  32(CX), Y6
+	VPAND    Y6, Y3, Y7
+	VPANDN   Y6, Y3, Y6
+	VPSRLD   $0x10, Y6, Y8
+	VPAND    Y0, Y8, Y8
+	VPADDD   Y1, Y8, Y8
+	VPCMPGTD Y4, Y6, Y9
+	VPAND    Y5, Y9, Y9
+	VPADDD   Y6, Y8, Y8
+	VPAND    Y2, Y8, Y8
+	VPOR     Y9, Y8, Y8
+	VPOR     Y7, Y8, Y8
+	VMOVUPS  Y8, 32(CX)
+	ADDQ     $0x40, CX
+	SUBQ     $0x10, AX
+	CMPQ     AX, $0x10
+	JGE      loop_c
+
+tail_c:
+	TESTQ      AX, AX
+	JE         done_c
+	LEAQ       tailMask<>+64(SB), DX
+	NEGQ       AX
+	VMOVUPS    (DX)(AX*4), Y6
+	VMOVUPS    32(DX)(AX*4), Y7
+	NEGQ       AX
+	VMASKMOVPS (CX), Y6, Y8
+	VPAND      Y8, Y3, Y9
+	VPANDN     Y8, Y3, Y8
+	VPSRLD     $0x10, Y8, Y10
+	VPAND      Y0, Y10, Y10
+	VPADDD     Y1, Y10, Y10
+	VPCMPGTD   Y4, Y8, Y11
+	VPAND      Y5, Y11, Y11
+	VPADDD     Y8, Y10, Y10
+	VPAND      Y2, Y10, Y10
+	VPOR       Y11, Y10, Y10
+	VPOR       Y9, Y10, Y10
+	VMASKMOVPS Y10, Y6, (CX)
+	VMASKMOVPS 32(CX), Y7, Y6
+	VPAND      Y6, Y3, Y8
+	VPANDN     Y6, Y3, Y6
+	VPSRLD     $0x10, Y6, Y3
+	VPAND      Y0, Y3, Y3
+	VPADDD     Y1, Y3, Y3
+	VPCMPGTD   Y4, Y6, Y0
+	VPAND      Y5, Y0, Y0
+	VPADDD     Y6, Y3, Y3
+	VPAND      Y2, Y3, Y3
+	VPOR       Y0, Y3, Y3
+	VPOR       Y8, Y3, Y3
+	VMASKMOVPS Y3, Y7, 32(CX)
+
+done_c:
 	VZEROUPPER
 	RET
 

@@ -1,6 +1,10 @@
 package cpu
 
-import "github.com/shoalnet/shoal/gpu"
+import (
+	"math"
+
+	"github.com/shoalnet/shoal/gpu"
+)
 
 // matmulJob is a product whose C is cut into rectangles.
 type matmulJob struct {
@@ -10,6 +14,7 @@ type matmulJob struct {
 	acc        bool
 	rows, cols int // of a rectangle
 	across     int // rectangles side by side
+	half       bool
 }
 
 // MatMul implements gpu.Device.
@@ -19,29 +24,41 @@ func (d *Device) MatMul(l gpu.Layout, c, a, b gpu.Matrix, accumulate bool) {
 		return
 	}
 	j := &d.matmul
-	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate}
+	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate, half: d.half}
 	j.cut(len(d.workers))
 	cost := m * n / 16 * max(k, 1)
 	d.pool.run(j, (m+j.rows-1)/j.rows*j.across, cost)
 }
 
-// cut chooses rectangles: enough that no thread waits long for another, along
-// n first, because rectangles side by side share no panel of B, and never so
-// small that their edges cost more than they gain. Results do not depend on
-// the choice.
+// cut chooses rectangles: enough that no thread waits long for another, of the
+// shape that packs least (rectangles side by side share no panel of B, those one below
+// another no strip of A), and never so small that their edges cost more than they gain.
+// Results do not depend on the choice.
 func (j *matmulJob) cut(threads int) {
-	const panel, least, small = 64, 48, 1 << 20
-	j.rows, j.cols = j.m, j.n
+	const panel, least, small = 32, 56, 1 << 20
+	j.rows, j.cols, j.across = j.m, j.n, 1
 	want := min(4*threads, j.m*j.n*j.k/small)
 	if threads == 1 || want < 2 {
-		want = 1
+		return
 	}
 	panels := (j.n + panel - 1) / panel
-	across := min(want, panels)
-	if want > 1 {
-		j.cols = (panels + across - 1) / across * panel
-		j.rows = max(least, (j.m*across+want-1)/want)
-		j.rows = (j.rows + 7) &^ 7
+	best := math.MaxInt
+	for across := 1; across <= min(want, panels); across++ {
+		down := min((want+across-1)/across, (j.m+least-1)/least)
+		if across*down < (want+1)/2 && across < min(want, panels) {
+			continue // too few
+		}
+		cost := 4*down*j.n + across*j.m // A is read once more for each
+		if j.l == gpu.TN || j.half {
+			cost += 3 * across * j.m
+		}
+		// An uneven last rectangle makes others wait.
+		cols := (panels + across - 1) / across
+		cost += (cols*across - panels) * panel * 8
+		if cost < best {
+			best = cost
+			j.cols, j.rows = cols*panel, ((j.m+down-1)/down+13)/14*14
+		}
 	}
 	j.across = (j.n + j.cols - 1) / j.cols
 }
@@ -60,5 +77,9 @@ func (j *matmulJob) run(w *worker, task int) {
 			a, b = a[i0:], b[j0:]
 		}
 	}
-	w.k.product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, j.c.Host[i0*j.c.Stride+j0:], j.c.Stride, j.acc)
+	product := w.k.product
+	if j.half {
+		product = w.k.half
+	}
+	product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, j.c.Host[i0*j.c.Stride+j0:], j.c.Stride, j.acc)
 }

@@ -27,7 +27,10 @@ func native() []*kernels {
 var avx512 = kernels{
 	name: "avx512", pack: maxPanels, strips: maxStrips,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
-		tiled(&tiling512, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+		tiled(&tiling512, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+	},
+	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+		tiled(&tiling512, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
 	},
 	dot: dot512, dot3: dotThree512, add: add512, normalize: normalize512, normBack: normBack512,
 	softmax: softmax512, softmaxBack: softmaxBack512, rope: rope512,
@@ -40,7 +43,10 @@ var avx512 = kernels{
 var avx2 = kernels{
 	name: "avx2", pack: maxPanels, strips: maxStrips,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
-		tiled(&tiling256, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+		tiled(&tiling256, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+	},
+	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+		tiled(&tiling256, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
 	},
 	dot: dot256, dot3: dotThree256, add: add256, normalize: normalize256, normBack: normBack256,
 	softmax: softmax256, softmaxBack: softmaxBack256, rope: rope256,
@@ -53,11 +59,11 @@ var avx2 = kernels{
 var tiling512 = tiling{
 	lanes: 16, vectors: 2, rows: 14,
 	row: tiles512Row[:], col: tiles512Col[:], rowEdge: tiles512Row[:], colEdge: tiles512Col[:],
-	transpose: transpose512, panel: panel512,
+	transpose: transpose512, panel: panel512, round: round512,
 }
 
 var tiling256 = tiling{
 	lanes: 8, vectors: 2, rows: 6,
 	row: tiles256Row[:], col: tiles256Col[:], rowEdge: tiles256RowMasked[:], colEdge: tiles256ColMasked[:],
-	transpose: transpose256, panel: panel256,
+	transpose: transpose256, panel: panel256, round: round256,
 }

@@ -22,8 +22,8 @@ var exact = goKernels(tileFused)
 func goKernels(tile tileGo) kernels {
 	return kernels{
 		name: "portable", pack: 4 * goK, strips: goRows * goK,
-		product: productGo(tile),
-		dot:     dotGo, dot3: dot3Go, add: addGo,
+		product: productGo(tile, false), half: productGo(tile, true),
+		dot: dotGo, dot3: dot3Go, add: addGo,
 		normalize: normalizeGo, normBack: normBackGo,
 		softmax: softmaxGo, softmaxBack: softmaxBackGo, rope: ropeGo,
 		swiglu: swigluGo, swigluBack: swigluBackGo, adamw: adamwGo,

@@ -1,6 +1,10 @@
 package cpu
 
-import "github.com/shoalnet/shoal/gpu"
+import (
+	"math"
+
+	"github.com/shoalnet/shoal/gpu"
+)
 
 // The portable matrix product: tiles of 2 by 4 elements of C stay in registers
 // while k runs along rows of A and rows of Bᵀ; operands that lie otherwise are
@@ -15,7 +19,7 @@ const (
 // A tileGo adds two rows of A times four of Bᵀ; all have the length of a0.
 type tileGo func(a0, a1, b0, b1, b2, b3 []float32, c0, c1 *[4]float32)
 
-func productGo(tile tileGo) func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+func productGo(tile tileGo, half bool) func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 	return func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		if !acc {
 			for i := range m {
@@ -27,20 +31,34 @@ func productGo(tile tileGo) func(w *worker, l gpu.Layout, m, n, k int, a []float
 			for i0 := 0; i0 < m; i0 += goRows {
 				rows := min(goRows, m-i0)
 				at, la := a, lda
-				if l == gpu.TN {
+				switch {
+				case l == gpu.TN:
 					at, la = w.strips, kb
 					turn(at, a[k0*lda+i0:], rows, kb, lda)
-				} else {
+				case half:
+					at, la = w.strips, kb
+					lay(at, a[i0*lda+k0:], rows, kb, lda)
+				default:
 					at = a[i0*lda+k0:]
+				}
+				if half {
+					roundGo(at[:rows*kb])
 				}
 				for j0 := 0; j0 < n; j0 += 4 {
 					cols := min(4, n-j0)
 					bt, lb := b, ldb
-					if l == gpu.NT {
-						bt = b[j0*ldb+k0:]
-					} else {
+					switch {
+					case l != gpu.NT:
 						bt, lb = w.pack, kb
 						turn(bt, b[k0*ldb+j0:], cols, kb, ldb)
+					case half:
+						bt, lb = w.pack, kb
+						lay(bt, b[j0*ldb+k0:], cols, kb, ldb)
+					default:
+						bt = b[j0*ldb+k0:]
+					}
+					if half {
+						roundGo(bt[:cols*kb])
 					}
 					block(tile, rows, cols, kb, at, la, bt, lb, c[i0*ldc+j0:], ldc)
 				}
@@ -55,6 +73,26 @@ func turn(dst, src []float32, cols, kb, ss int) {
 		for j, v := range src[x*ss : x*ss+cols] {
 			dst[j*kb+x] = v
 		}
+	}
+}
+
+// lay copies rows rows of src, ss apart.
+func lay(dst, src []float32, rows, kb, ss int) {
+	for i := range rows {
+		copy(dst[i*kb:(i+1)*kb], src[i*ss:])
+	}
+}
+
+// roundGo rounds to bfloat16, ties to even; NaN stays NaN.
+func roundGo(x []float32) {
+	for i, v := range x {
+		u := math.Float32bits(v)
+		if u&0x7fffffff > 0x7f800000 {
+			u |= 0x7fc00000
+		} else {
+			u += 0x7fff + u>>16&1
+		}
+		x[i] = math.Float32frombits(u & 0xffff0000)
 	}
 }
 

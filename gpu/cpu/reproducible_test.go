@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"hash/crc32"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"unsafe"
@@ -89,14 +90,66 @@ func everything(d *Device, seed uint64) (names []string, sums []uint32) {
 
 // TestReproducible holds every kernel to equal bits on all instruction sets.
 func TestReproducible(t *testing.T) {
-	want := newDevice(t, Options{Threads: 1, ISA: "portable", Reproducible: true})
-	for seed := range uint64(30) {
-		names, a := everything(want, seed)
-		for _, isa := range ISAs() {
-			_, b := everything(newDevice(t, Options{Threads: 3, ISA: isa, Reproducible: true}), seed)
-			for i := range a {
-				if a[i] != b[i] {
-					t.Errorf("%s: %s gives other bits than portable", names[i], isa)
+	for _, half := range []bool{false, true} {
+		want := newDevice(t, Options{Threads: 1, ISA: "portable", Reproducible: true, BF16: half})
+		for seed := range uint64(20) {
+			names, a := everything(want, seed)
+			for _, isa := range ISAs() {
+				_, b := everything(newDevice(t, Options{Threads: 3, ISA: isa, Reproducible: true, BF16: half}), seed)
+				for i := range a {
+					if a[i] != b[i] {
+						t.Errorf("%s: %s gives other bits than portable; bf16 %v", names[i], isa, half)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestBF16 holds products in bfloat16 to those of operands that were rounded
+// before, bit for bit, and rounding to its definition.
+func TestBF16(t *testing.T) {
+	for in, want := range map[uint32]uint32{
+		0x3f800000: 0x3f800000, 0x3f808000: 0x3f800000, 0x3f818000: 0x3f820000, 0x3f808001: 0x3f810000, 0xbf818000: 0xbf820000,
+		0x7f800000: 0x7f800000, 0x7f7fffff: 0x7f800000, 0x7fc00000: 0x7fc00000, 0x7f800001: 0x7fc00000, 0xffffffff: 0xffff0000,
+		0x00000001: 0, 0x80000001: 0x80000000, 0x00008001: 0x00010000,
+	} {
+		x := []float32{math.Float32frombits(in)}
+		if roundGo(x); math.Float32bits(x[0]) != want {
+			t.Errorf("%#x is rounded to %#x, want %#x", in, math.Float32bits(x[0]), want)
+		}
+	}
+	rng := rand.New(rand.NewPCG(2, 2))
+	for _, isa := range ISAs() {
+		full, half := newDevice(t, Options{Threads: 2, ISA: isa}), newDevice(t, Options{Threads: 2, ISA: isa, BF16: true})
+		for try := range 30 {
+			m, n, k := 1+rng.IntN(90), 1+rng.IntN(90), 1+rng.IntN(400)
+			mat := func(r, c int) gpu.Matrix {
+				x := full.Alloc(r*c).Matrix(r, c)
+				for i := range x.Host {
+					x.Host[i] = float32(rng.NormFloat64())
+				}
+				if rng.IntN(3) == 0 {
+					x.Host[rng.IntN(x.N)] = float32(math.NaN())
+				}
+				return x
+			}
+			l := gpu.Layout(try % 3)
+			a, b, c, d := mat(m, k), mat(k, n), mat(m, n), full.Alloc(m*n).Matrix(m, n)
+			switch l {
+			case gpu.NT:
+				b = mat(n, k)
+			case gpu.TN:
+				a = mat(k, m)
+			}
+			copy(d.Host, c.Host)
+			half.MatMul(l, c, a, b, try%2 == 0)
+			roundGo(a.Host)
+			roundGo(b.Host)
+			full.MatMul(l, d, a, b, try%2 == 0)
+			for i := range c.Host {
+				if c.Host[i] != d.Host[i] && !(c.Host[i] != c.Host[i] && d.Host[i] != d.Host[i]) {
+					t.Fatalf("%s, %v %dx%dx%d: at %d got %g, want %g", isa, l, m, n, k, i, c.Host[i], d.Host[i])
 				}
 			}
 		}

@@ -38,6 +38,9 @@ func swigluBack512(dgate []float32, dup []float32, dout []float32, gate []float3
 func adamw512(p []float32, g []float32, m []float32, v []float32, scale float32, beta1 float32, beta2 float32, rate float32, correct2 float32, eps float32, keep float32)
 
 //go:noescape
+func round512(x []float32)
+
+//go:noescape
 func dot256(x []float32, y []float32) float32
 
 //go:noescape
@@ -69,6 +72,9 @@ func swigluBack256(dgate []float32, dup []float32, dout []float32, gate []float3
 
 //go:noescape
 func adamw256(p []float32, g []float32, m []float32, v []float32, scale float32, beta1 float32, beta2 float32, rate float32, correct2 float32, eps float32, keep float32)
+
+//go:noescape
+func round256(x []float32)
 
 //go:noescape
 func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)

@@ -23,6 +23,7 @@ type tiling struct {
 	// to lanes columns; both make rows of one vector.
 	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
 	panel     func(k, cols int, src *float32, ss int, dst *float32, ds int)
+	round     func(x []float32) // to bfloat16
 }
 
 // ptr is the address of s[i], unchecked: the shapes were checked before.
@@ -41,8 +42,9 @@ const (
 	few       = 32 // rows or columns that do not pay for packing
 )
 
-// tiled computes C (m, n) = or += op(A)·op(B).
-func tiled(t *tiling, w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+// tiled computes C (m, n) = or += op(A)·op(B), of half with A and B rounded to
+// bfloat16 when they are packed.
+func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 	if k == 0 && !acc {
 		for i := range m {
 			clear(c[i*ldc : i*ldc+n])
@@ -54,10 +56,10 @@ func tiled(t *tiling, w *worker, l gpu.Layout, m, n, k int, a []float32, lda int
 	width := t.vectors * t.lanes
 	// Blocks of k are as equal as can be.
 	blocks := (k + blockK - 1) / blockK
-	packB := l == gpu.NT || m > few
+	packB := half || l == gpu.NT || m > few
 	// A is read where it lies, but for columns, each of which would need a page
 	// of its own, and rows that would all fall into few sets of the first-level cache.
-	packA := n > few && m >= t.rows && (l == gpu.TN || lda%256 == 0)
+	packA := half || n > few && m >= t.rows && (l == gpu.TN || lda%256 == 0)
 	for x := range blocks {
 		k0 := k * x / blocks
 		kb := k*(x+1)/blocks - k0
@@ -71,6 +73,9 @@ func tiled(t *tiling, w *worker, l gpu.Layout, m, n, k int, a []float32, lda int
 				for p := p0; p < p1; p++ {
 					t.packB(l, kb, b, k0, p*width, n, ldb, w.pack[(p-p0)*kb*width:])
 				}
+				if half {
+					t.round(w.pack[:(p1-p0)*kb*width])
+				}
 			}
 			for r0 := 0; r0 < m; r0 += blockM {
 				r1 := min(m, r0+blockM)
@@ -79,6 +84,9 @@ func tiled(t *tiling, w *worker, l gpu.Layout, m, n, k int, a []float32, lda int
 					for i := range strips {
 						i0, i1 := r0+(r1-r0)*i/strips, r0+(r1-r0)*(i+1)/strips
 						t.packA(l, kb, a, k0, i0, i1, lda, w.strips[i*kb*t.lanes:])
+					}
+					if half {
+						t.round(w.strips[:strips*kb*t.lanes])
 					}
 				}
 				for p := p0; p < p1; p++ {

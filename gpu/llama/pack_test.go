@@ -174,3 +174,45 @@ func TestMicroBatchesKeepHidden(t *testing.T) {
 		}
 	}
 }
+
+// TestBF16 trains in mixed precision: about the loss of float32, weights that
+// keep float32's precision, and one checksum on all instruction sets.
+func TestBF16(t *testing.T) {
+	cfg := wide()
+	var want uint32
+	for _, isa := range cpu.ISAs() {
+		losses := [2]float64{}
+		for i, half := range []bool{false, true} {
+			tr := newTrainer(t, newCPU(t, cpu.Options{Threads: 2, ISA: isa, Reproducible: true, BF16: half}), cfg, Genesis(cfg, 3))
+			tokens := batch(rand.New(rand.NewPCG(9, 9)), 4, 24, cfg.VocabSize)
+			for range 30 {
+				l, err := tr.Step(tokens, 3e-3)
+				if err != nil {
+					t.Fatal(err)
+				}
+				losses[i] = l
+			}
+			if !half {
+				continue
+			}
+			fine := 0
+			for _, x := range tr.Params() {
+				if math.Float32bits(x)&0xffff != 0 {
+					fine++
+				}
+			}
+			if fine < len(tr.Params())*9/10 {
+				t.Errorf("%s: only %d of %d weights have more than bfloat16's precision", isa, fine, len(tr.Params()))
+			}
+			if want == 0 {
+				want = crc(tr.Params())
+			}
+			if got := crc(tr.Params()); got != want {
+				t.Errorf("%s: weights have checksum %#x, want %#x", isa, got, want)
+			}
+		}
+		if losses[0] > 3.5 || losses[0] == losses[1] || math.Abs(losses[0]-losses[1]) > 0.02*losses[0] {
+			t.Errorf("%s: loss %.4f in float32, %.4f in bfloat16", isa, losses[0], losses[1])
+		}
+	}
+}

@@ -43,6 +43,7 @@ func vectorKernels(w width) {
 	swiglu(w)
 	swigluBack(w)
 	adamw(w)
+	round(w)
 }
 
 func dot(w width) {
@@ -285,6 +286,49 @@ func adamw(w width) {
 			VXORPS(g, g, g)
 		}
 		l.store(g, b[1], h)
+	})
+	end()
+}
+
+// round rounds to bfloat16, ties to even; NaN stays NaN.
+func round(w width) {
+	n, p := begin(w, "round", "func(x []float32)", "x")
+	constantsOf := func(bits uint32) reg.VecVirtual {
+		r, x, v := GP32(), XMM(), w.vec()
+		MOVL(U32(bits), r)
+		VMOVD(r, x)
+		VPBROADCASTD(x, v)
+		return v
+	}
+	one, half, keep, sign, inf, nan := constantsOf(1), constantsOf(0x7fff), constantsOf(0x7fff0000), constantsOf(0x80000000), constantsOf(0x7f800000), constantsOf(0x7fc00000)
+	w.over(n, p, func(l *loop, h int) {
+		x, s, t := l.load(p[0], h), w.vec(), w.vec()
+		if w.halves == 1 {
+			VPANDD(x, sign, s)
+			VPANDND(x, sign, x) // the magnitude
+			VPSRLD(U8(16), x, t)
+			VPANDD(one, t, t)
+			VPADDD(half, t, t)
+			VPCMPGTD(inf, x, reg.K3)
+			VPADDD(x, t, t)
+			VPANDD(keep, t, t)
+			VPORD(nan, t, reg.K3, t)
+			VPORD(s, t, t)
+		} else {
+			m := w.vec()
+			VPAND(x, sign, s)
+			VPANDN(x, sign, x)
+			VPSRLD(U8(16), x, t)
+			VPAND(one, t, t)
+			VPADDD(half, t, t)
+			VPCMPGTD(inf, x, m)
+			VPAND(nan, m, m)
+			VPADDD(x, t, t)
+			VPAND(keep, t, t)
+			VPOR(m, t, t)
+			VPOR(s, t, t)
+		}
+		l.store(t, p[0], h)
 	})
 	end()
 }

@@ -30,6 +30,7 @@ type options struct {
 	peers   string // folder of peers' sources
 	python  string
 	only    string
+	text    string
 	shapes  string // of products: those that contain it
 }
 
@@ -41,7 +42,8 @@ func main() {
 	flag.Float64Var(&o.seconds, "seconds", 0.05, "processor time of a turn")
 	flag.StringVar(&o.peers, "peers", "gpu/cpu/bench/peers", "where the sources of the peers' drivers are")
 	flag.StringVar(&o.python, "python", "/usr/bin/python3", "Python that has PyTorch")
-	flag.StringVar(&o.only, "only", "gemm,step,load", "parts to measure")
+	flag.StringVar(&o.only, "only", "gemm,step,load,nano", "parts to measure")
+	flag.StringVar(&o.text, "text", "", "tinyshakespeare.txt, for nano")
 	flag.StringVar(&o.shapes, "shapes", "", "products whose name contains this only")
 	engine := flag.String("serve", "", "be the engine of `isa threads model...`; for the program itself")
 	threads := flag.Int("threads", runtime.NumCPU(), "most threads to measure with; one is always measured")
@@ -94,8 +96,10 @@ func run(o options) error {
 			err = step(o, bins)
 		case "load":
 			err = load(o)
+		case "nano":
+			err = nano(o, bins)
 		default:
-			err = fmt.Errorf("-only %s: want gemm, step or load", part)
+			err = fmt.Errorf("-only %s: want gemm, step, load or nano", part)
 		}
 		if err != nil {
 			return err

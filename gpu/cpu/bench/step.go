@@ -72,7 +72,16 @@ func serve(args string) error {
 		}
 	}
 	for in := bufio.NewScanner(os.Stdin); in.Scan() && err == nil; {
-		t := timed(0, step)
+		n, e := strconv.Atoi(in.Text())
+		if e != nil {
+			return e
+		}
+		t := timed(0, func() {
+			for range n {
+				step()
+			}
+		})
+		t[0], t[1] = t[0]/float64(n), t[1]/float64(n)
 		fmt.Println(t[0], t[1])
 	}
 	var use unix.Rusage
