@@ -45,6 +45,17 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.BoolVar(&t.once, "exit-when-done", false, "leave when the run is over instead of serving its model")
 }
 
+// check refuses flags that do not go together.
+func (t *takeFlags) check() error {
+	switch {
+	case t.role != node.RoleTrainer && t.role != node.RoleValidator:
+		return usagef("--role %q: want %s or %s", t.role, node.RoleTrainer, node.RoleValidator)
+	case t.role == node.RoleValidator && t.observe:
+		return usagef("--role %s and --observe exclude one another: an observer says nothing", t.role)
+	}
+	return nil
+}
+
 func (a *app) joinCmd() *cobra.Command {
 	var kf keyFlags
 	var nf netFlags
@@ -64,6 +75,9 @@ crash the same command goes on where it was.`,
   shoal join moby --observe           # follow and serve, do not train`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := tf.check(); err != nil {
+				return err
+			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
 				return err
@@ -96,6 +110,9 @@ prepared in this data directory (shoal data prepare).`,
   shoal publish run.yaml               # serve only; others can take over once they hold it`,
 		Args: exactly("MANIFEST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := tf.check(); err != nil {
+				return err
+			}
 			m, run, err := readManifest(args[0])
 			if err != nil {
 				return err
@@ -156,12 +173,6 @@ type status struct {
 // take runs a node of the run until it has left. The first interrupt, which
 // ends ctx, lets it leave in order.
 func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags) error {
-	if tf.role != node.RoleTrainer && tf.role != node.RoleValidator {
-		return usagef("--role %q: want %s or %s", tf.role, node.RoleTrainer, node.RoleValidator)
-	}
-	if tf.role == node.RoleValidator && tf.observe {
-		return usagef("--role %s and --observe exclude one another: an observer says nothing", tf.role)
-	}
 	if old, c := s.local(ctx); old != nil && c != run {
 		return advise(fmt.Errorf("the data directory %s belongs to the run %s (%s)", s.app.dir, old.Name, c),
 			"take part in another run with another --dir")
