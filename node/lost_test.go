@@ -102,7 +102,13 @@ func TestLostEngineCostsASegment(t *testing.T) {
 	for _, op := range []string{"step", "eval", "hidden", "params", "set", "save", "load"} {
 		t.Run(op, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSwarm(t, func(m *manifest.Manifest) { m.Round.InnerSteps = 20; m.Round.Deadline = time.Minute })
+				s := newSwarm(t, func(m *manifest.Manifest) {
+					m.Round.InnerSteps = 20
+					m.Round.Deadline = time.Minute
+					if op == "hidden" { // only traces ask for them
+						audited(m)
+					}
+				})
 				for i := range 4 {
 					m := s.member(i)
 					if i == 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 	"math"
 
@@ -17,7 +18,7 @@ import (
 // A saved trainer, all numbers little-endian:
 //
 //	 0   8  "SHOALTRN"
-//	 8   4  version, 1
+//	 8   4  version, 2
 //	12   4  zero
 //	16  32  SHA-256 of the model's config.json as hf.Config.Marshal writes it
 //	48   8  steps done
@@ -25,13 +26,15 @@ import (
 //	64  4n  parameters, float32
 //	    4n  first moments
 //	    4n  second moments
-//	    32  SHA-256 of all before
+//	     4  CRC-32C of all before: against torn files; who does not trust the writer knows it by its CID
 const (
 	stateMagic   = "SHOALTRN"
-	stateVersion = 1
+	stateVersion = 2
 	stateHeader  = 64
 	maxSteps     = 1 << 48
 )
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrState is what Load wraps where the bytes are not what Save wrote for
 // this model.
@@ -63,7 +66,7 @@ func (t *Trainer) Save(w io.Writer) error {
 		return err
 	}
 	binary.LittleEndian.PutUint64(head[48:], t.steps)
-	sum := sha256.New()
+	sum := crc32.New(castagnoli)
 	out := io.MultiWriter(w, sum)
 	if _, err := out.Write(head); err != nil {
 		return fmt.Errorf("llama: save: %w", err)
@@ -121,7 +124,7 @@ func ReadState(cfg hf.Config, r io.Reader) (*State, error) {
 		return nil, err
 	}
 	n := int(cfg.NumParams())
-	sum := sha256.New()
+	sum := crc32.New(castagnoli)
 	in := io.TeeReader(r, sum)
 	head := make([]byte, stateHeader)
 	if _, err := io.ReadFull(in, head); err != nil {
@@ -174,12 +177,12 @@ func readFloats(r io.Reader, n int, notNegative bool) ([]float32, error) {
 
 // readSum compares the checksum that ends a state with sum, and wants the end.
 func readSum(r io.Reader, sum hash.Hash) error {
-	var got [sha256.Size + 1]byte
+	var got [crc32.Size + 1]byte
 	n, err := io.ReadFull(r, got[:])
-	if n < sha256.Size {
+	if n < crc32.Size {
 		return fmt.Errorf("checksum: %w", err)
 	}
-	if n > sha256.Size {
+	if n > crc32.Size {
 		return errors.New("bytes follow the checksum")
 	}
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
