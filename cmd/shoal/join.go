@@ -48,6 +48,17 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.BoolVar(&t.chain, "chain", true, "be paid by, and as a validator serve, the ledger of "+chainFile+", where that file is")
 }
 
+// check refuses flags that do not go together.
+func (t *takeFlags) check() error {
+	switch {
+	case t.role != node.RoleTrainer && t.role != node.RoleValidator:
+		return usagef("--role %q: want %s or %s", t.role, node.RoleTrainer, node.RoleValidator)
+	case t.role == node.RoleValidator && t.observe:
+		return usagef("--role %s and --observe exclude one another: an observer says nothing", t.role)
+	}
+	return nil
+}
+
 func (a *app) joinCmd() *cobra.Command {
 	var kf keyFlags
 	var nf netFlags
@@ -67,6 +78,9 @@ crash the same command goes on where it was.`,
   shoal join moby --observe           # follow and serve, do not train`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := tf.check(); err != nil {
+				return err
+			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
 				return err
@@ -104,6 +118,9 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
   shoal publish run.yaml --join --fund 1000 --epoch 1h`,
 		Args: exactly("MANIFEST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := tf.check(); err != nil {
+				return err
+			}
 			m, run, err := readManifest(args[0])
 			if err != nil {
 				return err
@@ -172,12 +189,6 @@ type status struct {
 // take runs a node of the run until it has left. The first interrupt, which
 // ends ctx, lets it leave in order.
 func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags) error {
-	if tf.role != node.RoleTrainer && tf.role != node.RoleValidator {
-		return usagef("--role %q: want %s or %s", tf.role, node.RoleTrainer, node.RoleValidator)
-	}
-	if tf.role == node.RoleValidator && tf.observe {
-		return usagef("--role %s and --observe exclude one another: an observer says nothing", tf.role)
-	}
 	if old, c := s.local(ctx); old != nil && c != run {
 		return advise(fmt.Errorf("the data directory %s belongs to the run %s (%s)", s.app.dir, old.Name, c),
 			"take part in another run with another --dir")
