@@ -18,9 +18,10 @@ type TokenLimits struct {
 	Beyond []MarginRate `json:"beyond"`
 	// Outright is a margin that no honest token has: one such is too many.
 	Outright float64 `json:"outright"`
-	// Alpha bounds the probability that an honest sequence fails for its margins'
-	// count, for its ranks' distance from uniform, or for its rare tokens, each.
-	// 0 means 1e-6.
+	// Alpha bounds the probability that an honest sequence fails for its ranks'
+	// distance from uniform, or for its rare tokens, each. For its margins' count it
+	// does so if tokens are independent and rates right; near-ties come in clusters, so
+	// that calibration allows for higher rates, and measures. 0 means 1e-6.
 	Alpha float64 `json:"alpha"`
 	// MinEOS is the least probability, under the verifier's model at the agreed
 	// temperature, of the token that ended the text (INTELLECT-2, section 3.3:

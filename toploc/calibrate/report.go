@@ -11,6 +11,8 @@ import (
 type Report struct {
 	toploc.Policy
 	Confidence float64 `json:"confidence"`
+	// TokensDrawn is the length of the sequences measured, without their prompts.
+	TokensDrawn int `json:"tokens_drawn"`
 	// FalseReject is of chunks of the held-out half, on the machine that does worst:
 	// under version 1's limits, version 2's, and both.
 	FalseReject struct {
@@ -20,9 +22,9 @@ type Report struct {
 		// Sequences with any chunk rejected under either. Chunks of a sequence are
 		// not independent, sequences are.
 		Sequences Rate `json:"sequences"`
-		// Sequences with a token that is rejected outright. The counting tests have
-		// the bound that the policy's alpha says.
-		Outright Rate `json:"outright"`
+		// Sequences whose tokens are rejected, outright or by their count. The tests of
+		// ranks have the bound that the policy's alpha says.
+		Tokens Rate `json:"tokens"`
 	} `json:"false_reject"`
 	Machines  []HonestMachine `json:"machines"`
 	Forgeries []Forgery       `json:"forgeries"`
@@ -91,7 +93,7 @@ func deployed(k int) toploc.Limits {
 }
 
 func (m *measurement) report() (r *Report, err error) {
-	r = &Report{Confidence: m.c.Confidence}
+	r = &Report{Confidence: m.c.Confidence, TokensDrawn: m.c.Tokens}
 	r.Version, r.Params = 1, m.c.Params
 	r.Projection = &toploc.Projection{Values: m.c.Values, Bits: m.c.Bits, Gain: m.gains(m.c.Values)}
 	compared := make([]comparison, len(m.honest))
@@ -264,13 +266,61 @@ func (m *measurement) choose(r *Report, compared []comparison) {
 		*l = widened(*l, m.c.Bits)
 	}
 	// No margin of the held-out half will be as wide as the widest drift. What is
-	// counted lies below; holdOut says at which rates.
+	// counted lies below.
 	tokens.Outright += 1e-4
-	for _, share := range []float64{0, 0.1, 0.3, 1} {
-		tokens.Beyond = append(tokens.Beyond, toploc.MarginRate{Margin: share * widest})
-	}
 	tokens.Alpha, tokens.MinEOS = 1e-6, 0.1
+	shares := []float64{0, 0.1, 0.3, 1}
+	for _, share := range shares {
+		b := toploc.MarginRate{Margin: share * widest}
+		for _, h := range m.honest {
+			var counts []int
+			for seq, margins := range h.margins {
+				if calibrating(seq) {
+					counts = append(counts, beyond(margins, b.Margin))
+				}
+			}
+			b.Rate = max(b.Rate, countRate(counts, m.c.Tokens, tokens.Alpha/float64(len(shares)), m.c.Confidence))
+		}
+		tokens.Beyond = append(tokens.Beyond, b)
+	}
 	r.Tokens = &tokens
+}
+
+// beyond counts the tokens whose margin exceeds one.
+func beyond(margins []float64, margin float64) (n int) {
+	for _, d := range margins {
+		if d > margin {
+			n++
+		}
+	}
+	return n
+}
+
+// countRate is the rate to allow for, of which sequences of so many tokens had these
+// counts: an upper bound of that of all tokens, and one under which a sequence may
+// have half again as many as the worst of these, and two. The binomial's limits are
+// for independent tokens, but some texts hang on a hair from end to end.
+func countRate(counts []int, tokens int, alpha, confidence float64) float64 {
+	sum, most := 0, 0
+	for _, c := range counts {
+		sum, most = sum+c, max(most, c)
+	}
+	want := min(most+most/2+2, tokens)
+	return max(NewRate(sum, tokens*len(counts), confidence).Upper,
+		root(func(p float64) bool { return toploc.BinomialLimit(tokens, p, alpha) >= want }))
+}
+
+// tokensPass says whether a sequence's margins are within the limits.
+func tokensPass(l *toploc.TokenLimits, margins []float64) bool {
+	if beyond(margins, l.Outright) > 0 {
+		return false
+	}
+	for _, b := range l.Beyond {
+		if beyond(margins, b.Margin) > toploc.BinomialLimit(len(margins), b.Rate, l.Alpha/float64(len(l.Beyond))) {
+			return false
+		}
+	}
+	return true
 }
 
 // widened leaves room above the largest that was seen, short of what guessing
@@ -293,10 +343,9 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 	f := &r.FalseReject
 	for h, c := range compared {
 		hm := HonestMachine{Name: m.honest[h].name}
-		var n, v1, v2, both, seqs, bad, tokens, outright int
-		beyond := make([]int, len(r.Tokens.Beyond))
+		var n, v1, v2, both, seqs, bad, badTokens int
 		for seq := range c.v1 {
-			rejected, far := false, false
+			rejected := false
 			for j, res := range c.v1[seq] {
 				hm.Chunks++
 				hm.Largest.ExpMismatches = max(hm.Largest.ExpMismatches, res.ExpMismatches)
@@ -325,22 +374,13 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 			for i, d := range m.honest[h].margins[seq] {
 				hm.Margin = max(hm.Margin, d)
 				hm.Drift = max(hm.Drift, m.honest[h].drift[seq][i])
-				if !calibrating(seq) {
-					tokens++
-					for l, b := range r.Tokens.Beyond {
-						if d > b.Margin {
-							beyond[l]++
-						}
-					}
-					far = far || d > r.Tokens.Outright
-				}
 			}
 			if !calibrating(seq) {
 				if seqs++; rejected {
 					bad++
 				}
-				if far {
-					outright++
+				if !tokensPass(r.Tokens, m.honest[h].margins[seq]) {
+					badTokens++
 				}
 			}
 		}
@@ -350,11 +390,7 @@ func (m *measurement) holdOut(r *Report, compared []comparison) {
 		worst(&f.V2, v2, n)
 		worst(&f.Both, both, n)
 		worst(&f.Sequences, bad, seqs)
-		for l := range beyond {
-			b := &r.Tokens.Beyond[l]
-			b.Rate = max(b.Rate, NewRate(beyond[l], tokens, m.c.Confidence).Upper)
-		}
-		worst(&f.Outright, outright, seqs)
+		worst(&f.Tokens, badTokens, seqs)
 	}
 }
 

@@ -24,12 +24,12 @@ func (r *Report) Markdown() string {
 	l("prompt", true)
 	l("generated", false)
 	q := r.FalseReject
-	f("\nFalse rejects of held-out chunks on the worst machine, with the upper bound of %.0f %% confidence (Clopper and Pearson): version 1 %s, version 2 %s, either %s; of sequences %s; of sequences for a token beyond %.2g %s. Honest tokens beyond margins, at most:",
-		100*r.Confidence, rate(q.V1), rate(q.V2), rate(q.Both), rate(q.Sequences), r.Tokens.Outright, rate(q.Outright))
+	f("\nFalse rejects of what was held out, on the worst machine, with the upper bound of %.0f %% confidence (Clopper and Pearson): of chunks under version 1 %s, under version 2 %s, under either %s; of sequences for any chunk %s, for their tokens %s. The count of tokens beyond margins, in a sequence of %d:",
+		100*r.Confidence, rate(q.V1), rate(q.V2), rate(q.Both), rate(q.Sequences), rate(q.Tokens), r.TokensDrawn)
 	for _, b := range r.Tokens.Beyond {
-		f(" %.2g: %.2g %%;", b.Margin, 100*b.Rate)
+		f(" beyond %.2g at most %d;", b.Margin, toploc.BinomialLimit(r.TokensDrawn, b.Rate, r.Tokens.Alpha/float64(len(r.Tokens.Beyond))))
 	}
-	f(" each count has a false-reject bound of %.1g a sequence.\n", r.Tokens.Alpha/float64(max(1, len(r.Tokens.Beyond))))
+	f(" beyond %.2g none.\n", r.Tokens.Outright)
 	three := func(l toploc.Limits) string {
 		return fmt.Sprintf("%d/%.3g/%.3g", l.ExpMismatches, l.MantErrMean, l.MantErrMedian)
 	}
