@@ -194,10 +194,9 @@ func TestRefusedByTheNode(t *testing.T) {
 	if _, err := s.Send(t.Context(), to, data); err == nil || !strings.Contains(err.Error(), "insufficient funds") || s.Pending() != 0 {
 		t.Fatalf("%v, %d in flight", err, s.Pending())
 	}
-	m.swallow = func(*types.Transaction) (bool, error) { return true, rpcError("txpool is full") }
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := s.Send(ctx, to, data); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "txpool is full") || s.Pending() != 1 {
+	ctx, cancel := context.WithCancel(t.Context())
+	m.swallow = func(*types.Transaction) (bool, error) { cancel(); return true, rpcError("txpool is full") }
+	if _, err := s.Send(ctx, to, data); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "txpool is full") || s.Pending() != 1 {
 		t.Fatalf("%v, %d in flight", err, s.Pending())
 	}
 	m.swallow = nil
@@ -229,9 +228,8 @@ func TestReceiptsAreIndexed(t *testing.T) {
 func TestPay(t *testing.T) {
 	_, m, c, l, file := moody(t)
 	to := chain.Address{9}
-	m.swallow = func(*types.Transaction) (bool, error) { return true, errDown }
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	m.swallow = func(*types.Transaction) (bool, error) { cancel(); return true, errDown }
 	if _, err := newSender(t, c, SenderOptions{File: file}).Pay(ctx, to, big.NewInt(7)); err == nil {
 		t.Fatal("paid through a dead node")
 	}
@@ -361,9 +359,8 @@ func TestReplaced(t *testing.T) {
 	_, m, c, l, file := moody(t)
 	to, data, who := transfer(l, t)
 	other := newSender(t, c, SenderOptions{})
-	m.swallow = func(*types.Transaction) (bool, error) { return true, errDown }
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	m.swallow = func(*types.Transaction) (bool, error) { cancel(); return true, errDown }
 	s := newSender(t, c, SenderOptions{File: file})
 	if _, err := s.Send(ctx, to, data); err == nil {
 		t.Fatal("sent through a dead node")
