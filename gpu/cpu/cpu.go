@@ -40,7 +40,7 @@ type Options struct {
 	ISA string
 	// Reproducible asks for results that are equal, bit for bit, on every
 	// machine. AVX2 and AVX-512 give them always, at no cost; the portable matrix
-	// product is about three times as slow with them.
+	// product is about five times as slow with them.
 	Reproducible bool
 	// BF16 rounds the operands of MatMul to bfloat16, ties to even, and adds in
 	// float32: mixed precision with float32 master weights. Attention, norms and the

@@ -16,8 +16,9 @@ const (
 	goK    = 512 // of k in a block
 )
 
-// A tileGo adds two rows of A times four of Bᵀ; all have the length of a0.
-type tileGo func(a0, a1, b0, b1, b2, b3 []float32, c0, c1 *[4]float32)
+// A tileGo adds two rows of A, ai apart, times four of Bᵀ, bj apart, k elements
+// each. (Two slices, because arguments beyond nine words go through memory.)
+type tileGo func(k int, a []float32, ai int, b []float32, bj int, c *[8]float32)
 
 func productGo(tile tileGo, half bool) func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 	return func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
@@ -51,7 +52,7 @@ func productGo(tile tileGo, half bool) func(w *worker, l gpu.Layout, m, n, k int
 					case l != gpu.NT:
 						bt, lb = w.pack, kb
 						turn(bt, b[k0*ldb+j0:], cols, kb, ldb)
-					case half:
+					case half || cols < 4:
 						bt, lb = w.pack, kb
 						lay(bt, b[j0*ldb+k0:], cols, kb, ldb)
 					default:
@@ -96,31 +97,28 @@ func roundGo(x []float32) {
 	}
 }
 
-// block adds rows of A times up to four rows of Bᵀ. Where one is missing, another is
-// taken instead and its result dropped.
+// block adds rows of A times up to four rows of Bᵀ, of which there are four in
+// memory. Where a row of A is missing, its neighbour is taken again and the result dropped.
 func block(tile tileGo, rows, cols, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
-	row := func(j int) []float32 { j = min(j, cols-1); return b[j*ldb : j*ldb+k] }
-	b0, b1, b2, b3 := row(0), row(1), row(2), row(3)
-	var t [2][4]float32
+	var t [8]float32
 	for i := 0; i < rows; i += 2 {
 		other := min(i+1, rows-1)
-		a0, a1 := a[i*lda:i*lda+k], a[other*lda:other*lda+k]
 		c0, c1 := c[i*ldc:i*ldc+cols], c[other*ldc:other*ldc+cols]
-		copy(t[0][:], c0)
-		copy(t[1][:], c1)
-		tile(a0, a1, b0, b1, b2, b3, &t[0], &t[1])
-		copy(c1, t[1][:])
-		copy(c0, t[0][:])
+		copy(t[:4], c0)
+		copy(t[4:], c1)
+		tile(k, a[i*lda:], (other-i)*lda, b, ldb, &t)
+		copy(c1, t[4:])
+		copy(c0, t[:4])
 	}
 }
 
 // tileFast rounds each product before it is added, as the compiler can do
 // without waiting.
-func tileFast(r0, r1, b0, b1, b2, b3 []float32, t0, t1 *[4]float32) {
-	s00, s01, s02, s03 := t0[0], t0[1], t0[2], t0[3]
-	s10, s11, s12, s13 := t1[0], t1[1], t1[2], t1[3]
-	n := len(r0)
-	r1, b0, b1, b2, b3 = r1[:n], b0[:n], b1[:n], b2[:n], b3[:n]
+func tileFast(k int, a []float32, ai int, b []float32, bj int, t *[8]float32) {
+	s00, s01, s02, s03 := t[0], t[1], t[2], t[3]
+	s10, s11, s12, s13 := t[4], t[5], t[6], t[7]
+	r0, r1 := a[:k], a[ai:ai+k]
+	b0, b1, b2, b3 := b[:k], b[bj:bj+k], b[2*bj:2*bj+k], b[3*bj:3*bj+k]
 	for x, a0 := range r0 {
 		a1 := r1[x]
 		s00 += float32(a0 * b0[x])
@@ -132,37 +130,48 @@ func tileFast(r0, r1, b0, b1, b2, b3 []float32, t0, t1 *[4]float32) {
 		s12 += float32(a1 * b2[x])
 		s13 += float32(a1 * b3[x])
 	}
-	*t0, *t1 = [4]float32{s00, s01, s02, s03}, [4]float32{s10, s11, s12, s13}
+	*t = [8]float32{s00, s01, s02, s03, s10, s11, s12, s13}
 }
 
 // tileFused is tileFast with fused multiply-adds: the bits of the assembly.
-func tileFused(r0, r1, b0, b1, b2, b3 []float32, t0, t1 *[4]float32) {
-	fusedRow(r0, b0, b1, b2, b3, t0)
-	fusedRow(r1, b0, b1, b2, b3, t1)
-}
-
-func fusedRow(r, b0, b1, b2, b3 []float32, t *[4]float32) {
-	s0, s1, s2, s3 := float64(t[0]), float64(t[1]), float64(t[2]), float64(t[3])
-	n := len(r)
-	b0, b1, b2, b3 = b0[:n], b1[:n], b2[:n], b3[:n]
-	for x, v := range r {
-		a := float64(v)
-		p0, p1, p2, p3 := a*float64(b0[x]), a*float64(b1[x]), a*float64(b2[x]), a*float64(b3[x])
-		u0, u1, u2, u3 := p0+s0, p1+s1, p2+s2, p3+s3
+func tileFused(k int, a []float32, ai int, b []float32, bj int, t *[8]float32) {
+	s00, s01, s02, s03 := float64(t[0]), float64(t[1]), float64(t[2]), float64(t[3])
+	s10, s11, s12, s13 := float64(t[4]), float64(t[5]), float64(t[6]), float64(t[7])
+	r0, r1 := a[:k], a[ai:ai+k]
+	b0, b1, b2, b3 := b[:k], b[bj:bj+k], b[2*bj:2*bj+k], b[3*bj:3*bj+k]
+	for x, v := range r0 {
+		x0, x1 := float64(v), float64(r1[x])
+		y0, y1, y2, y3 := float64(b0[x]), float64(b1[x]), float64(b2[x]), float64(b3[x])
+		u0, u1, u2, u3 := x0*y0+s00, x0*y1+s01, x0*y2+s02, x0*y3+s03
 		f0, f1, f2, f3 := float32(u0), float32(u1), float32(u2), float32(u3)
 		if twice(u0) {
-			f0 = fmaOdd(p0, s0)
+			f0 = fmaOdd(x0*y0, s00)
 		}
 		if twice(u1) {
-			f1 = fmaOdd(p1, s1)
+			f1 = fmaOdd(x0*y1, s01)
 		}
 		if twice(u2) {
-			f2 = fmaOdd(p2, s2)
+			f2 = fmaOdd(x0*y2, s02)
 		}
 		if twice(u3) {
-			f3 = fmaOdd(p3, s3)
+			f3 = fmaOdd(x0*y3, s03)
 		}
-		s0, s1, s2, s3 = float64(f0), float64(f1), float64(f2), float64(f3)
+		s00, s01, s02, s03 = float64(f0), float64(f1), float64(f2), float64(f3)
+		u0, u1, u2, u3 = x1*y0+s10, x1*y1+s11, x1*y2+s12, x1*y3+s13
+		f0, f1, f2, f3 = float32(u0), float32(u1), float32(u2), float32(u3)
+		if twice(u0) {
+			f0 = fmaOdd(x1*y0, s10)
+		}
+		if twice(u1) {
+			f1 = fmaOdd(x1*y1, s11)
+		}
+		if twice(u2) {
+			f2 = fmaOdd(x1*y2, s12)
+		}
+		if twice(u3) {
+			f3 = fmaOdd(x1*y3, s13)
+		}
+		s10, s11, s12, s13 = float64(f0), float64(f1), float64(f2), float64(f3)
 	}
-	*t = [4]float32{float32(s0), float32(s1), float32(s2), float32(s3)}
+	*t = [8]float32{float32(s00), float32(s01), float32(s02), float32(s03), float32(s10), float32(s11), float32(s12), float32(s13)}
 }

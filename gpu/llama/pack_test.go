@@ -175,9 +175,9 @@ func TestMicroBatchesKeepHidden(t *testing.T) {
 	}
 }
 
-// TestBF16Training trains in mixed precision: about the loss of float32, weights that
+// TestMixedPrecision trains in mixed precision: about the loss of float32, weights that
 // keep float32's precision, and one checksum on all instruction sets.
-func TestBF16Training(t *testing.T) {
+func TestMixedPrecision(t *testing.T) {
 	cfg := wide()
 	var want uint32
 	for _, isa := range cpu.ISAs() {
