@@ -63,6 +63,9 @@ crash the same command goes on where it was.`,
   shoal join moby --observe           # follow and serve, do not train`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := spawner(tf.engine, 1); err != nil {
+				return err
+			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
 				return err
@@ -97,6 +100,9 @@ prepared in this data directory (shoal data prepare).`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, run, err := readManifest(args[0])
 			if err != nil {
+				return err
+			}
+			if _, err := spawner(tf.engine, 1); err != nil {
 				return err
 			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
