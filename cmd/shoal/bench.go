@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -205,8 +206,37 @@ func (b *bench) model(ctx context.Context, name string, cfg hf.Config, seqs, tok
 		return err
 	}
 	name, _, _ = strings.Cut(name, ",")
-	b.out.Measures = append(b.out.Measures, measure{"decode", name + ", one sequence", rate, "tokens/s", (weights + attention(n)) * rate / 1e9})
-	return nil
+	b.out.Measures = append(b.out.Measures, measure{"decode", name + ", one text", rate, "tokens/s", (weights + attention(n)) * rate / 1e9})
+	if rate, err = b.batch(ctx, m, n); err == nil {
+		b.out.Measures = append(b.out.Measures, measure{"decode", fmt.Sprintf("%s, %d texts", name, texts), rate, "tokens/s", (weights + attention(n)) * rate / 1e9})
+	}
+	return err
+}
+
+const texts = 16 // that are written at once
+
+// batch is the rate of texts of n tokens each, written at once.
+func (b *bench) batch(ctx context.Context, m *llama.Model, n int) (rate float64, err error) {
+	all, err := m.NewBatch(llama.BatchOptions{Streams: texts, Rows: 64, Positions: texts * (n + 1)})
+	if err != nil {
+		return 0, err
+	}
+	own, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() { _ = all.Run(own) }) // a failure reaches Generate
+	defer work.Wait()
+	defer cancel()
+	return b.best(ctx, float64(texts*n), func() error {
+		errs := make([]error, texts)
+		var ask sync.WaitGroup
+		for i := range errs {
+			ask.Go(func() {
+				errs[i] = all.Generate(own, []int32{int32(i)}, llama.GenerateOptions{MaxTokens: n}, func(llama.Token) bool { return true })
+			})
+		}
+		ask.Wait()
+		return errors.Join(errs...)
+	})
 }
 
 func (b *bench) text() string {

@@ -159,6 +159,9 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 	if gf.tokens < 1 || gf.tokens > 1<<20 {
 		return usagef("-n %d: want 1 to %d tokens", gf.tokens, 1<<20)
 	}
+	if err := gf.options().Validate(); err != nil {
+		return usageError{err, "see `shoal generate --help`"}
+	}
 	o, err := openModel(files, gf.threads)
 	if err != nil {
 		return err
@@ -205,6 +208,12 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 	}{gf.prompt, text.String(), w.logProbs}, "\n")
 }
 
+// options are those of the flags.
+func (gf *generateFlags) options() llama.GenerateOptions {
+	return llama.GenerateOptions{Temperature: gf.temperature, TopK: gf.topK, TopP: gf.topP, MinP: gf.minP,
+		Repetition: gf.repetition, Frequency: gf.frequency, Presence: gf.presence, LogProbs: gf.logProbs}
+}
+
 // write lets the model go on until gf.tokens are written. Where its context is
 // full it reads the latter half again.
 func write(ctx context.Context, m *llama.Model, w *speaker, gf generateFlags, cfg hf.Config) error {
@@ -214,8 +223,8 @@ func write(ctx context.Context, m *llama.Model, w *speaker, gf generateFlags, cf
 			prompt = w.ids[max(0, len(w.ids)-cfg.MaxPositionEmbeddings):]
 		}
 		before := left
-		o := llama.GenerateOptions{MaxTokens: left, Temperature: gf.temperature, TopK: gf.topK, TopP: gf.topP, MinP: gf.minP,
-			Repetition: gf.repetition, Frequency: gf.frequency, Presence: gf.presence, Seed: gf.seed + part<<32, LogProbs: gf.logProbs}
+		o := gf.options()
+		o.MaxTokens, o.Seed = left, gf.seed+part<<32
 		for _, e := range gf.eos {
 			o.Stop = append(o.Stop, int32(e))
 		}

@@ -88,7 +88,8 @@ func (t *takeFlags) check() error {
 	case t.role == node.RoleValidator && t.observe:
 		return usagef("--role %s and --observe exclude one another: an observer says nothing", t.role)
 	}
-	return nil
+	_, err := spawner(t.engine, 1)
+	return err
 }
 
 func (a *app) joinCmd() *cobra.Command {

@@ -43,7 +43,8 @@ type Token struct {
 	LogProb float64
 }
 
-func (o *GenerateOptions) validate() error {
+// Validate names the first option out of range.
+func (o GenerateOptions) Validate() error {
 	switch {
 	case o.MaxTokens < 0:
 		return fmt.Errorf("%d tokens at most", o.MaxTokens)
@@ -68,7 +69,7 @@ func (m *Model) newStream(prompt []int32, o GenerateOptions) (*stream, error) {
 	if err := m.checkPrompt(prompt); err != nil {
 		return nil, fmt.Errorf("llama: generate: %w", err)
 	}
-	if err := o.validate(); err != nil {
+	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("llama: generate: %w", err)
 	}
 	// The last token is written, not read, so that a text may be one longer

@@ -1,5 +1,5 @@
-// Package worker is the protocol by which a trainer or a generator runs in a
-// process of its own: one that may crash, hold a GPU, or be written in another
+// Package worker is the protocol by which a trainer runs in a process
+// of its own: one that may crash, hold a GPU, or be written in another
 // language, without taking the node along.
 //
 // Client is the node's side, Serve the worker's. Both speak frames over any
@@ -23,8 +23,7 @@
 //
 // Then the node asks, {"id": n, "op": …}, and the worker answers with the same
 // id, {"id": n} and what the table says, or {"id": n, "error": "why"} after
-// which all is as it was before. The node has one question out at a time, but
-// for generate, of which many may be under way; their answers interleave.
+// which all is as it was before. The node has one question out at a time.
 //
 //	op        head                                          body             answer
 //	open      "config": config.json, "optimizer": {"beta1",  f32 parameters
@@ -36,8 +35,6 @@
 //	set                                                      f32 parameters
 //	save                                                                      body: the worker's own bytes
 //	load                                                     those
-//	generate  "sampling": {…}                                i32 prompt       "token", "logprob" for each, then "done"
-//	cancel    "of": the id of a generate                                      that one's "done"
 //
 // Parameters are the tensors of the model sorted by name (hf.Config.Tensors),
 // joined, row-major. A batch is rows sequences of cols ids; position t predicts
