@@ -54,11 +54,11 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.BoolVar(&t.chain, "chain", true, "be paid by, and as a validator serve, the ledger of "+chainFile+", where that file is")
 }
 
-// liar is what lies for this peer, nil for the honest. Lies are for testnets:
+// liar checks the flags and returns what lies for this peer, nil for the honest. Lies are for testnets:
 // all peers must be local.
 func (t *takeFlags) liar(nf *netFlags) (*cheat.Liar, error) {
-	if t.cheat == "" {
-		return nil, nil
+	if err := t.check(); err != nil || t.cheat == "" {
+		return nil, err
 	}
 	kind, from, err := cheat.Parse(t.cheat)
 	if err != nil {
@@ -76,6 +76,17 @@ func (t *takeFlags) liar(nf *netFlags) (*cheat.Liar, error) {
 		return nil, usagef("--cheat is for testnets on one machine: give --no-mdns and a loopback address to --listen on")
 	}
 	return cheat.New(kind, from), nil
+}
+
+// check refuses flags that do not go together.
+func (t *takeFlags) check() error {
+	switch {
+	case t.role != node.RoleTrainer && t.role != node.RoleValidator:
+		return usagef("--role %q: want %s or %s", t.role, node.RoleTrainer, node.RoleValidator)
+	case t.role == node.RoleValidator && t.observe:
+		return usagef("--role %s and --observe exclude one another: an observer says nothing", t.role)
+	}
+	return nil
 }
 
 func (a *app) joinCmd() *cobra.Command {
@@ -210,12 +221,6 @@ type status struct {
 // take runs a node of the run until it has left. The first interrupt, which
 // ends ctx, lets it leave in order. liar is nil for the honest.
 func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, tf takeFlags, liar *cheat.Liar) error {
-	if tf.role != node.RoleTrainer && tf.role != node.RoleValidator {
-		return usagef("--role %q: want %s or %s", tf.role, node.RoleTrainer, node.RoleValidator)
-	}
-	if tf.role == node.RoleValidator && tf.observe {
-		return usagef("--role %s and --observe exclude one another: an observer says nothing", tf.role)
-	}
 	if old, c := s.local(ctx); old != nil && c != run {
 		return advise(fmt.Errorf("the data directory %s belongs to the run %s (%s)", s.app.dir, old.Name, c),
 			"take part in another run with another --dir")

@@ -273,15 +273,22 @@ func TestDrift(t *testing.T) {
 	if !table {
 		segments, list = 1, settings[:1]
 	}
-	all, forged := map[string]*tally{}, map[string]*tally{}
+	forged, total := map[string]*tally{}, 0
+	if table {
+		fmt.Print("\n", header)
+	}
 	for i := range list {
 		s := &list[i]
 		honest := map[string]*tally{}
 		es := engines(t, table && s.steps*s.cfg.HiddenSize*s.cfg.NumHiddenLayers <= 5*64*2)
 		measure(t, s, es, segments, uint64(i+1), honest, forged)
 		whole := newTally()
-		for name, y := range honest {
-			all[s.name+": "+name] = y
+		for _, name := range slices.Sorted(maps.Keys(honest)) {
+			y := honest[name]
+			if table {
+				fmt.Printf("| %s: %s | %s |\n", s.name, name, y)
+			}
+			total += y.n
 			whole.n += y.n
 			for k, v := range y.value {
 				whole.value[k] = max(whole.value[k], v)
@@ -300,12 +307,6 @@ func TestDrift(t *testing.T) {
 	}
 	if !table {
 		return
-	}
-	fmt.Print("\n", header)
-	total := 0
-	for _, k := range slices.Sorted(maps.Keys(all)) {
-		fmt.Printf("| %s | %s |\n", k, all[k])
-		total += all[k].n
 	}
 	fmt.Printf("\n%d honest comparisons\n\n%s", total, header)
 	for _, k := range slices.Sorted(maps.Keys(forged)) {
