@@ -3,18 +3,20 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/chain/settle"
+	"github.com/shoalnet/shoal/diloco"
 )
 
 // slashOf says what an offence costs, in parts per 10,000 of each of the
 // account's stakes: all validators must sign the same.
 var slashOf = map[string]uint16{
-	"wrong work":    3_000,
-	"false verdict": 3_000,
-	"withheld":      500, // it may have been an accident
-	"equivocation":  5_000,
+	diloco.WhyWork:         3_000,
+	diloco.WhyVerdict:      3_000,
+	diloco.WhyWithheld:     500, // it may have been an accident
+	diloco.WhyEquivocation: 5_000,
 }
 
 // conviction is what validators sign about a ban; ok is false for one that the
@@ -47,6 +49,9 @@ func (a *Agent) convict(ctx context.Context) error {
 		c, ok := a.conviction(&b)
 		if !ok {
 			continue
+		}
+		if b.Why == diloco.WhyEquivocation && slices.Contains(a.st.Reported, c.Key) {
+			continue // its two signatures were enough (`shoal dispute report`)
 		}
 		id := c.ID()
 		if _, done := a.st.Slashed[id.String()]; done {

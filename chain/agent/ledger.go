@@ -50,8 +50,12 @@ func (a *Agent) read(ctx context.Context) error {
 	}
 	changed := false
 	for i := range es {
-		if es[i].Run == a.opt.Params.ID {
-			a.event(&es[i])
+		switch e := &es[i]; {
+		case e.Run == a.opt.Params.ID:
+			a.event(e)
+			changed = true
+		case e.Name == "Equivocated": // of whatever run: the key's account was slashed for it
+			a.st.Reported = append(a.st.Reported, e.Key)
 			changed = true
 		}
 	}

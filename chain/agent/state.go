@@ -30,7 +30,8 @@ type state struct {
 	Demands  []demand            `json:"demands"`
 	Final    uint64              `json:"final"` // the last epoch that is worked out
 	Before   []chain.Reward      `json:"before"`
-	Slashed  map[string]slashing `json:"slashed"` // by Conviction.ID
+	Slashed  map[string]slashing `json:"slashed"`  // by Conviction.ID
+	Reported []chain.Address     `json:"reported"` // keys slashed by two of their own signatures
 }
 
 // A proposed epoch, with the pools that the run may have had for it.

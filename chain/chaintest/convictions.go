@@ -173,6 +173,58 @@ func convictionStory(s *scene) {
 	}
 }
 
+// selfStory is an account that keeps no second key: it signs for itself.
+func selfStory(s *scene) {
+	now, err := s.Ledger.Now(s.ctx)
+	must(s, now, err)
+	reg := func(owner, key int, nonce uint64) chain.RegisterKey {
+		return chain.RegisterKey{Key: s.at(key), Deadline: now + 1000, Sig: chain.SignDigest(s.keys[key], s.Ledger.Book().KeyDigest(s.at(owner), s.at(key), nonce, now+1000))}
+	}
+	s.do(stranger, chain.Approve{Spender: chain.Staking, Amount: chain.Unlimited()})
+	s.do(stranger, chain.Stake{Role: chain.Validator, Amount: chain.Coins(100)})
+	s.refused(payer, reg(payer, stranger, 0), "KeyTaken") // one that has staked becomes nobody else's
+	s.do(stranger, reg(stranger, stranger, 0))
+	s.refused(stranger, reg(stranger, stranger, 1), "KeyTaken")
+	s.do(stranger, chain.Stake{Role: chain.Validator, Amount: chain.Coins(100)}) // and it may still stake
+	s.refused(hot1, chain.Stake{Role: chain.Validator, Amount: chain.Coins(1)}, "KeyTaken")
+	k, err := s.Ledger.Key(s.ctx, s.at(stranger))
+	if must(s, k, err).Owner != s.at(stranger) || !k.Served(now, now+1000) {
+		s.Fatalf("key %+v", k)
+	}
+	// Its receipts are paid, and its signature counts.
+	s.publish(1)
+	s.rate.Split = [4]uint16{7000, 1500, 1000, 500}
+	r := s.Ledger.Book().SignReceipt(s.keys[stranger], chain.Receipt{Run: s.run, Epoch: 1, Subject: chain.Hash{5}, Units: 10})
+	b := s.basis()
+	owner := b.Owner
+	b.Owner = func(k chain.Address) (chain.Address, bool) {
+		if k == s.at(stranger) {
+			return k, true
+		}
+		return owner(k)
+	}
+	x, _, err := chain.Settle(b, append(s.receipts(), r))
+	must(s, x, err)
+	i := slices.IndexFunc(x.Entries, func(e chain.Entry) bool { return e.Receipt.Worker == s.at(stranger) })
+	s.do(val1, chain.Propose{Epoch: x.Epoch})
+	s.refused(val2, chain.ProveReceipt{Epoch: x.Epoch, Entry: x.Entries[i], Proof: x.EntryProof(i)}, "Innocent")
+	q, err := chain.Count(s.ctx, s.Ledger, &x.Epoch, []chain.Approval{
+		s.Ledger.Book().Approve(s.keys[stranger], &x.Epoch), s.Ledger.Book().Approve(s.keys[hot1], &x.Epoch), s.Ledger.Book().Approve(s.keys[hot2], &x.Epoch)})
+	if must(s, q, err); !q.Enough || len(q.Sigs) != 3 {
+		s.Fatalf("quorum %+v", q)
+	}
+	s.do(payer, chain.FinalizeFast{Epoch: x.Epoch, Sigs: q.Sigs})
+	s.do(payer, s.claim(x, stranger))
+	// Revoked, it signs no more, and still acts and answers for itself.
+	s.do(stranger, chain.RevokeKey{Key: s.at(stranger)})
+	s.do(stranger, chain.Unbond{Role: chain.Validator, Amount: chain.Coins(50)})
+	c := s.offence(stranger, 4)
+	s.do(val1, s.convict(c, hot1, hot2, hot3))
+	s.advance(31)
+	s.do(val1, chain.ExecuteConviction{ID: c.ID()})
+	s.amount("slashed", s.slashable(stranger, chain.Validator), chain.Coins(140))
+}
+
 // randomConviction is a step of the walk: about one of three offences.
 func (s *scene) randomConviction(rng *rand.Rand, who *int) chain.Action {
 	c := s.offence([]int{hot1, hot4, hotw1}[rng.IntN(3)], byte(1+rng.IntN(3)))

@@ -184,7 +184,7 @@ func fastStory(s *scene) {
 	s.refused(stranger, reg(payer, payer, nonce, 5), "Expired")
 	abroad := reg(payer, payer, nonce, later)
 	abroad.Sig = chain.SignDigest(s.keys[payer], other.KeyDigest(s.at(stranger), s.at(payer), nonce, later))
-	s.refused(stranger, abroad, "BadSignature") // on another chain
+	s.refused(stranger, abroad, "BadSignature")                       // on another chain
 	s.refused(work2, reg(payer, payer, nonce, later), "BadSignature") // consent was to another owner
 }
 

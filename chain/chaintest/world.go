@@ -336,7 +336,7 @@ func Suite(t *testing.T, make Maker) {
 	}{
 		{"Epoch", epochStory}, {"Fast", fastStory}, {"Objective", objectiveStory}, {"Withheld", withheldStory},
 		{"Committee", committeeStory}, {"Appeal", appealStory}, {"Stake", stakeStory}, {"Money", moneyStory},
-		{"Vouchers", voucherStory}, {"Pause", pauseStory}, {"Convictions", convictionStory},
+		{"Vouchers", voucherStory}, {"Pause", pauseStory}, {"Convictions", convictionStory}, {"Self", selfStory},
 		{"Leaver", leaverStory}, {"Turncoat", turncoatStory}, {"Power", powerStory}, {"Equivocation", equivocationStory},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newScene(t, make)) })

@@ -45,7 +45,7 @@ func TestArtefactsAreOfTheseSources(t *testing.T) {
 	}
 	bound := map[string]string{"Token": TokenMetaData.Bin, "Timelock": TimelockMetaData.Bin, "Council": CouncilMetaData.Bin, "Staking": StakingMetaData.Bin,
 		"ShareFactory": ShareFactoryMetaData.Bin, "Shares": SharesMetaData.Bin, "Runs": RunsMetaData.Bin, "Settlement": SettlementMetaData.Bin,
-		"Disputes": DisputesMetaData.Bin, "Equivocation": EquivocationMetaData.Bin, "Vouchers": VouchersMetaData.Bin}
+		"Disputes": DisputesMetaData.Bin, "Equivocation": EquivocationMetaData.Bin, "Vouchers": VouchersMetaData.Bin, "Convictions": ConvictionsMetaData.Bin}
 	names, err := filepath.Glob("bin/*.bin")
 	if err != nil || len(names) != len(bound) {
 		t.Fatalf("%d compiled contracts and %d bindings: %v", len(names), len(bound), err)

@@ -30,6 +30,9 @@ var errorNames = sync.OnceValue(func() map[[4]byte]string {
 
 // refusal makes a *chain.Refusal of a revert, and wraps anything else.
 func refusal(err error, doing string) error {
+	if err == nil {
+		return nil
+	}
 	raw, ok := ethclient.RevertErrorData(err)
 	if !ok {
 		return fmt.Errorf("%s: %w", doing, err)

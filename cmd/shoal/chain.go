@@ -91,7 +91,7 @@ func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
 		return nil, fmt.Errorf("deployment: %w", err)
 	}
 	if err := json.Unmarshal(b, &d); err != nil {
-		return nil, fmt.Errorf("deployment: %s: %w", a.path(chainFile), err)
+		return nil, advise(fmt.Errorf("deployment: %s: %w", a.path(chainFile), err), "the file is damaged: copy the swarm's %s again", chainFile)
 	}
 	k, err := a.openKey(&f.keyFlags)
 	if err != nil {
@@ -107,7 +107,7 @@ func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
 	}
 	l, err := evm.Open(ctx, c, d.Book, s)
 	if err != nil {
-		return nil, err
+		return nil, advise(err, "%s is not of what runs at %s: copy the swarm's again, or move it away and deploy", a.path(chainFile), d.URL)
 	}
 	return &teller{a: a, flags: f, ledger: l, key: k, me: chain.AddressOf(k), where: d}, nil
 }
@@ -216,7 +216,7 @@ func (a *app) at(f *chainFlags, run func(context.Context, *teller, []string) err
 		defer cancel()
 		t, err := a.teller(ctx, f)
 		if err != nil {
-			return err
+			return whatNext(err)
 		}
 		return whatNext(run(ctx, t, args))
 	}
@@ -239,6 +239,7 @@ var nexts = map[string]string{
 	"NotEnoughStake":           "`shoal balance` shows what is staked",
 	"NotProposed":              "`shoal dispute status RUN` shows what became of it; `shoal epoch propose` proposes",
 	"NotValidator":             "stake what the deployment asks for (`shoal stake AMOUNT`); it counts from the next epoch on",
+	"ZeroAmount":               "give an amount above 0",
 	"NotVoter":                 "the stake of an epoch's validators is that of its beginning: `shoal stake` counts from the next on",
 	"AlreadyConvicted":         "nothing is to be done; other messages may convict for another round or parent",
 	"KeyTaken":                 "make another key, for example with `shoal --dir OTHER key new --light`",

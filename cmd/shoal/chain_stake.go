@@ -165,6 +165,9 @@ func (a *app) withdrawCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if free.Sign() == 0 {
+					return advise(errors.New("no bond is free"), "bonds of a live proposal come back when it is final: `shoal dispute status RUN`")
+				}
 				act = chain.WithdrawBond{Amount: free}
 			}
 			if _, err := t.do(ctx, act); err != nil {

@@ -200,7 +200,7 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 		Params: settle.Params{Run: run, ID: id, Book: d.Book, LateRounds: m.Round.LateRounds,
 			AuditWindow: m.Verification.Window, Last: m.Stop.Rounds},
 		Validate: role == node.RoleValidator, Minimum: d.Config.Minimum, Bond: d.Config.Bond, ChallengeBond: d.Config.ChallengeBond,
-		Poll: poll, Turn: 3 * poll, Margin: margin, Log: slog.Default(),
+		Poll: poll, Turn: 8 * poll, Margin: margin, Log: slog.Default(),
 	})
 	if err != nil {
 		return err

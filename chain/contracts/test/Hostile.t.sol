@@ -189,6 +189,11 @@ contract Handler is Deployed {
         deploy();
         run = publish(token, bytes32(uint256(1)));
         runs.fund(run, 1_000_000e18);
+        for (uint256 i; i < 2; ++i) { // challengers of their own: one account has one challenge open
+            token.transfer(who[i], 1e24);
+            vm.prank(who[i]);
+            token.approve(address(disputes), type(uint256).max);
+        }
     }
 
     function stake(uint96 n, uint8 role) external {
@@ -253,6 +258,7 @@ contract Handler is Deployed {
     function demand(uint8 i, uint96 n, bool receipts) external {
         ready(i, n);
         Disputes.Tree tree = receipts ? Disputes.Tree.Receipts : Disputes.Tree.Rewards;
+        if (receipts) vm.prank(who[1]);
         disputes.demand(pending, tree, 0);
         demanded.push(disputes.demandId(run, settlement.proposalOf(run).serial, tree, 0));
     }
@@ -272,6 +278,7 @@ contract Handler is Deployed {
 
     function accuse(uint8 i, uint96 n) external {
         ready(i, n);
+        vm.prank(who[0]);
         disputes.dispute(pending, bytes32(uint256(1)));
     }
 
