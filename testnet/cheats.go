@@ -79,6 +79,9 @@ func (c *Chronicle) odds(p *PeerRecord) (perRound float64, bound uint64) {
 	if n := audit.RoundsUntil(rate, share, looks, sure); n > 0 {
 		bound = start + uint64(n) + settling
 	}
+	if fact.Kind == cheat.Withhold && bound > 0 {
+		bound += c.Audit.Window/2 + c.Audit.Window // material may come late, and the accused has time to answer
+	}
 	return perRound, bound
 }
 

@@ -56,11 +56,11 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.BoolVar(&t.chain, "chain", true, "be paid by, and as a validator serve, the ledger of "+chainFile+", where that file is")
 }
 
-// liar is what lies for this peer, nil for the honest. Lies are for testnets:
+// liar checks the flags and returns what lies for this peer, nil for the honest. Lies are for testnets:
 // all peers must be local.
 func (t *takeFlags) liar(nf *netFlags) (*cheat.Liar, error) {
-	if t.cheat == "" {
-		return nil, nil
+	if err := t.check(); err != nil || t.cheat == "" {
+		return nil, err
 	}
 	kind, from, err := cheat.Parse(t.cheat)
 	if err != nil {

@@ -55,8 +55,14 @@ func TestSimSwarmZoo(t *testing.T) {
 	liars := map[int]cheat.Kind{3: cheat.Idle, 4: cheat.Replay, 5: cheat.Withhold, 9: cheat.PassAll}
 	why := map[cheat.Kind]string{cheat.Idle: "wrong work", cheat.Replay: "wrong work", cheat.Withhold: "withheld", cheat.PassAll: "false verdict"}
 	synctest.Test(t, func(t *testing.T) {
-		s := newSimSwarm(t, simOptions{change: func(m *manifest.Manifest) {
-			m.Admission.MinPeers, m.Stop.Rounds = trainers, 16
+		speed := func(i int) time.Duration {
+			if i >= trainers {
+				return time.Millisecond // everything is audited by all: a validator needs a faster machine
+			}
+			return 200 * time.Millisecond
+		}
+		s := newSimSwarm(t, simOptions{speed: speed, change: func(m *manifest.Manifest) {
+			m.Admission.MinPeers, m.Stop.Rounds = trainers, 24
 			m.Verification.AuditRate, m.Verification.Segments, m.Verification.Window = 10_000, 2, 6
 		}})
 		for i := range trainers + validators {
