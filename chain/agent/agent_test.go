@@ -209,7 +209,7 @@ func TestAnEarlyProposalIsNotWavedThrough(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.do(liar, chain.Propose{Epoch: x.Epoch})
-		w.seconds(12, nil) // the whole window, without a commit
+		w.seconds(int(w.cfg.Params.ChallengeWindow)+2, nil) // the whole window, without a commit
 		if len(w.events("CaseOpened")) != 1 {
 			t.Fatal("nobody has objected")
 		}
