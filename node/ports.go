@@ -97,7 +97,8 @@ type Blocks interface {
 	Unpin(name string) error
 	// Pins lists the pins by name.
 	Pins() (map[string]wire.CID, error)
-	// GC deletes unpinned blocks until the store is within its quota.
+	// GC deletes unpinned blocks until the store is within its quota; without one,
+	// all that nobody has used lately.
 	GC(ctx context.Context) error
 	// Usage is the size of the store in bytes.
 	Usage() (int64, error)

@@ -141,8 +141,14 @@ func (b blocks) Pins() (map[string]wire.CID, error) {
 	return out, nil
 }
 
+// GC keeps to the quota. Without one, what nothing pins goes all the same: old
+// states and audit material would fill any disk, and who keeps the lineage pins it.
 func (b blocks) GC(ctx context.Context) error {
-	_, err := b.store.GC(ctx)
+	target := int64(0)
+	if q := b.store.Usage().Quota; q > 0 {
+		target = q - q/10
+	}
+	_, err := b.store.Collect(ctx, target)
 	return sorted(err)
 }
 
