@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/chain/evm"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// chainFlags are those of every command that asks the chain.
+type chainFlags struct {
+	keyFlags
+	dry     bool
+	timeout time.Duration
+}
+
+func (f *chainFlags) add(c *cobra.Command, acts bool) {
+	f.keyFlags.add(c)
+	c.Flags().DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait for the chain; what is sent stays sent")
+	if acts {
+		c.Flags().BoolVar(&f.dry, "dry-run", false, "say what it would do and cost, or why it would be refused; send nothing")
+	}
+}
+
+// A teller is this peer at the ledger.
+type teller struct {
+	a      *app
+	flags  *chainFlags
+	ledger *evm.Ledger
+	key    *wire.Key
+	me     chain.Address
+	where  deployment
+	sent   []sentTx
+	failed error // of a question that a pure computation asked
+}
+
+// clock writes a second of the chain for a person.
+func clock(t uint64) string { return time.Unix(int64(t), 0).Format(time.RFC1123) }
+
+type sentTx struct {
+	Action string      `json:"action"`
+	Tx     *chain.Hash `json:"tx,omitempty"`
+	Gas    uint64      `json:"gas"`
+	ID     *chain.Hash `json:"id,omitempty"`   // of the run or channel that it made
+	Cost   string      `json:"cost,omitempty"` // ether, at the price of a dry run
+}
+
+// teller opens the key and the deployment of the data directory.
+func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
+	var d deployment
+	b, err := readBounded(a.path(chainFile), 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, advise(errors.New("this peer knows no ledger"), "start one with `shoal chain dev` and then `shoal chain deploy`, or copy a swarm's %s to %s", chainFile, a.dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("deployment: %w", err)
+	}
+	if err := json.Unmarshal(b, &d); err != nil {
+		return nil, advise(fmt.Errorf("deployment: %s: %w", a.path(chainFile), err), "the file is damaged: copy the swarm's %s again", chainFile)
+	}
+	k, err := a.openKey(&f.keyFlags)
+	if err != nil {
+		return nil, err
+	}
+	c, err := dialChain(ctx, d.Preset, d.URL, d.Book.ChainID)
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.sender(c, k)
+	if err != nil {
+		return nil, err
+	}
+	l, err := evm.Open(ctx, c, d.Book, s)
+	if err != nil {
+		return nil, advise(err, "%s is not of what runs at %s: copy the swarm's again, or move it away and deploy", a.path(chainFile), d.URL)
+	}
+	return &teller{a: a, flags: f, ledger: l, key: k, me: chain.AddressOf(k), where: d}, nil
+}
+
+func (a *app) sender(c *evm.Client, k *wire.Key) (*evm.Sender, error) {
+	return evm.NewSender(c, k, evm.SenderOptions{
+		File:  a.path(flightFile),
+		Alarm: big.NewInt(1e15),
+		OnLow: func(who common.Address, wei *big.Int) {
+			a.say("note: %s has only %s ether left for gas", who, chain.FormatAmount(wei))
+		},
+	})
+}
+
+func dialChain(ctx context.Context, preset, url string, id uint64) (*evm.Client, error) {
+	p, ok := evm.Presets[preset]
+	if !ok {
+		p = evm.Custom(url, id)
+	}
+	p.URL = url
+	c, err := evm.Dial(ctx, p)
+	switch {
+	case errors.Is(err, evm.ErrWrongChain):
+		return nil, advise(err, "give the URL of a node of chain %d, or the right --chain-id; a deployment is of one chain", p.ChainID)
+	case err != nil && preset == "dev":
+		return nil, advise(err, "is `shoal chain dev` running, on that port?")
+	case err != nil:
+		return nil, advise(err, "is the node up, and the URL right? What is in flight is kept and goes on when it is back")
+	}
+	return c, nil
+}
+
+// do carries out an action, or with --dry-run says what it would cost.
+func (t *teller) do(ctx context.Context, a chain.Action) (chain.Result, error) {
+	name := strings.TrimPrefix(fmt.Sprintf("%T", a), "chain.")
+	if t.flags.dry {
+		gas, price, err := t.ledger.Estimate(ctx, t.me, a)
+		if err != nil {
+			return chain.Result{}, fmt.Errorf("%s: %w", name, err)
+		}
+		cost := new(big.Int).Mul(price, new(big.Int).SetUint64(gas))
+		t.sent = append(t.sent, sentTx{Action: name, Gas: gas, Cost: chain.FormatAmount(cost)})
+		return chain.Result{}, nil
+	}
+	r, err := t.ledger.Do(ctx, t.me, a)
+	if err != nil {
+		return r, fmt.Errorf("%s: %w", name, err)
+	}
+	x := sentTx{Action: name, Tx: &r.Tx, Gas: r.Gas}
+	if !r.ID.IsZero() {
+		x.ID = &r.ID
+	}
+	t.sent = append(t.sent, x)
+	return r, nil
+}
+
+// spend approves the contract for an amount and carries out what takes it. A dry
+// run cannot estimate the second without the first.
+func (t *teller) spend(ctx context.Context, amount chain.Amount, a chain.Action) error {
+	_, err := t.spent(ctx, amount, a)
+	return err
+}
+
+// spent is spend that returns what the action left.
+func (t *teller) spent(ctx context.Context, amount chain.Amount, a chain.Action) (chain.Result, error) {
+	has, err := t.ledger.Balance(ctx, t.me)
+	if err != nil {
+		return chain.Result{}, err
+	}
+	if has.Cmp(amount) < 0 {
+		return chain.Result{}, advise(fmt.Errorf("%s has %s SHOAL, %s are needed", t.me, chain.FormatAmount(has), chain.FormatAmount(amount)),
+			"have some sent to it: who deployed holds the supply and sends with `shoal chain send %s AMOUNT`", t.me)
+	}
+	if _, err := t.do(ctx, chain.Approve{Spender: a.Target(), Amount: amount}); err != nil {
+		return chain.Result{}, err
+	}
+	res, err := t.do(ctx, a)
+	var r *chain.Refusal
+	if t.flags.dry && errors.As(err, &r) && r.Reason == "ERC20InsufficientAllowance" {
+		t.sent = append(t.sent, sentTx{Action: strings.TrimPrefix(fmt.Sprintf("%T", a), "chain.") + " (after the approval)"})
+		return chain.Result{}, nil
+	}
+	return res, err
+}
+
+// done prints what was sent.
+func (t *teller) done() error {
+	var b strings.Builder
+	for _, s := range t.sent {
+		switch {
+		case t.flags.dry && s.Gas == 0:
+			fmt.Fprintf(&b, "would send %s; its gas shows once that is done\n", s.Action)
+		case t.flags.dry:
+			fmt.Fprintf(&b, "would send %s: %d gas, %s ether now\n", s.Action, s.Gas, s.Cost)
+		default:
+			fmt.Fprintf(&b, "%s: %s, %d gas\n", s.Action, s.Tx, s.Gas)
+		}
+	}
+	return t.a.show(map[string]any{"dry_run": t.flags.dry, "transactions": t.sent}, b.String())
+}
+
+// at runs f with a teller, within the timeout.
+func (a *app) at(f *chainFlags, run func(context.Context, *teller, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+		defer cancel()
+		t, err := a.teller(ctx, f)
+		if err != nil {
+			return whatNext(err)
+		}
+		return whatNext(run(ctx, t, args))
+	}
+}
+
+// nexts is what to do about a refusal, where the command that met it knows no better.
+var nexts = map[string]string{
+	"AlreadyChallenging":       "wait for its answer or verdict: `shoal dispute status RUN`",
+	"AlreadyDemanded":          "`shoal dispute status RUN` shows whether it is answered; ask for another --index",
+	"AlreadyProposed":          "settle that one first: `shoal dispute status RUN` shows where it is",
+	"AlreadyVoted":             "reveal it in time: `shoal dispute reveal RUN`",
+	"BadIndex":                 "the epoch's file shows how many leaves there are; they count from 0",
+	"BadProof":                 "use the file of the run's last final epoch",
+	"CaseOpen":                 "`shoal dispute status RUN` shows where it is",
+	"EnforcedPause":            "withdrawals and claims go on; governance takes it back: `shoal govern propose --unpause`",
+	"ERC20InsufficientBalance": "`shoal balance` shows what there is",
+	"Innocent":                 "what only recomputation shows goes before the validators: `shoal epoch challenge --evidence`",
+	"KeyUnknown":               "`shoal chain key register FILE` registers one; a revoked key never serves again",
+	"NoBond":                   "`shoal epoch propose` deposits one by itself; `shoal balance` shows what is free",
+	"NotEnoughStake":           "`shoal balance` shows what is staked",
+	"NotProposed":              "`shoal dispute status RUN` shows what became of it; `shoal epoch propose` proposes",
+	"NotValidator":             "stake what the deployment asks for (`shoal stake AMOUNT`); it counts from the next epoch on",
+	"ZeroAmount":               "give an amount above 0",
+	"NotVoter":                 "the stake of an epoch's validators is that of its beginning: `shoal stake` counts from the next on",
+	"AlreadyConvicted":         "nothing is to be done; other messages may convict for another round or parent",
+	"KeyTaken":                 "make another key, for example with `shoal --dir OTHER key new --light`",
+	"BadTerms":                 "an epoch takes 10 s to 30 days, --royalty is at most 10000, and the split adds up to 10000",
+	"NothingMatured":           "`shoal unbond` starts an unbonding, `shoal balance` shows when it is over",
+	"NothingToCollect":         "revenue comes with `shoal voucher redeem --flush`",
+	"NothingToMint":            "claim first: `shoal claim FILE`",
+	"NoShares":                 "only a manifest with `shares: true` gives a run shares",
+	"OverBudget":               "recompute the epoch with the run's present rate and pool: `shoal epoch propose`",
+	"RunEnded":                 "`shoal chain status` shows when; what was earned can be claimed",
+	"RunPaused":                "its sponsor resumes it: `shoal sponsor resume RUN`",
+	"RunUnknown":               "`shoal chain status` lists the runs; one of another account needs its --sponsor, and --budget publishes a new one",
+	"TooEarly":                 "`shoal dispute status RUN` shows until when; an epoch must be over before it is proposed",
+	"TooFewVotes":              "more validators must sign, or wait for the end of the challenge window",
+	"TooLate":                  "`shoal dispute status RUN` shows what is still possible",
+	"TooManyUnbondings":        "wait for the next one to be over, then `shoal withdraw`",
+	"WrongEpoch":               "`shoal chain status` shows the last final epoch: propose a later one with --number",
+	"WrongHash":                "use the file that its proposer has published",
+	"WrongStage":               "`shoal dispute status RUN` shows where the case is",
+}
+
+// whatNext adds advice to an error that has none.
+func whatNext(err error) error {
+	var adv advice
+	var use usageError
+	var r *chain.Refusal
+	var path *fs.PathError
+	switch {
+	case err == nil || errors.As(err, &adv) || errors.As(err, &use):
+		return err
+	case errors.As(err, &r) && nexts[r.Reason] != "":
+		return advise(err, "%s", nexts[r.Reason])
+	case errors.As(err, &r):
+		return advise(err, "`shoal chain status` and `shoal balance` show where things are")
+	case errors.As(err, &path) && errors.Is(err, fs.ErrNotExist):
+		return advise(err, "is the name right? Who makes the file passes it on")
+	case errors.Is(err, context.DeadlineExceeded):
+		return advise(err, "what was sent stays sent: run the same command again and it is waited for, not sent twice; --timeout waits longer")
+	case errors.Is(err, evm.ErrReplaced):
+		return advise(err, "look with `shoal balance` or `shoal chain status` whether it was done, before doing it again")
+	case errors.Is(err, evm.ErrLyingNode):
+		return advise(err, "change the url in %s to a node that you trust more", chainFile)
+	}
+	return err
+}
