@@ -71,10 +71,13 @@ func (t *Trainer) Save(w io.Writer) error {
 	if _, err := out.Write(head); err != nil {
 		return fmt.Errorf("llama: save: %w", err)
 	}
-	values := make([]float32, t.params.N)
 	buf := make([]byte, 0, 1<<16)
 	for _, b := range []gpu.Buffer{t.params, t.m, t.v} {
-		t.dev.Download(values, b)
+		values := b.Host
+		if values == nil {
+			values = make([]float32, b.N)
+			t.dev.Download(values, b)
+		}
 		for i, x := range values {
 			buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(x))
 			if len(buf) == cap(buf) || i == len(values)-1 {
