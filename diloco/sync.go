@@ -133,6 +133,8 @@ func (m *Machine) commitFetched(ev CommitFetched) {
 		w.next = m.now.Add(backoff(time.Second, w.tries))
 		if w.tries >= 8 && len(m.orphansOf[ev.CID]) == 0 && !m.attestedTo(ev.CID) {
 			delete(m.wants, ev.CID)
+		} else if w.tries >= 2 {
+			m.askElsewhere(w)
 		}
 		return
 	}
@@ -175,6 +177,25 @@ func (m *Machine) commitFetched(ev CommitFetched) {
 	} else if m.orphans[c.Parent] == nil {
 		m.want(c.Parent, c.Round-1, o.from, m.now)
 	}
+}
+
+// askElsewhere turns to others for a commit that those who named it do not
+// give, as they may be gone: whoever builds on its round or a later one has it
+// or a sibling. Each try asks other ones.
+func (m *Machine) askElsewhere(w *want) {
+	var others []wire.PeerID
+	for _, a := range m.attesters {
+		if a.peer != m.cfg.Self && len(a.said) > 0 && a.latest().Body.(*Attest).Round >= w.round && !slices.Contains(w.from, a.peer) {
+			others = append(others, a.peer)
+		}
+	}
+	if len(others) == 0 {
+		return
+	}
+	i := w.tries % len(others)
+	others = append(slices.Clone(others[i:]), others[:i]...)
+	w.from = append(others[:min(len(others), maxFrom-1)], w.from...)
+	w.from = w.from[:min(len(w.from), maxFrom)]
 }
 
 // slimOrphans drops the content of the youngest orphans where too many wait:

@@ -308,3 +308,11 @@ func TestSurvivor(t *testing.T) {
 		}
 	}
 }
+
+// A newcomer is told of a commit by a peer that then goes for good: others have
+// it. (Seed 841 asked that peer alone, for ever.)
+func TestSourceGone(t *testing.T) {
+	if _, err := Run(Random(841)); err != nil {
+		t.Error(err)
+	}
+}
