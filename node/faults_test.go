@@ -29,7 +29,9 @@ func TestKilledNodeResumesItsInnerPhase(t *testing.T) {
 		m.kill()
 		said := m.said()
 		m.start()
-		s.until("training again", time.Minute, func(st Status) bool { return st.Phase == Training && st.Round == 2 }, 2)
+		s.until("training again", time.Minute, func(st Status) bool { // the machine's word alone comes before the first step
+			return st.Phase == Training && st.Round == 2 && st.InnerStep > 0
+		}, 2)
 		st := m.node.Status()
 		// Steps take 0.5 s, snapshots come every 2 s.
 		if st.Resumed < before.InnerStep-5 || st.Resumed > before.InnerStep {
