@@ -198,7 +198,7 @@ func (t *town) publish() {
 	if err := os.WriteFile(t.file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.no("RunUnknown", "sponsor", "fund", t.file, "1000")
+	t.no("does not know the run", "sponsor", "fund", t.file, "1000")
 	t.do("sponsor", "fund", t.file, "1000", "--budget", "100", "--epoch", "10s")
 	var status struct {
 		Runs []struct {
