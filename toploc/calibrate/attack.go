@@ -108,10 +108,10 @@ func reference(tops []*toploc.Top, records [][]byte, l toploc.Limits) (passed in
 	return passed
 }
 
-// maxDrafted is how many of the sequences drafts write, at most.
+// maxDrafted is how many of the sequences dishonest drafts write, at most.
 const maxDrafted = 128
 
-// drafts lets every draft write the first sequences, and judges their tokens.
+// drafts lets every draft write the sequences, and judges their tokens.
 func (m *measurement) drafts(ctx context.Context, r *Report) error {
 	verifier, err := llama.New(m.c.Verifier.Device, m.c.Model.Config, m.c.Model.Weights)
 	if err != nil {
@@ -144,7 +144,10 @@ func (m *measurement) draft(ctx context.Context, r *Report, verifier *llama.Mode
 		return out, err
 	}
 	var pool []float64
-	for seq, prompt := range m.c.Prompts[:min(len(m.c.Prompts), maxDrafted)] {
+	for seq, prompt := range m.c.Prompts {
+		if !d.honest && seq == maxDrafted {
+			break
+		}
 		key := job(seq)
 		if d.unseeded {
 			key = append(key, "another"...)

@@ -49,7 +49,7 @@ func TestTableStories(t *testing.T) {
 	if net == nil {
 		t.Skip("SKIPPED: the shared models are not here")
 	}
-	sequences, tokens := 16, 64
+	sequences, tokens := 16, 128
 	if tables() != "" {
 		sequences, tokens = 256, 256
 	}
