@@ -202,8 +202,9 @@ type Config struct {
 	AuditRate   uint64        // share of deltas that each validator audits, in parts per 10,000; 0: there are no verdicts
 	Segments    uint64        // into how many segments a whole inner phase is cut for audits; default 4
 	AuditWindow uint64        // rounds for which audit material is served, verdicts are heard and a case stays open; default 8
-	// Vouch says whether this peer names a validator's Join in its votes: on the
-	// run's ledger it has stake. Nil vouches for all. Unlike Admit it is this peer's own view.
+	// Vouch says whether this peer names a Join in its votes: on the run's ledger
+	// there is the stake that its role asks for. Nil vouches for all. Unlike Admit
+	// it is this peer's own view.
 	Vouch func(wire.PeerID, *Join) bool
 	// Admit decides from the manifest alone whether a peer may join. Nil admits all.
 	Admit func(wire.PeerID, [20]byte) bool

@@ -170,7 +170,7 @@ func (m *Machine) fits(e *Member) bool {
 
 // vouches reports whether this peer wants p in the roster.
 func (m *Machine) vouches(p wire.PeerID, j *Join) bool {
-	return j.Role != validator || j.Leave || m.cfg.Vouch == nil || p == m.cfg.Self || m.cfg.Vouch(p, j)
+	return j.Leave || m.cfg.Vouch == nil || p == m.cfg.Self || m.cfg.Vouch(p, j)
 }
 
 // joined reports whether the Join has had its effect in the head's chain.

@@ -78,7 +78,11 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 		cfg.Role = "observer"
 	}
 	if n.opt.Vouch != nil {
-		cfg.Vouch = func(p wire.PeerID, _ *diloco.Join) bool { return p == n.self || n.opt.Vouch(p) }
+		all := p.manifest.Admission.Kind == "stake"
+		cfg.Vouch = func(p wire.PeerID, j *diloco.Join) bool {
+			v := j.Role == RoleValidator
+			return p == n.self || !v && !all || n.opt.Vouch(p, v)
+		}
 	}
 	states := &states{model: p.model, blocks: n.opt.Blocks}
 	chain, err := n.recover(ctx, p, states, ledger.last)

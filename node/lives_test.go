@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,4 +197,44 @@ func TestLearningRate(t *testing.T) {
 	check("wsd", 110, 0.1)
 	m.Inner.Warmup = 0
 	check("cosine", 0, 1)
+}
+
+// A run that admits by stake has the trainers in it that have one, and nobody
+// takes part who has no ledger to ask.
+func TestAdmissionByStake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSwarm(t, func(m *manifest.Manifest) {
+			m.Admission.Kind, m.Admission.MinStake = "stake", "5"
+			m.Stop.Rounds, m.Round.InnerSteps = 12, 2
+		})
+		poor := s.member(4)
+		var late atomic.Bool // it has staked meanwhile
+		asks := func(o *Options) {
+			o.Vouch = func(p wire.PeerID, validator bool) bool { return !validator && (p != poor.peer() || late.Load()) }
+		}
+		for i := range 3 {
+			m := s.member(i)
+			m.opt = asks
+			if i == 0 {
+				m.seed()
+			}
+			m.start()
+		}
+		poor.opt = asks
+		poor.start()
+		blind := s.member(5)
+		blind.start()
+		if err := blind.end(time.Minute); err == nil || !strings.Contains(err.Error(), "chain.json") {
+			t.Errorf("without a ledger: %v", err)
+		}
+		s.until("in round 4", 10*time.Minute, round(4), 0, 1, 2, 4)
+		if st := s.members[0].node.Status(); st.Roster != 3 || poor.node.Status().RoundsContributed != 0 {
+			t.Errorf("roster of %d, and who has no stake gave %d rounds", st.Roster, poor.node.Status().RoundsContributed)
+		}
+		late.Store(true)
+		s.until("done", 20*time.Minute, done, 0, 1, 2, 4)
+		if st := s.members[0].node.Status(); st.Roster != 4 || poor.node.Status().RoundsContributed == 0 {
+			t.Errorf("roster of %d, and who has staked meanwhile gave %d rounds", st.Roster, poor.node.Status().RoundsContributed)
+		}
+	})
 }

@@ -75,9 +75,11 @@ type Options struct {
 	Patience time.Duration
 	// Payer makes receipts for the run's ledger. By default there is no ledger.
 	Payer Payer
-	// Vouch says, at once, whether a validator that asks to join has the stake
-	// that the run's ledger wants. By default all are vouched for.
-	Vouch func(wire.PeerID) bool
+	// Vouch says, at once, whether a peer that asks to join as a validator, or, where
+	// the run admits by stake, as a trainer, has the stake that is asked of its
+	// role on the run's ledger. By default all are vouched for, but runs that
+	// admit by stake are refused.
+	Vouch func(p wire.PeerID, validator bool) bool
 	// Log defaults to silence.
 	Log *slog.Logger
 

@@ -39,8 +39,8 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 	n.mu.Lock()
 	n.manifest = m
 	n.mu.Unlock()
-	if m.Admission.Kind == "stake" {
-		return nil, errors.New("the run admits by stake, which this version cannot check")
+	if m.Admission.Kind == "stake" && n.opt.Vouch == nil && !n.opt.Observe {
+		return nil, errors.New("the run admits by stake, and this peer asks no ledger who has one: join from a data directory that holds its chain.json, and not with --chain=false")
 	}
 	p := &parts{manifest: m}
 	if p.keeper, err = newKeeper(n.opt.Blocks, !n.opt.Prune, n.opt.Log); err != nil {

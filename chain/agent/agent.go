@@ -72,6 +72,7 @@ type Options struct {
 
 	Validate      bool         // act as a validator; otherwise it only follows
 	Minimum       chain.Amount // a validator's least stake (chain.Config.Minimum), for Vouch
+	MinTrainer    chain.Amount // a trainer's (manifest admission.min_stake), for Vouch
 	Bond          chain.Amount // of a proposal (chain.Config.Bond): put in when none is free
 	ChallengeBond chain.Amount // (chain.Config.ChallengeBond): approved before a challenge
 
@@ -103,6 +104,7 @@ type Agent struct {
 	empty   map[uint64]bool                        // epochs that pay nobody, and are written down
 	next    *candidate
 	opined  opined
+	short   string // why others do not vouch for this peer; empty if they do
 	heard   chan heard
 
 	mu         sync.Mutex // guards the following
@@ -110,8 +112,7 @@ type Agent struct {
 	polledAt   uint64     // the ledger's time then
 	polledRun  chain.Run
 	validators map[wire.PeerID]bool
-	vouched    map[wire.PeerID]bool
-	wanted     map[wire.PeerID]bool
+	vouched    map[candidacy]bool // who was asked about, and the answer
 	status     Status
 	totals     map[wire.PeerID]*Total
 	lines      []settle.Line // this peer's
@@ -132,7 +133,7 @@ func New(opt Options) (*Agent, error) {
 	}
 	a := &Agent{opt: opt, me: chain.AddressOf(opt.Key), keys: map[chain.Address]chain.KeyInfo{}, tallies: map[chain.Hash]map[chain.Address]tally{},
 		first: map[string]time.Time{}, told: map[string]bool{}, tried: map[string]bool{}, empty: map[uint64]bool{}, heard: make(chan heard, 256),
-		validators: map[wire.PeerID]bool{}, vouched: map[wire.PeerID]bool{}, wanted: map[wire.PeerID]bool{}, totals: map[wire.PeerID]*Total{}}
+		validators: map[wire.PeerID]bool{}, vouched: map[candidacy]bool{}, totals: map[wire.PeerID]*Total{}}
 	if err := a.load(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -361,16 +362,35 @@ func TestKilledAtAnyTime(t *testing.T) {
 func TestVouchIsAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 2, 20)
-		a, _ := w.start(1, t.TempDir())
+		a, _ := w.start(1, t.TempDir(), func(o *Options) { o.MinTrainer = chain.Coins(1000) })
 		v, tr, nobody := w.s.Keys[2].Peer(), w.s.Keys[0].Peer(), settletest.Key(t, 50).Peer()
+		want := map[candidacy]bool{}
 		for _, p := range []wire.PeerID{v, tr, nobody} {
-			if a.Vouch(p) {
-				t.Errorf("%s is vouched for before anybody looked", p)
+			want[candidacy{p, true}], want[candidacy{p, false}] = false, false
+		}
+		ask := func(when string) {
+			t.Helper()
+			for c, ok := range want {
+				if a.Vouch(c.peer, c.validator) != ok {
+					t.Errorf("%s: %s as a validator (%v): vouched for is %v", when, c.peer, c.validator, !ok)
+				}
 			}
 		}
+		ask("before anybody looked")
 		w.seconds(3, nil)
-		if !a.Vouch(v) || a.Vouch(tr) || a.Vouch(nobody) {
-			t.Errorf("validator %v, trainer %v, nobody %v", a.Vouch(v), a.Vouch(tr), a.Vouch(nobody))
+		want[candidacy{v, true}], want[candidacy{tr, false}] = true, true
+		ask("after a look")
+		w.do(w.s.Keys[0], chain.Unbond{Role: chain.Trainer, Amount: chain.Coins(1)})
+		w.seconds(3, nil)
+		want[candidacy{tr, false}] = false
+		ask("after it has unbonded a coin")
+		if s := a.Status(); s.Trouble != "" {
+			t.Errorf("a staked validator's trouble: %q", s.Trouble)
+		}
+		poor, _ := w.start(0, t.TempDir(), func(o *Options) { o.MinTrainer = chain.Coins(1000) })
+		w.seconds(3, nil)
+		if s := poor.Status(); !strings.Contains(s.Trouble, "shoal stake 1000 --role trainer") {
+			t.Errorf("one with too little stake: %q", s.Trouble)
 		}
 	})
 }

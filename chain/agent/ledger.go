@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/shoalnet/shoal/chain"
@@ -255,49 +256,83 @@ func (a *Agent) settled(n uint64, rewards []chain.Reward) error {
 	return a.save()
 }
 
-// maxWanted bounds whom Vouch remembers.
-const maxWanted = 1024
-
-// Vouch reports whether a peer has a validator's stake on the ledger, by the
-// last look. Who is asked about for the first time is looked up with the next
-// poll and not vouched for until then.
-func (a *Agent) Vouch(p wire.PeerID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.wanted) < maxWanted {
-		a.wanted[p] = true
-	}
-	return a.vouched[p]
+// A candidacy is what Vouch is asked about.
+type candidacy struct {
+	peer      wire.PeerID
+	validator bool
 }
 
-// lookUp refreshes Vouch's answers.
-func (a *Agent) lookUp(ctx context.Context) error {
+// maxCandidates bounds whom Vouch remembers.
+const maxCandidates = 2048
+
+// Vouch reports whether a peer has the stake that its role asks for on the ledger,
+// by the last look. Who is asked about for the first time is looked up with the
+// next poll and not vouched for until then.
+func (a *Agent) Vouch(p wire.PeerID, validator bool) bool {
 	a.mu.Lock()
-	ps := make([]wire.PeerID, 0, len(a.wanted))
-	for p := range a.wanted {
-		ps = append(ps, p)
+	defer a.mu.Unlock()
+	c := candidacy{p, validator}
+	ok, known := a.vouched[c]
+	if !known && len(a.vouched) < maxCandidates {
+		a.vouched[c] = false
 	}
+	return ok
+}
+
+// lookUp refreshes Vouch's answers, and sees whether this peer itself has what others ask of it.
+func (a *Agent) lookUp(ctx context.Context) error {
+	a.short = ""
+	if role, least := a.stakeAsked(a.opt.Validate); num(least).Sign() > 0 {
+		ok, err := a.hasStake(ctx, candidacy{a.opt.Key.Peer(), a.opt.Validate})
+		if err != nil {
+			return err
+		}
+		if !ok {
+			name := map[uint8]string{chain.Trainer: "trainer", chain.Validator: "validator"}[role]
+			a.short = fmt.Sprintf("others do not let this peer in: less than %s is staked behind its key: `shoal stake %[1]s --role %s`", chain.FormatAmount(least), name)
+			a.warn(a.short, "too little is staked", "least", chain.FormatAmount(least), "role", name)
+		}
+	}
+	a.mu.Lock()
+	cs := slices.Collect(maps.Keys(a.vouched))
 	a.mu.Unlock()
-	for _, p := range ps {
-		who, err := p.Address()
+	for _, c := range cs {
+		ok, err := a.hasStake(ctx, c)
 		if err != nil {
-			continue
-		}
-		k, err := a.opt.Ledger.Key(ctx, who)
-		if err != nil {
-			return fmt.Errorf("key of %s: %w", p, err)
-		}
-		ok := !k.Owner.IsZero() && k.Until == 0
-		if ok {
-			s, err := a.opt.Ledger.StakeOf(ctx, k.Owner, chain.Validator)
-			if err != nil {
-				return fmt.Errorf("stake of %s: %w", k.Owner, err)
-			}
-			ok = num(s.Active).Sign() > 0 && num(s.Active).Cmp(num(a.opt.Minimum)) >= 0
+			return err
 		}
 		a.mu.Lock()
-		a.vouched[p] = ok
+		a.vouched[c] = ok
 		a.mu.Unlock()
 	}
 	return nil
+}
+
+// hasStake asks the ledger whether enough is at stake behind a peer's key.
+func (a *Agent) hasStake(ctx context.Context, c candidacy) (bool, error) {
+	who, err := c.peer.Address()
+	if err != nil {
+		return false, nil // no account has such a key
+	}
+	k, err := a.opt.Ledger.Key(ctx, who)
+	if err != nil {
+		return false, fmt.Errorf("key of %s: %w", c.peer, err)
+	}
+	if k.Owner.IsZero() || k.Until != 0 {
+		return false, nil
+	}
+	role, least := a.stakeAsked(c.validator)
+	s, err := a.opt.Ledger.StakeOf(ctx, k.Owner, role)
+	if err != nil {
+		return false, fmt.Errorf("stake of %s: %w", k.Owner, err)
+	}
+	return num(s.Active).Sign() > 0 && num(s.Active).Cmp(num(least)) >= 0, nil
+}
+
+// stakeAsked is the least that somebody must have staked, and as what.
+func (a *Agent) stakeAsked(validator bool) (role uint8, least chain.Amount) {
+	if validator {
+		return chain.Validator, a.opt.Minimum
+	}
+	return chain.Trainer, a.opt.MinTrainer
 }

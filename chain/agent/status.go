@@ -95,7 +95,7 @@ func (a *Agent) Status() Status {
 }
 
 func (a *Agent) report(err error) {
-	s := Status{Run: a.opt.Params.ID, Epoch: a.run.EpochAt(a.now), Clock: a.d.Clock(), Closed: a.d.ClosedBelow(), Final: a.st.Final, Waiting: len(a.st.Closes), Pool: num(a.run.Pool), Account: a.me}
+	s := Status{Trouble: a.short, Run: a.opt.Params.ID, Epoch: a.run.EpochAt(a.now), Clock: a.d.Clock(), Closed: a.d.ClosedBelow(), Final: a.st.Final, Waiting: len(a.st.Closes), Pool: num(a.run.Pool), Account: a.me}
 	if k := a.keys[a.me]; !k.Owner.IsZero() {
 		s.Account = k.Owner
 	}

@@ -71,9 +71,9 @@ func (c *counter) Sign(kind uint8, subject wire.CID, units uint64) (uint64, []by
 }
 
 // vouch implements node.Options.Vouch.
-func (c *counter) vouch(p wire.PeerID) bool {
+func (c *counter) vouch(p wire.PeerID, validator bool) bool {
 	a := c.agent.Load()
-	return a != nil && a.Vouch(p)
+	return a != nil && a.Vouch(p, validator)
 }
 
 func (c *counter) judge(ctx context.Context, from wire.PeerID, data []byte) wire.Judgement {
@@ -194,12 +194,16 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 		return err
 	}
 	defer topic.Close()
+	least, ok := new(big.Int).SetString(m.Admission.MinStake, 10)
+	if !ok {
+		return fmt.Errorf("the manifest's admission.min_stake %q is no number", m.Admission.MinStake)
+	}
 	poll, margin := d.pace()
 	a, err := agent.New(agent.Options{
 		Key: s.key, Ledger: l, Commits: finals{n.Finals()}, Dir: s.app.path(settleDir), Topic: topic, Files: leaves{s.blocks},
 		Params: settle.Params{Run: run, ID: id, Book: d.Book, LateRounds: m.Round.LateRounds,
 			AuditWindow: m.Verification.Window, Last: m.Stop.Rounds},
-		Validate: role == node.RoleValidator, Minimum: d.Config.Minimum, Bond: d.Config.Bond, ChallengeBond: d.Config.ChallengeBond,
+		Validate: role == node.RoleValidator, Minimum: d.Config.Minimum, MinTrainer: least, Bond: d.Config.Bond, ChallengeBond: d.Config.ChallengeBond,
 		Poll: poll, Turn: 8 * poll, Margin: margin, Log: slog.Default(),
 	})
 	if err != nil {
