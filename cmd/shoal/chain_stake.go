@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"time"
 
@@ -76,6 +77,53 @@ file with 64 hex digits, that cannot move the stake: keep this one offline then.
 	roleFlag(c, &role)
 	c.Flags().StringVar(&hot, "hot", "", "file with the secret of a hot key to register instead of this one")
 	return c
+}
+
+// stakeFirst sees that what --stake asks for is staked before a peer takes part.
+func (a *app) stakeFirst(ctx context.Context, kf keyFlags, tf takeFlags) error {
+	if tf.stake == "" {
+		return nil
+	}
+	want, err := amountOf(tf.stake)
+	if err != nil {
+		return err
+	}
+	r, err := roleOf(tf.role)
+	if err != nil {
+		return err
+	}
+	if _, err := a.openOrMakeKey(&kf); err != nil {
+		return err
+	}
+	f := &chainFlags{keyFlags: kf, timeout: 5 * time.Minute}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	t, err := a.teller(ctx, f)
+	if err != nil {
+		return err
+	}
+	k, err := t.ledger.Key(ctx, t.me)
+	if err != nil {
+		return err
+	}
+	if !k.Owner.IsZero() && k.Owner != t.me {
+		return advise(fmt.Errorf("--stake: this peer's key signs for the account %s, which holds the stake", k.Owner), "stake there, with `shoal stake`, and join without --stake")
+	}
+	has, err := t.ledger.StakeOf(ctx, t.me, r)
+	if err != nil {
+		return err
+	}
+	if has.Active == nil || has.Active.Cmp(want) < 0 {
+		n := want
+		if has.Active != nil {
+			n = new(big.Int).Sub(want, has.Active)
+		}
+		if err := t.spend(ctx, n, chain.Stake{Role: r, Amount: n}); err != nil {
+			return err
+		}
+		a.say("staked %s as a %s, %s in all", chain.FormatAmount(n), tf.role, tf.stake)
+	}
+	return t.registerSelf(ctx)
 }
 
 // register makes the key in a file sign for this account.

@@ -40,6 +40,7 @@ type takeFlags struct {
 	once    bool
 	cheat   string
 	chain   bool
+	stake   string
 }
 
 func (t *takeFlags) add(c *cobra.Command) {
@@ -54,6 +55,7 @@ func (t *takeFlags) add(c *cobra.Command) {
 	f.Lookup("cheat").Hidden = true
 	f.BoolVar(&t.once, "exit-when-done", false, "leave when the run is over instead of serving its model")
 	f.BoolVar(&t.chain, "chain", true, "be paid by, and as a validator serve, the ledger of "+chainFile+", where that file is")
+	f.StringVar(&t.stake, "stake", "", "see first that so many tokens are staked in this role on that ledger; what is missing is taken from this peer's account")
 }
 
 // liar checks the flags and returns what lies for this peer, nil for the honest. Lies are for testnets:
@@ -87,6 +89,8 @@ func (t *takeFlags) check() error {
 		return usagef("--role %q: want %s or %s", t.role, node.RoleTrainer, node.RoleValidator)
 	case t.role == node.RoleValidator && t.observe:
 		return usagef("--role %s and --observe exclude one another: an observer says nothing", t.role)
+	case t.stake != "" && (t.observe || !t.chain):
+		return usagef("--stake is for who works and is paid: not with --observe or --chain=false")
 	}
 	_, err := spawner(t.engine, 1)
 	return err
@@ -108,6 +112,7 @@ crash the same command goes on where it was.`,
   shoal join bafyreia…                # on the local network, or from remembered peers
   shoal join moby --threads 4 --json  # one status a line, for scripts
   shoal join moby --role validator    # replay what trainers claim, and say what you find
+  shoal join moby --role validator --stake 1000
   shoal join moby --observe           # follow and serve, do not train`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -116,6 +121,9 @@ crash the same command goes on where it was.`,
 				return err
 			}
 			if err := tf.check(); err != nil {
+				return err
+			}
+			if err := a.stakeFirst(cmd.Context(), kf, tf); err != nil {
 				return err
 			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
@@ -170,6 +178,9 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
 				if err := a.fundFirst(cmd.Context(), kf, args[0], fund); err != nil {
 					return err
 				}
+			}
+			if err := a.stakeFirst(cmd.Context(), kf, tf); err != nil {
+				return err
 			}
 			s, err := a.enter(&nf, func() (*wire.Key, error) { return a.openOrMakeKey(&kf) })
 			if err != nil {
