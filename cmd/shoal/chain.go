@@ -98,7 +98,11 @@ on. Where a chain runs on the port already, it says so and ends.`,
 				a.say("a dev chain runs on that port already")
 				return nil
 			}
-			a.say("chain %d; next: `shoal chain deploy` in another terminal; interrupt to end", evm.DevChainID)
+			deploy := "shoal chain deploy"
+			if port != evm.DevPort {
+				deploy += fmt.Sprintf(" --chain %s --chain-id %d", d.URL, evm.DevChainID)
+			}
+			a.say("chain %d; next: `%s` in another terminal; interrupt to end", evm.DevChainID, deploy)
 			<-cmd.Context().Done()
 			return d.Close()
 		},
