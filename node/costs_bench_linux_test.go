@@ -10,8 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 func processor(id int32) time.Duration {
@@ -71,7 +73,7 @@ var scales = []scale{
 	{"0.8M/10k/1", 128, 352, 4, 4, 8, 64, 20, 1},
 	{"0.8M/10k/4", 128, 352, 4, 4, 8, 64, 20, 4},
 	{"0.8M/51k/4", 128, 352, 4, 4, 8, 64, 100, 4},
-	{"6M/102k/4", 288, 768, 6, 6, 8, 256, 50, 4},
+	{"6M/41k/4", 288, 768, 6, 6, 8, 256, 20, 4},
 }
 
 func (c *scale) manifest() *manifest.Manifest {
@@ -136,6 +138,52 @@ func BenchmarkTrace(b *testing.B) {
 			b.ReportMetric(100*snapshots/(float64(traced)-snapshots), "%snapshots")
 			b.ReportMetric(plain.Seconds()/float64(b.N), "cpu-s/phase")
 			b.ReportMetric(float64(m.Verification.Segments), "segments")
+		})
+	}
+}
+
+// BenchmarkAudit gives what replaying one segment costs, of the processor time of the
+// inner phase that it is from: all of it, from reading the snapshot that it starts from
+// to comparing its end, and for the last segment the payload. A validator of n
+// trainers at the rate p spends p·n times that share of a trainer's work.
+func BenchmarkAudit(b *testing.B) {
+	for _, c := range scales {
+		b.Run(c.name, func(b *testing.B) {
+			m := c.manifest()
+			s := newBench(b, m, true)
+			r := s.replayer(b, m, "")
+			s.phase(b)
+			var all, last []float64
+			for b.Loop() {
+				phase := measure(func() { s.phase(b) }).cpu.Seconds()
+				commit, err := localCommits(b.Context(), s.t.blocks)(s.head)
+				if err != nil {
+					b.Fatal(err)
+				}
+				msg, err := diloco.Open(&commit.Deltas[0])
+				if err != nil {
+					b.Fatal(err)
+				}
+				n := audit.Segments(c.steps, s.t.trace.every)
+				sum := 0.0
+				for i := range n {
+					share := measure(func() {
+						out, err := r.audit(b.Context(), msg, i, audit.OwnSeed(msg.ID, i, s.key.Peer()))
+						if err != nil || out.Wrong {
+							b.Fatalf("segment %d: %+v, %v", i, out, err)
+						}
+					}).cpu.Seconds() / phase
+					sum += share
+					if i == n-1 {
+						last = append(last, share)
+					}
+				}
+				all = append(all, sum/float64(n))
+			}
+			b.ReportMetric(100*median(all), "%phase/segment")
+			b.ReportMetric(100*median(last), "%phase/last")
+			b.ReportMetric(float64(m.Verification.Segments), "segments")
+			b.ReportMetric(0, "ns/op")
 		})
 	}
 }
