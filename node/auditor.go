@@ -43,8 +43,9 @@ type auditor struct {
 	wake  chan struct{}
 
 	// The loop's.
-	looked map[wire.CID]uint64          // commits seen, and their rounds
-	known  map[wire.CID]*diloco.Message // deltas and verdicts of the chain within the window
+	looked   map[wire.CID]uint64          // commits seen, and their rounds
+	known    map[wire.CID]*diloco.Message // deltas and verdicts of the chain within the window
+	unranked *diloco.Commit               // the newest head, until the gains of its deltas are measured
 }
 
 // coinSecret derives the secret of a key's coin.
@@ -92,6 +93,10 @@ func (a *auditor) loop(ctx context.Context) {
 			began := time.Now()
 			a.do(ctx, t)
 			a.meter.audited(time.Since(began))
+			continue
+		}
+		if a.unranked != nil {
+			a.idle(ctx)
 			continue
 		}
 		select {
@@ -169,6 +174,7 @@ func (a *auditor) look(ctx context.Context, c *diloco.Commit) {
 	a.choice.Adopted(h)
 	if h.Since > 0 {
 		a.screen(ctx, c)
+		a.unranked = c // of several the last
 	}
 }
 

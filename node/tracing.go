@@ -187,6 +187,7 @@ func (t *trainer) traceSegment(ctx context.Context) error {
 		return err
 	}
 	tr.buf.Reset()
+	tr.buf.Grow(12*t.model.Params() + 4096) // about what it will be, and not by doubling
 	if err := t.live.Save(&tr.buf); err != nil {
 		return fmt.Errorf("snapshot for audits: %w", err)
 	}

@@ -3,10 +3,9 @@ package node
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
-	"syscall"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -102,9 +101,14 @@ func newBench(b testing.TB, m *manifest.Manifest, traced bool) *bench {
 			b.Fatal(err)
 		}
 	}
-	store, err := block.Open(b.TempDir(), block.Options{Log: slog.New(slog.DiscardHandler)})
+	dir := b.TempDir()
+	store, err := block.Open(dir, block.Options{Log: slog.New(slog.DiscardHandler)})
 	must(err)
 	b.Cleanup(func() { store.Close() })
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+	for i := range 32 * 32 { // as in a store that was used for a while
+		must(os.MkdirAll(filepath.Join(dir, "blocks", digits[i/32:][:1]+digits[i%32:][:1]), 0o755))
+	}
 	blocks := disk{store}
 	tok, err := hf.NewChar("abcdefghijklmnop")
 	must(err)
@@ -112,9 +116,11 @@ func newBench(b testing.TB, m *manifest.Manifest, traced bool) *bench {
 	must(err)
 	tokens := make([]int32, 200_000)
 	x := uint32(1)
-	for i := range tokens {
+	for i := range tokens { // there is something to learn: two tokens tell the next, mostly
 		x = x*1664525 + 1013904223
-		tokens[i] = int32(x >> 28)
+		if tokens[i] = int32(x >> 28); i > 1 && x>>16&7 != 0 {
+			tokens[i] = (tokens[i-1] + 3*tokens[i-2] + 1) % 16
+		}
 	}
 	data, err := shard.Prepare(tokens, m.Tokenizer, uint64(tok.VocabSize()), shard.Options{})
 	must(err)
@@ -191,60 +197,4 @@ func (s *bench) phase(b testing.TB) diloco.Delta {
 	s.t.debts.included(d.Block)
 	s.commit(b, []wire.Signed{env})
 	return d
-}
-
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// BenchmarkTrace gives what audit material costs a trainer, in percent of its
-// time and of its processor time: phases with and without it take turns, with a real
-// model, store and disk.
-func BenchmarkTrace(b *testing.B) {
-	for _, c := range []struct {
-		name                string
-		d, f, layers, heads int
-		batch, sequence     int
-		steps               uint64
-	}{
-		{"0.1M/20steps", 64, 172, 2, 4, 8, 64, 20},
-		{"0.8M/20steps", 128, 352, 4, 4, 8, 64, 20},
-		{"0.8M/100steps", 128, 352, 4, 4, 8, 64, 100},
-		{"6M/50steps", 288, 768, 6, 6, 8, 256, 50},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			m := manifest.Default()
-			m.Name, m.Licence = "bench", "CC0-1.0"
-			m.Model.Config = manifest.Config{
-				Architectures: []string{"LlamaForCausalLM"}, HiddenSize: c.d, IntermediateSize: c.f, NumHiddenLayers: c.layers,
-				NumAttentionHeads: c.heads, NumKeyValueHeads: c.heads, HeadDim: c.d / c.heads, VocabSize: 96, MaxPositionEmbeddings: c.sequence,
-				RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true,
-			}
-			m.Inner.LR, m.Inner.Batch, m.Inner.Sequence = 1e-3, c.batch, c.sequence
-			m.Round.InnerSteps, m.Stop.Rounds = c.steps, 100
-			m.Verification.AuditRate = 1000
-			with, without := newBench(b, m, true), newBench(b, m, false)
-			with.phase(b)
-			without.phase(b)
-			var wall, cpu [2]time.Duration
-			for b.Loop() {
-				for i, s := range []*bench{without, with} {
-					w, p := time.Now(), cpuTime()
-					s.phase(b)
-					wall[i] += time.Since(w)
-					cpu[i] += cpuTime() - p
-				}
-			}
-			b.ReportMetric(100*(float64(wall[1])/float64(wall[0])-1), "%time")
-			b.ReportMetric(100*(float64(cpu[1])/float64(cpu[0])-1), "%cpu")
-			b.ReportMetric(wall[0].Seconds()/float64(b.N), "s/phase")
-			if os.Getenv("SHOAL_TEST_LOG") != "" {
-				fmt.Println(with.t.debts.traces)
-			}
-		})
-	}
 }

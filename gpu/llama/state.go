@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"slices"
 
 	"github.com/shoalnet/shoal/gpu"
 	"github.com/shoalnet/shoal/gpu/hf"
@@ -71,20 +72,19 @@ func (t *Trainer) Save(w io.Writer) error {
 	if _, err := out.Write(head); err != nil {
 		return fmt.Errorf("llama: save: %w", err)
 	}
-	buf := make([]byte, 0, 1<<16)
+	buf := make([]byte, 1<<16)
 	for _, b := range []gpu.Buffer{t.params, t.m, t.v} {
 		values := b.Host
 		if values == nil {
 			values = make([]float32, b.N)
 			t.dev.Download(values, b)
 		}
-		for i, x := range values {
-			buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(x))
-			if len(buf) == cap(buf) || i == len(values)-1 {
-				if _, err := out.Write(buf); err != nil {
-					return fmt.Errorf("llama: save: %w", err)
-				}
-				buf = buf[:0]
+		for part := range slices.Chunk(values, len(buf)/4) {
+			for i, x := range part {
+				binary.LittleEndian.PutUint32(buf[4*i:], math.Float32bits(x))
+			}
+			if _, err := out.Write(buf[:4*len(part)]); err != nil {
+				return fmt.Errorf("llama: save: %w", err)
 			}
 		}
 	}

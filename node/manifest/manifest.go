@@ -210,6 +210,23 @@ func (m *Manifest) ScheduleSteps() uint64 {
 // WindowsPerRound returns how many data windows one trainer uses in a round.
 func (m *Manifest) WindowsPerRound() uint64 { return m.Round.InnerSteps * uint64(m.Inner.Batch) }
 
+// Limits of DefaultSegments.
+const (
+	segmentTokens   = 10_240
+	defaultSegments = 4
+)
+
+// DefaultSegments is into how many segments an inner phase is cut where
+// verification.segments is left out: one for each 10,240 tokens that it has, from 1
+// to 4. A snapshot costs bytes and a step costs tokens, both times the
+// parameters, so that this keeps audit material below 3 % of a trainer's time
+// whatever the model. What has fewer segments is no easier to fake (a lie about any
+// part of a segment spoils all of it), and dearer to audit.
+func (m *Manifest) DefaultSegments() uint64 {
+	tokens := m.WindowsPerRound() * uint64(max(m.Inner.Sequence, 0))
+	return min(max(tokens/segmentTokens, 1), defaultSegments)
+}
+
 // Encode returns the canonical bytes of a valid manifest.
 func (m *Manifest) Encode() ([]byte, error) {
 	if err := m.Validate(); err != nil {

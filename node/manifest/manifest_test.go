@@ -153,7 +153,7 @@ func TestGoldenCID(t *testing.T) {
 	}
 }
 
-const goldenCID = "bafyreif3lawbcf54o5wzhwisqsed7jgx26p5d6wr7ok2da5v2hdt6c43iq"
+const goldenCID = "bafyreigqivdvotkk7xtuixzjtl3lmipgyhabt7sjv3mpbaaxhxrbhobgh4"
 
 // What does not change the meaning does not change the ID.
 func TestSameMeaningSameCID(t *testing.T) {
@@ -388,4 +388,31 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("YAML of it: %v\n%s", err, y)
 		}
 	})
+}
+
+// Left out, the number of segments follows from the tokens of a phase, so that
+// snapshots stay a small share of the work; written, it stands.
+func TestDefaultSegments(t *testing.T) {
+	for _, c := range []struct {
+		steps, segments string
+		want            uint64
+	}{
+		{"2", "-", 1},
+		{"20", "-", 1},
+		{"39", "-", 1},
+		{"40", "-", 2},
+		{"79", "-", 3},
+		{"80", "-", 4},
+		{"3000", "-", 4},
+		{"20", "4", 4},
+		{"3000", "1", 1},
+	} {
+		m, err := Parse(edit(t, edit(t, goodYAML(), "round.inner_steps", c.steps), "verification.segments", c.segments))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.Verification.Segments; got != c.want {
+			t.Errorf("%s steps of 512 tokens, segments %s: %d segments, want %d", c.steps, c.segments, got, c.want)
+		}
+	}
 }

@@ -29,7 +29,7 @@ func Default() *Manifest {
 		Round:        Round{Deadline: 10 * time.Minute, LateRounds: 2, DropAfter: 3, LeakAfter: 8},
 		Codec:        Codec{Kind: "int8", Chunk: 4096},
 		Admission:    Admission{Kind: "open", MinPeers: 1, MinStake: "0"},
-		Verification: Verification{Segments: 4, Window: 8, Tolerance: Tolerance{Exponents: 38, MantissaMean: 10, MantissaMedian: 8}},
+		Verification: Verification{Segments: defaultSegments, Window: 8, Tolerance: Tolerance{Exponents: 38, MantissaMean: 10, MantissaMedian: 8}},
 		Rewards:      Rewards{Budget: "0", Trainers: Whole},
 	}
 }
@@ -65,6 +65,9 @@ func (m *Manifest) derive(set map[string]int) {
 	}
 	if unset("max_position_embeddings") && m.Inner.Sequence > 0 {
 		c.MaxPositionEmbeddings = m.Inner.Sequence
+	}
+	if _, ok := set["verification.segments"]; !ok {
+		m.Verification.Segments = m.DefaultSegments()
 	}
 	m.trim()
 	slices.SortFunc(m.Admission.Allow, func(a, b Address) int { return bytes.Compare(a[:], b[:]) })

@@ -95,25 +95,47 @@ func (b *builder) finish(ctx context.Context) (part, error) {
 	}
 }
 
-func (b *builder) file(ctx context.Context, r io.Reader) (part, error) {
+// chunks gives a file chunk by chunk: the next n bytes, fewer at its end, then
+// none. What it gives is valid until it is called again.
+type chunks func(n int) ([]byte, error)
+
+// chunksOf copies nothing of data.
+func chunksOf(data []byte) chunks {
+	buf := bytes.NewBuffer(data)
+	return func(n int) ([]byte, error) { return buf.Next(n), nil }
+}
+
+func readChunks(r io.Reader) chunks {
+	var buf []byte
+	return func(n int) ([]byte, error) {
+		if len(buf) < n {
+			buf = make([]byte, n)
+		}
+		got, err := io.ReadFull(r, buf[:n])
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = nil
+		}
+		return buf[:got], err
+	}
+}
+
+func (b *builder) file(ctx context.Context, next chunks) (part, error) {
 	b.levels = [][]part{nil}
-	buf := make([]byte, b.chunk)
 	for first := true; ; first = false {
-		n, err := io.ReadFull(r, buf)
-		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-		if err != nil && !end {
+		data, err := next(b.chunk)
+		if err != nil {
 			return part{}, err
 		}
-		if n > 0 || first {
-			c, err := b.put(ctx, wire.CodecRaw, buf[:n])
+		if len(data) > 0 || first {
+			c, err := b.put(ctx, wire.CodecRaw, data)
 			if err != nil {
 				return part{}, err
 			}
-			if err := b.add(ctx, 0, part{c, uint64(n), uint64(n)}); err != nil {
+			if err := b.add(ctx, 0, part{c, uint64(len(data)), uint64(len(data))}); err != nil {
 				return part{}, err
 			}
 		}
-		if end {
+		if len(data) < b.chunk {
 			return b.finish(ctx)
 		}
 	}
@@ -122,13 +144,17 @@ func (b *builder) file(ctx context.Context, r io.Reader) (part, error) {
 // PutFile stores data as a UnixFS file and returns its root: for at most 1 MiB
 // the raw block itself. The blocks stay for Options.Grace; pin the root.
 func (s *Store) PutFile(ctx context.Context, data []byte) (wire.CID, error) {
-	return s.PutReader(ctx, bytes.NewReader(data))
+	return s.putFile(ctx, chunksOf(data))
 }
 
 // PutReader is PutFile of all that r holds, in constant memory.
 func (s *Store) PutReader(ctx context.Context, r io.Reader) (wire.CID, error) {
+	return s.putFile(ctx, readChunks(r))
+}
+
+func (s *Store) putFile(ctx context.Context, from chunks) (wire.CID, error) {
 	c, err := s.build(func(b *builder) (wire.CID, error) {
-		p, err := b.file(ctx, r)
+		p, err := b.file(ctx, from)
 		return p.cid, err
 	})
 	if err != nil {
@@ -145,7 +171,7 @@ func (s *Store) PutDir(ctx context.Context, files map[string][]byte) (wire.CID, 
 			if err := checkName(name); err != nil {
 				return "", err
 			}
-			p, err := b.file(ctx, bytes.NewReader(data))
+			p, err := b.file(ctx, chunksOf(data))
 			if err != nil {
 				return "", fmt.Errorf("%s: %w", name, err)
 			}
