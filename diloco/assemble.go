@@ -52,8 +52,11 @@ func (a *assembly) assemble() (*Commit, error) {
 	}
 	voted := func(p wire.PeerID) bool { return a.vote[p] != nil }
 	c.Cases, c.Convicted = a.judge(in.verdicts, in.evict, voted)
+	accounts, silent := a.accounts(c.Convicted)
+	c.Convicted = append(c.Convicted, silent...)
+	slices.SortFunc(c.Convicted, func(x, y Conviction) int { return x.Peer.Compare(y.Peer) })
 	a.merged = merge(c.Round, in.deltas, c.Convicted)
-	c.Roster = nextRoster(a.cfg, a.parent, voted, c.Convicted, in.joins)
+	c.Roster = nextRoster(a.cfg, a.parent, voted, c.Convicted, accounts, in.joins)
 	c.Cursor = a.parent.Cursor
 	if !stopped(a.cfg, a.parent.Round) {
 		c.Cursor += count(a.parent.Roster, trainer) * a.cfg.WindowsEach
@@ -147,7 +150,7 @@ func (a *assembly) agreed() (in named, err error) {
 	slices.SortFunc(in.joins, func(x, y *Message) int { return cmp.Or(x.From.Compare(y.From), cmp.Compare(x.ID, y.ID)) })
 	slices.SortFunc(in.verdicts, func(x, y *Message) int { return cmp.Compare(x.ID, y.ID) })
 	for p, w := range a.against {
-		if e := memberIn(a.parent.Roster, p); atLeastHalf(w, a.weight) && (e == nil || !e.Banned) {
+		if atLeastHalf(w, a.weight) && punishable(memberIn(a.parent.Roster, p)) {
 			in.evict = append(in.evict, p)
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	WhyWork         = "wrong work"    // 2/3 of the validators replayed it and found otherwise
 	WhyWithheld     = "withheld"      // it did not serve what it must, to 2/3 of them
 	WhyVerdict      = "false verdict" // 2/3 of them found the opposite of what it said
+	WhySilent       = "silent"        // it did not do the audits that it owed, or did not show its coin
 )
 
 // about is what a verdict is about.
@@ -34,7 +35,18 @@ func (v *Verdict) about() about { return about{v.Subject, v.Segment} }
 func (c *Case) about() about    { return about{c.Subject, c.Segment} }
 
 func isConvicted(list []Conviction, p wire.PeerID) bool {
-	return slices.ContainsFunc(list, func(c Conviction) bool { return c.Peer == p })
+	_, ok := whyOf(list, p)
+	return ok
+}
+
+// whyOf returns what a peer is convicted of.
+func whyOf(list []Conviction, p wire.PeerID) (why string, ok bool) {
+	for _, c := range list {
+		if c.Peer == p {
+			return c.Why, true
+		}
+	}
+	return "", false
 }
 
 // caseOf returns the case about that segment, or nil.
@@ -82,7 +94,7 @@ func admissible(cfg *Config, parent *Commit, past func(wire.CID) *Commit, msg *M
 		return errors.New("a verdict withholds nothing")
 	}
 	if len(v.Coin) > 0 {
-		return fair(cfg, by, v, in)
+		return fair(cfg, by, v, s, in)
 	}
 	if v.Finding == Pass && caseOf(parent.Cases, v.about()) == nil {
 		return errors.New("it passes what neither its coin nor a case asks for")
@@ -94,15 +106,22 @@ func admissible(cfg *Config, parent *Commit, past func(wire.CID) *Commit, msg *M
 // the secret of the round whose commit has the work. Until that commit is there,
 // nobody has shown that secret; what is in it can then not be changed any more. (With the
 // secret of the work's own round, late work could be made to suit it.)
-func fair(cfg *Config, by *Member, v *Verdict, in uint64) error {
+func fair(cfg *Config, by *Member, v *Verdict, s *Message, in uint64) error {
 	if by.Since > v.Round {
 		return errors.New("its coin is younger than the work")
 	}
-	if err := audit.CheckReveal(by.Coin, in, v.Coin); err != nil {
+	if err := audit.CheckReveal(by.Coin, by.Shown, in, v.Coin); err != nil {
 		return err
 	}
-	if !audit.DrawFor(v.Coin, v.Subject, cfg.AuditRate, cfg.Segments).Audit {
+	segments := uint64(1)
+	if d, ok := s.Body.(*Delta); ok {
+		segments = (&audit.Config{Every: cfg.Every}).Segments(d.Steps)
+	}
+	switch d := audit.DrawFor(v.Coin, v.Subject, cfg.AuditRate, segments); {
+	case !d.Audit:
 		return errors.New("its coin did not choose this work")
+	case s.Kind == wire.KindDelta && v.Segment != d.Segment:
+		return fmt.Errorf("its coin chose segment %d of this work, not %d", d.Segment, v.Segment)
 	}
 	return nil
 }
@@ -187,7 +206,7 @@ func openCase(cases []Case, msg *Message, round uint64) ([]Case, bool) {
 // evictions, and whom it convicts.
 func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wire.PeerID) bool) (open []Case, guilty []Conviction) {
 	convict := func(c Conviction) {
-		if e := memberIn(a.parent.Roster, c.Peer); (e == nil || !e.Banned) && !isConvicted(guilty, c.Peer) {
+		if punishable(memberIn(a.parent.Roster, c.Peer)) && !isConvicted(guilty, c.Peer) {
 			guilty = append(guilty, c)
 		}
 	}

@@ -38,8 +38,10 @@ type Member struct {
 	Weight  uint64      `cbor:"weight" json:"weight"`
 	Since   uint64      `cbor:"since" json:"since"`   // the round that it entered
 	Silent  uint64      `cbor:"silent" json:"silent"` // commits in a row without a vote of its
-	Banned  bool        `cbor:"banned" json:"banned"` // convicted of equivocation or by a case: no vote, no return
-	Coin    [32]byte    `cbor:"coin" json:"-"`        // of a validator: as in its Join; of others zero
+	Banned  bool        `cbor:"banned" json:"banned"` // convicted: no vote, no return
+	Coin    [32]byte    `cbor:"coin" json:"-"`        // of a validator: its coin's secret of the round Shown; of others zero
+	Shown   uint64      `cbor:"shown" json:"-"`       // the round that its Join, or the last of its votes to show its coin, did
+	Missed  uint64      `cbor:"missed" json:"missed"` // what it has not answered of the audits that it owed, as audit.Miss counts
 }
 
 // A Case is an open accusation: some validator found a piece of work Wrong or
@@ -65,8 +67,8 @@ type Case struct {
 // A Conviction says whom a commit bans, and for what.
 type Conviction struct {
 	Peer     wire.PeerID `cbor:"peer" json:"peer"`
-	Why      string      `cbor:"why" json:"why"`         // "equivocation", "wrong work", "withheld", "false verdict"
-	Subject  wire.CID    `cbor:"subject" json:"subject"` // of the case; undefined for equivocation
+	Why      string      `cbor:"why" json:"why"`         // "equivocation", "wrong work", "withheld", "false verdict", "silent"
+	Subject  wire.CID    `cbor:"subject" json:"subject"` // of the case, or the last audit missed; undefined for equivocation, and where a coin was not shown
 	Segment  uint64      `cbor:"segment" json:"segment"`
 	Evidence wire.CID    `cbor:"evidence" json:"evidence"`
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // An Event is something that happened to a peer.
@@ -189,8 +190,8 @@ type Config struct {
 	Run     wire.CID
 	Self    wire.PeerID
 	Address [20]byte
-	Role    string   // "trainer"; "validator" audits instead of training; "observer" follows the chain and never votes
-	Coin    [32]byte // of a validator, for its Join
+	Role    string      // "trainer"; "validator" audits instead of training; "observer" follows the chain and never votes
+	Coin    *audit.Coin // of a validator, for its Join and its votes
 
 	MinPeers    int           // how many joiners make the first roster; at least 1
 	Deadline    time.Duration // the longest that a round waits for deltas after its head was adopted
@@ -200,7 +201,8 @@ type Config struct {
 	StopRound   uint64        // the round after which nobody trains; 0 is never
 	WindowsEach uint64        // data windows that a round sets aside for each trainer
 	AuditRate   uint64        // share of deltas that each validator audits, in parts per 10,000; 0: there are no verdicts
-	Segments    uint64        // into how many segments a whole inner phase is cut for audits; default 4
+	Segments    uint64        // into how many segments a whole inner phase is cut for audits; default 4. Nobody owes more audits a round
+	Every       uint64        // inner steps of one segment (audit.Every); 0: every phase is one segment
 	AuditWindow uint64        // rounds for which audit material is served, verdicts are heard and a case stays open; default 8
 	// Vouch says whether this peer names a Join in its votes: on the run's ledger
 	// there is the stake that its role asks for. Nil vouches for all. Unlike Admit

@@ -95,7 +95,7 @@ func FuzzStep(f *testing.F) {
 		self := s.peers[0].key
 		if cfg.Role = trainer; in.byte()%2 == 0 {
 			self = s.peers[4].key
-			cfg.Role, cfg.Coin = validator, swarmCoin(self).Root()
+			cfg.Role, cfg.Coin = validator, swarmCoin(self)
 		}
 		cfg.Self = self.Peer()
 		cfg.Verify = func(*wire.Signed) error { return nil }

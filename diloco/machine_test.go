@@ -237,7 +237,7 @@ func TestRoleChange(t *testing.T) {
 	keep := p.m.Status().Keep
 	chain := slices.DeleteFunc(s.chain(p), func(c *Commit) bool { return c.Round < keep })
 	cfg := s.cfg
-	cfg.Self, cfg.Role, cfg.Coin = p.key.Peer(), validator, swarmCoin(p.key).Root()
+	cfg.Self, cfg.Role, cfg.Coin = p.key.Peer(), validator, swarmCoin(p.key)
 	p.m = New(cfg, s.genesis)
 	s.queue = nil
 	s.perform(p, p.m.Restore(s.now, chain, p.own))
@@ -249,7 +249,7 @@ func TestRoleChange(t *testing.T) {
 	s.to(12)
 	c := s.chain(s.peers[0])[12]
 	e := memberIn(c.Roster, cfg.Self)
-	if e == nil || e.Role != validator || e.Coin != cfg.Coin || e.Since <= 4 || count(c.Roster, trainer) != 3 {
+	if e == nil || e.Role != validator || e.Coin != cfg.Coin.At(e.Shown) || e.Since <= 4 || count(c.Roster, trainer) != 3 {
 		t.Fatalf("%+v", e)
 	}
 	if st := p.m.Status(); st.Role != validator || st.Phase == "training" {

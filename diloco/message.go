@@ -11,7 +11,7 @@ type Join struct {
 	Since   wire.CID `cbor:"since"`   // a recent commit of the chain: makes old Joins worthless
 	Round   uint64   `cbor:"round"`   // Since's round
 	Role    string   `cbor:"role"`    // "trainer" or "validator"
-	Coin    [32]byte `cbor:"coin"`    // of a validator: the root of its audit coin (audit.Coin); of others zero
+	Coin    [32]byte `cbor:"coin"`    // of a validator: its audit coin at that round (audit.Coin.At); of others zero
 	Address [20]byte `cbor:"address"` // where it wants to be paid
 	Leave   bool     `cbor:"leave"`
 }
@@ -80,6 +80,10 @@ type Vote struct {
 	Evict      []wire.PeerID `cbor:"evict"`      // proven equivocators, ascending
 	Final      wire.CID      `cbor:"final"`      // the last final commit that it knows
 	FinalRound uint64        `cbor:"finalRound"` // Final's round
+	// Coin, of a validator, shows its audit coin (audit.Coin.Reveal) for the round that
+	// leaves the audit window, Round - AuditWindow, once that is after its Join: what it
+	// owed is then plain to all. It is convicted if it does not. 32 bytes or none.
+	Coin []byte `cbor:"coin"`
 }
 
 // An Attest says: I build on Head. One a round, rounds only ever rising.

@@ -131,6 +131,8 @@ func (v *Vote) check() error {
 		return fmt.Errorf("round %d or final round %d is out of range", v.Round, v.FinalRound)
 	case len(v.Deltas)+len(v.Joins)+len(v.Verdicts) > MaxNames || len(v.Verdicts) > MaxVerdicts:
 		return fmt.Errorf("names %d deltas, joins and verdicts, over the limit of %d, or more than %d verdicts", len(v.Deltas)+len(v.Joins)+len(v.Verdicts), MaxNames, MaxVerdicts)
+	case len(v.Coin) != 0 && len(v.Coin) != audit.RevealSize:
+		return fmt.Errorf("coin of %d bytes is out of range", len(v.Coin))
 	case len(v.Evict) > MaxEvict:
 		return fmt.Errorf("evicts %d peers, over the limit of %d", len(v.Evict), MaxEvict)
 	case !ascending(v.Deltas) || !ascending(v.Joins) || !ascending(v.Verdicts):

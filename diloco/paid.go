@@ -17,7 +17,7 @@ type Paid struct {
 
 // Paid returns the paid work of c: the merged deltas, ascending by the CID of
 // their blocks, then the verdicts, ascending by ID. Nothing of a peer that c convicts
-// is in it, and no Withheld, which takes no work. Several validators may have spoken
+// is in it, unless of silence, and no Withheld, which takes no work. Several validators may have spoken
 // about one subject, and one of them more than once (for different segments): a
 // ledger pays a receipt once. It is nil if something in c does not decode, which
 // VerifyCommit excludes.
@@ -44,7 +44,7 @@ func (c *Commit) Paid() []Paid {
 			return nil
 		}
 		v := m.Body.(*Verdict)
-		if v.Finding == Withheld || isConvicted(c.Convicted, m.From) {
+		if why, guilty := whyOf(c.Convicted, m.From); v.Finding == Withheld || guilty && why != WhySilent {
 			continue
 		}
 		out = append(out, Paid{

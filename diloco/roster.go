@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // memberWeight is the weight of every member. Stake will scale it; a power of
@@ -108,9 +109,9 @@ func joinable(cfg *Config, parent *Commit, p wire.PeerID, j *Join) bool {
 func stopped(cfg *Config, round uint64) bool { return cfg.StopRound != 0 && round >= cfg.StopRound }
 
 // nextRoster returns the roster that round's commit makes of parent's: voted
-// says whose votes are in, convicted and joins what those votes come to. joins
+// says whose votes are in, convicted, accounts and joins what those votes come to. joins
 // that are not joinable are without effect.
-func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convicted []Conviction, joins []*Message) []Member {
+func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convicted []Conviction, accounts map[wire.PeerID]account, joins []*Message) []Member {
 	round := parent.Round + 1
 	out := make([]Member, 0, len(parent.Roster)+len(joins))
 	left := func(p wire.PeerID) bool {
@@ -120,17 +121,27 @@ func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convi
 	}
 	active := 0
 	for _, m := range parent.Roster {
+		why, guilty := whyOf(convicted, m.Peer)
 		if m.Banned {
+			if guilty {
+				m.Missed = 0 // not only for its silence any more
+			}
 			out = append(out, m)
 			continue
+		}
+		if x, ok := accounts[m.Peer]; ok {
+			m.Coin, m.Shown, m.Missed = x.coin, x.shown, x.missed
 		}
 		m.Silent++
 		if voted(m.Peer) {
 			m.Silent = 0
 		}
 		switch {
-		case isConvicted(convicted, m.Peer):
-			m.Banned, m.Weight = true, 0
+		case guilty:
+			m.Banned, m.Weight, m.Missed = true, 0, 0
+			if why == WhySilent {
+				m.Missed = audit.MissLimit
+			}
 		case left(m.Peer), m.Silent >= cfg.DropAfter:
 			continue
 		default:
@@ -153,7 +164,11 @@ func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convi
 			continue // the first roster is those who were there to vote
 		}
 		active++
-		out = append(out, Member{Peer: j.From, Address: body.Address, Role: body.Role, Weight: memberWeight, Since: round, Coin: body.Coin})
+		n := Member{Peer: j.From, Address: body.Address, Role: body.Role, Weight: memberWeight, Since: round, Coin: body.Coin}
+		if n.Role == validator {
+			n.Shown = body.Round
+		}
+		out = append(out, n)
 	}
 	slices.SortFunc(out, func(a, b Member) int { return a.Peer.Compare(b.Peer) })
 	return out

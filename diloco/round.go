@@ -201,6 +201,9 @@ func (m *Machine) tryVote() {
 	if m.done && !m.wanted() {
 		return
 	}
+	if _, ok := m.shows(); !ok {
+		return // it would convict itself; the roster has another coin than this peer, which leaves
+	}
 	due := r.adopted
 	switch late := m.head.round - m.cfg.StopRound; {
 	case !stopped(&m.cfg, m.head.round):
@@ -280,6 +283,7 @@ func (m *Machine) preferred(x, y *delta) bool {
 // deltas of this round go first, then verdicts, late deltas, Joins.
 func (m *Machine) vote(onTime, late Names) {
 	v := &Vote{Parent: m.head.id, Round: m.head.round, Deltas: onTime, Final: m.final.id, FinalRound: m.final.round}
+	v.Coin, _ = m.shows()
 	room := MaxNames - len(onTime)
 	v.Verdicts = m.namedVerdicts(min(room, MaxVerdicts))
 	room -= len(v.Verdicts)
@@ -295,7 +299,7 @@ func (m *Machine) vote(onTime, late Names) {
 	slices.Sort(v.Joins)
 	v.Joins = v.Joins[:min(len(v.Joins), room)]
 	for p := range m.convicted {
-		if e := memberIn(m.head.c.Roster, p); e == nil || !e.Banned {
+		if punishable(memberIn(m.head.c.Roster, p)) {
 			v.Evict = append(v.Evict, p)
 		}
 	}

@@ -174,7 +174,7 @@ func (s *scene) play(line string) {
 		for _, n := range names {
 			j := &Join{Since: on(), Round: s.commits[on()].Round, Role: trainer, Leave: verb == "leave"}
 			if opt["role"] == validator {
-				j.Role, j.Coin = validator, testCoin(n).Root()
+				j.Role, j.Coin = validator, testCoin(n).At(j.Round)
 			}
 			s.hear(n, wire.KindJoin, "", j)
 		}
@@ -208,6 +208,12 @@ func (s *scene) play(line string) {
 			v := &Vote{Parent: on(), Round: s.commits[on()].Round, Final: final.id, FinalRound: final.round}
 			if f := opt["final"]; f != "" {
 				v.Final, v.FinalRound = s.id(f), s.commits[s.id(f)].Round
+			}
+			if e := memberIn(s.commits[on()].Roster, peerID(n)); e != nil && opt["coin"] != "none" {
+				cfg := s.cfg.withDefaults()
+				if round, due := e.due(&cfg, s.commits[on()]); due {
+					v.Coin = testCoin(n).Reveal(round)
+				}
 			}
 			for _, d := range list("deltas") {
 				p, parent, late := strings.Cut(d, "@")
@@ -339,7 +345,7 @@ func (s *scene) begin(opt map[string]string) {
 		case "role":
 			s.cfg.Role = v
 			if v == validator {
-				s.cfg.Coin = testCoin("a").Root()
+				s.cfg.Coin = testCoin("a")
 			}
 		case "rate":
 			s.cfg.AuditRate = uint64(s.number(v))

@@ -50,6 +50,7 @@ func testGenesis() *Commit {
 func newSwarm(t testing.TB, n int, cfg Config) *swarm {
 	s := &swarm{t: t, now: time.Unix(1_800_000_000, 0), genesis: testGenesis(), cfg: cfg, commits: map[wire.CID]*Commit{}}
 	s.cfg.Run, s.cfg.Role = s.genesis.Run, "trainer"
+	s.cfg.Every = 3 // of 10
 	if s.cfg.MinPeers == 0 {
 		s.cfg.MinPeers = n
 	}
@@ -74,7 +75,7 @@ func (s *swarm) add(k *wire.Key) *swarmPeer {
 	cfg := s.cfg
 	cfg.Self = k.Peer()
 	if cfg.Role == validator {
-		cfg.Coin = swarmCoin(k).Root()
+		cfg.Coin = swarmCoin(k)
 	}
 	p := &swarmPeer{key: k, m: New(cfg, s.genesis)}
 	s.peers = append(s.peers, p)

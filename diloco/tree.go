@@ -151,7 +151,7 @@ func (m *Machine) prune() {
 	keep := f.c.FinalRound
 	back := 2*m.cfg.LateRounds + 4
 	if m.cfg.AuditRate > 0 {
-		back = max(back, m.cfg.AuditWindow+1) // what a verdict is about must be found
+		back = max(back, m.cfg.AuditWindow+maxSettled+1) // what a verdict is about, and what a validator owed, must be found
 	}
 	if f.round < back {
 		keep = 0

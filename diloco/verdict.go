@@ -73,7 +73,7 @@ func (m *Machine) coinFits(msg *Message, v *Verdict) bool {
 		return true
 	}
 	s, in := subject(&m.cfg, m.head.c, m.past(m.head), v)
-	return s == nil || fair(&m.cfg, by, v, in) == nil
+	return s == nil || fair(&m.cfg, by, v, s, in) == nil
 }
 
 // keepVerdict keeps it, unless it makes its sender an equivocator or there are
@@ -240,15 +240,7 @@ func (c *Commit) Head(self wire.PeerID) audit.Head {
 	if e := roleIn(c.Roster, self, validator); e != nil {
 		h.Since = e.Since
 	}
-	steps := map[wire.CID]uint64{}
-	for i := range c.Deltas {
-		if m, err := Open(&c.Deltas[i]); err == nil && m.Kind == wire.KindDelta {
-			steps[m.ID] = m.Body.(*Delta).Steps
-		}
-	}
-	for _, w := range c.Merged() {
-		h.Works = append(h.Works, audit.Work{ID: w.ID, Peer: w.Peer, Round: w.Round, Steps: steps[w.ID]})
-	}
+	h.Works = c.works(Open)
 	for i := range c.Verdicts {
 		m, err := Open(&c.Verdicts[i])
 		if err != nil || m.Kind != wire.KindVerdict {

@@ -31,8 +31,8 @@ func audited(t testing.TB, round uint64) (s *swarm, parent, c *Commit) {
 		s.add(testKey(t, 10+i))
 	}
 	accuse := func(v Verdict) Verdict {
-		if v.Segment = 1; v.Peer == s.peers[1].key.Peer() && v.Round == 2 {
-			v.Finding, v.Evidence = Wrong, v.Subject
+		if v.Peer == s.peers[1].key.Peer() && v.Round == 2 {
+			v.Segment, v.Finding, v.Evidence, v.Coin = 1, Wrong, v.Subject, nil // an accusation needs no coin
 		}
 		return v
 	}
@@ -40,8 +40,8 @@ func audited(t testing.TB, round uint64) (s *swarm, parent, c *Commit) {
 		p.finds = accuse
 	}
 	s.peers[5].finds = func(v Verdict) Verdict {
-		if v.Segment = 2; v.Peer == s.peers[0].key.Peer() && v.Round == 2 {
-			v.Finding, v.Evidence = Wrong, v.Subject // it lies, alone
+		if v.Peer == s.peers[0].key.Peer() && v.Round == 2 {
+			v.Segment, v.Finding, v.Evidence, v.Coin = 2, Wrong, v.Subject, nil // it lies, alone
 		}
 		return v
 	}
@@ -196,7 +196,7 @@ func TestVerifyCommitTamperedAudits(t *testing.T) {
 	// A coin that was fixed otherwise, or a run that audits less: the verdicts have no place.
 	other := clone(t, parent)
 	m := memberIn(other.Roster, s.peers[4].key.Peer())
-	m.Coin = testCoin("other").Root()
+	m.Coin = testCoin("other").At(m.Shown)
 	cfg := s.cfg.withDefaults()
 	if _, err := verifyCommit(&cfg, other, c.Parent, c, s.past); err == nil || !strings.Contains(err.Error(), "coin") {
 		t.Errorf("another coin: %v", err)

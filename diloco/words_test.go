@@ -118,7 +118,7 @@ func (s *scene) verdict(by, finding string, opt map[string]string) *Verdict {
 	if v.Finding != Pass {
 		v.Evidence = wire.SumCID(wire.CodecDagCBOR, []byte(by+of))
 	}
-	if opt["coin"] != "none" {
+	if opt["coin"] != "none" && (v.Segment == 0 || opt["coin"] != "") { // coins choose segment 0 here: there is no other
 		who := by
 		if opt["coin"] != "" {
 			who = opt["coin"]

@@ -139,7 +139,7 @@ func (m *Machine) leave() {
 func (m *Machine) sayJoin(leave bool) {
 	j := &Join{Since: m.head.id, Round: m.head.round, Role: trainer, Address: m.cfg.Address, Leave: leave}
 	if m.cfg.Role == validator {
-		j.Role, j.Coin = validator, m.cfg.Coin
+		j.Role, j.Coin = validator, m.cfg.Coin.At(j.Round)
 	}
 	m.sign(wire.KindJoin, j)
 }
@@ -165,7 +165,7 @@ func (m *Machine) tryJoin() {
 // fits reports whether the roster has this peer as what it is: one that has
 // changed its role, or its coin, leaves and joins anew.
 func (m *Machine) fits(e *Member) bool {
-	return (e.Role == validator) == (m.cfg.Role == validator) && (m.cfg.Role != validator || e.Coin == m.cfg.Coin)
+	return (e.Role == validator) == (m.cfg.Role == validator) && (m.cfg.Role != validator || e.Coin == m.cfg.Coin.At(e.Shown))
 }
 
 // vouches reports whether this peer wants p in the roster.

@@ -136,40 +136,18 @@ func (a *auditor) adopt(ctx context.Context, h headWork) {
 
 // look says what a commit gives to audit.
 func (a *auditor) look(ctx context.Context, c *diloco.Commit) {
-	h := audit.Head{Round: c.Round}
+	h := c.Head(a.self)
 	for i := range c.Roster {
-		if m := &c.Roster[i]; m.Peer == a.self && m.Role == RoleValidator && !m.Banned && m.Coin == a.coin.Root() {
-			h.Since = m.Since
+		if m := &c.Roster[i]; m.Peer == a.self && m.Coin != a.coin.At(m.Shown) {
+			h.Since = 0 // it is there with the coin of an earlier life, and will join anew
 		}
 	}
-	open := func(s *wire.Signed) *diloco.Message {
-		m, err := diloco.Open(s)
-		if err != nil {
-			return nil // cannot be: the machine has read it
+	for _, list := range [][]wire.Signed{c.Deltas, c.Verdicts} {
+		for i := range list {
+			if m, err := diloco.Open(&list[i]); err == nil { // the machine has read it
+				a.known[m.ID] = m
+			}
 		}
-		a.known[m.ID] = m
-		return m
-	}
-	for i := range c.Deltas {
-		if m := open(&c.Deltas[i]); m != nil {
-			h.Works = append(h.Works, workOf(m))
-		}
-	}
-	for i := range c.Verdicts {
-		m := open(&c.Verdicts[i])
-		if m == nil {
-			continue
-		}
-		if v := m.Body.(*diloco.Verdict); v.Finding == diloco.Pass {
-			h.Passed = append(h.Passed, audit.Passed{ID: m.ID, Subject: v.Subject, Peer: m.From, Round: v.Round, Segment: v.Segment})
-		}
-	}
-	for i := range c.Cases {
-		k := &c.Cases[i]
-		h.Cases = append(h.Cases, audit.Accusation{
-			Subject: k.Subject, Peer: k.Peer, Round: k.Round, Segment: k.Segment,
-			Spoken: slices.Contains(k.Pass, a.self) || slices.Contains(k.Wrong, a.self),
-		})
 	}
 	a.choice.Adopted(h)
 	if h.Since > 0 {
@@ -331,6 +309,6 @@ func (n *Node) newAuditor(ctx context.Context, p *parts) (*auditor, error) {
 		blocks:   n.opt.Blocks, keeper: p.keeper, meter: n.meter, log: n.opt.Log,
 		lie: n.opt.Lie, wake: make(chan struct{}, 1), looked: map[wire.CID]uint64{}, known: map[wire.CID]*diloco.Message{},
 	}
-	a.choice = audit.NewAuditor(audit.Config{Self: n.self, Coin: a.coin, Rate: a.rate, Every: a.every, Window: a.window})
+	a.choice = audit.NewAuditor(audit.Config{Self: n.self, Coin: a.coin, Rate: a.rate, Every: a.every, Most: v.Segments, Window: a.window})
 	return a, nil
 }

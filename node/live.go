@@ -12,6 +12,7 @@ import (
 	"github.com/shoalnet/shoal/node/journal"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // RunConfig returns what a manifest fixes about the chain of its run.
@@ -27,6 +28,7 @@ func RunConfig(run wire.CID, m *manifest.Manifest) diloco.Config {
 		WindowsEach: m.WindowsPerRound(),
 		AuditRate:   m.Verification.AuditRate,
 		Segments:    m.Verification.Segments,
+		Every:       audit.Every(m.Round.InnerSteps, m.Verification.Segments),
 		AuditWindow: m.Verification.Window,
 		Admit:       func(_ wire.PeerID, addr [20]byte) bool { return m.Admission.Allows(addr) },
 	}
@@ -72,7 +74,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 		if aud, err = n.newAuditor(ctx, p); err != nil {
 			return err
 		}
-		cfg.Coin = aud.coin.Root()
+		cfg.Coin = aud.coin
 	}
 	if n.opt.Observe {
 		cfg.Role = "observer"

@@ -32,6 +32,7 @@ func TestEpochsSettleAndTheConvictedIsSlashed(t *testing.T) {
 		cheated := false
 		w.seconds(140, func(e uint64) {
 			if e >= 2 && !cheated {
+				w.s.Ban(1, diloco.WhySilent) // it earns for what it did, and keeps its stake
 				w.s.Ban(2, "wrong work")
 				cheated = true
 			}
@@ -61,7 +62,7 @@ func TestEpochsSettleAndTheConvictedIsSlashed(t *testing.T) {
 		if num(earned[w.at(2)]).Sign() != 0 {
 			t.Errorf("the convicted earned %s", earned[w.at(2)])
 		}
-		if num(earned[w.at(0)]).Sign() == 0 || num(earned[w.at(0)]).Cmp(num(earned[w.at(1)])) != 0 || num(earned[w.at(3)]).Sign() == 0 {
+		if num(earned[w.at(1)]).Sign() == 0 || num(earned[w.at(0)]).Cmp(num(earned[w.at(1)])) <= 0 || num(earned[w.at(3)]).Sign() == 0 {
 			t.Errorf("earned: %v", earned)
 		}
 		// The same lines at a peer that only follows.

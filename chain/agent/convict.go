@@ -11,7 +11,9 @@ import (
 )
 
 // slashOf says what an offence costs, in parts per 10,000 of each of the
-// account's stakes: all validators must sign the same.
+// account's stakes: all validators must sign the same. Silence (diloco.WhySilent) costs the
+// seat, and nothing here: a machine may be too slow for its duty without having taken
+// anything, and until 2/3 find its work wrong it was right.
 var slashOf = map[string]uint16{
 	diloco.WhyWork:         3_000,
 	diloco.WhyVerdict:      3_000,

@@ -106,6 +106,9 @@ func (a *Agent) report(err error) {
 		s.Proposed = a.st.Proposed.Epoch.Number
 	}
 	for _, b := range a.d.Bans() {
+		if slashOf[b.Why] == 0 {
+			continue
+		}
 		x := Slash{Peer: b.Peer, Why: b.Why, Round: b.Round, Amount: chain.Int(0)}
 		if c, ok := a.conviction(&b); ok {
 			x.Key = c.Key

@@ -19,7 +19,8 @@
 // Work without a receipt, with a receipt for another run, ledger or worker, for an epoch
 // that is closed or has not begun, counted before, an audit that found only that
 // material was withheld, and all work of a peer that was convicted in or before
-// F_n. Each says why in its Line.
+// F_n, of anything but silence: what that one did was never found wrong. Each says why
+// in its Line.
 package settle
 
 import (
@@ -159,7 +160,7 @@ func (d *Deriver) Add(id wire.CID, c *diloco.Commit) ([]Close, error) {
 
 func (d *Deriver) ban(id wire.CID, c *diloco.Commit) {
 	for _, x := range c.Convicted {
-		if _, ok := d.convicted[x.Peer]; !ok {
+		if b, ok := d.convicted[x.Peer]; !ok || b.Why == diloco.WhySilent { // what is worse comes after it
 			d.convicted[x.Peer] = Ban{x, c.Round, id}
 		}
 	}
@@ -340,7 +341,7 @@ func (d *Deriver) close(id wire.CID, c *diloco.Commit) []Close {
 		x := Close{Number: n, Commit: id, Round: c.Round, Works: *d.open[n], Validators: turns(d.p.ID, n, c.Roster)}
 		for i := range x.Works {
 			w := &x.Works[i]
-			if b, ok := d.convicted[w.Peer]; ok {
+			if b, ok := d.convicted[w.Peer]; ok && b.Why != diloco.WhySilent {
 				w.Why = fmt.Sprintf("convicted in round %d: %s", b.Round, b.Why)
 			}
 		}

@@ -106,7 +106,8 @@ func TestReasonsForZero(t *testing.T) {
 	s.Delta(0, 1, 1, 1000)                                                          // the same payload again
 	s.Delta(5, 2, 1, 1000)
 	s.Ban(4, "wrong work")
-	s.Commit() // 3
+	s.Ban(6, diloco.WhySilent) // what it did stays right
+	s.Commit()                  // 3
 	s.Round(2, 4)
 	for range 5 {
 		s.Round(2, 4)
@@ -447,5 +448,29 @@ func TestGolden(t *testing.T) {
 	}
 	if b.String() != string(want) {
 		t.Errorf("got\n%s\nwant\n%s(UPDATE_GOLDEN=1 writes it anew, once you know why it changed)", &b, want)
+	}
+}
+
+// Nobody hides behind a ban for silence: what is worse replaces it, and nothing else
+// replaces a ban.
+func TestSilenceIsTheLeast(t *testing.T) {
+	s := settletest.New(t, 2, 3)
+	s.Ban(2, diloco.WhySilent)
+	s.Ban(3, diloco.WhySilent)
+	s.Ban(4, diloco.WhyVerdict)
+	s.Commit()
+	s.Ban(3, diloco.WhyVerdict)
+	s.Ban(4, diloco.WhySilent)
+	s.Commit()
+	d := settle.New(s.Params)
+	feed(t, s, d)
+	why := map[wire.PeerID]string{}
+	for _, b := range d.Bans() {
+		why[b.Peer] = fmt.Sprint(b.Round, " ", b.Why)
+	}
+	for i, want := range map[int]string{2: "1 silent", 3: "2 false verdict", 4: "1 false verdict"} {
+		if got := why[s.Keys[i].Peer()]; got != want {
+			t.Errorf("%d: %s, want %s", i, got, want)
+		}
 	}
 }

@@ -32,10 +32,12 @@ const (
 	copyAll        // passes with the work of another's verdict
 	saysNone       // stakes, votes, and audits nothing
 	shieldsBad     // passes what cheats did, finds the honest wrong
+	saysHalf       // audits every other task, and says nothing about the rest
+	hidesCoin      // audits nothing, and does not show its coin
 	lies
 )
 
-var lieNames = [...]string{"audits", "passes all", "fails all", "denies all", "copies", "says nothing", "shields cheats"}
+var lieNames = [...]string{"audits", "passes all", "fails all", "denies all", "copies", "says nothing", "shields cheats", "says half", "hides its coin"}
 
 // A cheat is what a trainer does instead of training.
 type cheat int
@@ -50,7 +52,7 @@ const (
 
 var cheatNames = [...]string{"trains", "fakes all", "fakes one segment", "serves nothing"}
 
-// coins are made once a process: a tree has 65,536 leaves. What they draw
+// coins are made once a process: a chain has 262,144 links. What they draw
 // depends on the universe all the same, since the IDs of its messages do.
 var coins = sync.OnceValue(func() (out []*audit.Coin) {
 	for i := range 12 {
@@ -87,7 +89,7 @@ func (p *peer) startAuditor(chain []*diloco.Commit) {
 	if p.role != "validator" {
 		return
 	}
-	p.auditor = audit.NewAuditor(audit.Config{Self: p.id, Coin: p.coin(), Rate: w.cfg.AuditRate, Every: stepsSegment, Window: w.cfg.Window})
+	p.auditor = audit.NewAuditor(audit.Config{Self: p.id, Coin: p.coin(), Rate: w.cfg.AuditRate, Every: stepsSegment, Most: segments, Window: w.cfg.Window})
 	for _, c := range chain {
 		p.auditor.Adopted(c.Head(p.id))
 	}
@@ -124,10 +126,16 @@ const atATime = 4
 
 // wakeAuditor begins with the next tasks.
 func (p *peer) wakeAuditor() {
-	for p.auditor != nil && p.auditing < atATime && p.lie != saysNone {
+	for p.auditor != nil && p.auditing < atATime && p.lie != saysNone && p.lie != hidesCoin {
 		t, ok := p.auditor.Next()
 		if !ok {
 			return
+		}
+		if p.lie == saysHalf {
+			if p.lied++; p.lied%2 == 0 {
+				p.auditor.Said(t.Subject, t.Segment, t.Round)
+				continue
+			}
 		}
 		p.auditing++
 		p.w.after(p.w.between(0, time.Second), p, func() { p.audit(t, 0) })
@@ -137,7 +145,7 @@ func (p *peer) wakeAuditor() {
 // audit carries out one task: it gets hold of the material and replays.
 func (p *peer) audit(t audit.Task, tries int) {
 	w := p.w
-	if p.lie != honestly {
+	if p.lie != honestly && p.lie != saysHalf {
 		p.invent(t)
 		return
 	}
@@ -278,4 +286,19 @@ func (w *world) remember(s *wire.Signed) {
 	if v, ok := m.Body.(*diloco.Verdict); ok && v.Finding == diloco.Pass {
 		w.passes[v.Subject] = append(w.passes[v.Subject], m)
 	}
+}
+
+// hide takes the coin out of a vote.
+func (p *peer) hide(body []byte) []byte {
+	var v diloco.Vote
+	if err := wire.Unmarshal(body, &v); err != nil {
+		p.w.violate("peer %d signs a vote that nobody takes: %v", p.n, err)
+		return body
+	}
+	v.Coin = nil
+	b, err := wire.Marshal(&v)
+	if err != nil {
+		p.w.violate("a vote without a coin: %v", err)
+	}
+	return b
 }

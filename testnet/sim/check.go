@@ -339,6 +339,7 @@ func (c *checker) end(w *world) {
 		}
 	}
 	c.caught(w)
+	c.silent(w)
 	c.settle(w)
 	for id, said := range c.fates {
 		if in[id] != said {

@@ -56,7 +56,7 @@ func (c *checker) judgements(w *world, id wire.CID, k *diloco.Commit, merged []d
 		return
 	}
 	for _, p := range k.Paid() {
-		if m := member(k.Roster, p.Peer); m != nil && m.Banned {
+		if m := member(k.Roster, p.Peer); m != nil && m.Banned && m.Missed < audit.MissLimit {
 			w.violate("commit %s of round %d pays peer %d, which is convicted", id.Short(), k.Round, w.index[p.Peer].n)
 		}
 	}
@@ -121,6 +121,9 @@ func (c *checker) caught(w *world) {
 			until := l.round + w.cfg.Window
 			if until > uint64(len(chain)-1) {
 				continue // the run was over
+			}
+			if k.Round+3 > until {
+				continue // it came in too late for a replay, the accusation and the others' answers
 			}
 			convicted, ever := uint64(0), true
 			for _, later := range chain[r+1 : until+1] {
@@ -204,7 +207,9 @@ func (c *checker) settle(w *world) {
 	chain := c.chain()
 	for _, k := range chain {
 		for _, x := range k.Convicted {
-			rounds[x.Peer] = k.Round
+			if x.Why != diloco.WhySilent { // whose work was right, and is paid
+				rounds[x.Peer] = k.Round
+			}
 		}
 	}
 	err := w.cfg.Ledger.Settle(chain, func(p wire.PeerID) uint64 { return rounds[p] }, func(p wire.PeerID) bool { return w.index[p].honest })
@@ -217,5 +222,10 @@ func (c *checker) collectAudits(r *Report) {
 	for _, k := range c.chain() {
 		r.Verdicts += len(k.Verdicts)
 		r.Convicted += len(k.Convicted)
+		for _, x := range k.Convicted {
+			if x.Why == diloco.WhySilent {
+				r.Silenced++
+			}
+		}
 	}
 }

@@ -209,6 +209,9 @@ func (w *world) heal() {
 // sign signs, journals, publishes and hands back, in this order.
 func (p *peer) sign(e diloco.Sign) {
 	w := p.w
+	if p.lie == hidesCoin && e.Kind == wire.KindVote {
+		e.Body = p.hide(e.Body)
+	}
 	s := p.signed(e.Kind, e.Body)
 	w.remember(&s)
 	w.note(p, "sign", wire.CID(s.Sig[:16]))

@@ -164,6 +164,10 @@ func (d *draw) audits() {
 		}
 		d.fault(Fault{Kind: Lie, At: start(), Peers: []int{trainers + v}, Point: how})
 	}
+	if d.r.IntN(2) == 0 { // long enough for who keeps silent to be removed
+		d.Window = uint64(4 + d.r.IntN(3))
+		d.Stop += 8
+	}
 }
 
 // departures lets peers go for good, up to all but one, at once or one by one.

@@ -102,12 +102,12 @@ func (p *peer) up() bool { return p.m != nil }
 
 func (p *peer) config() diloco.Config {
 	c := p.w.cfg
-	coin := [32]byte{}
+	var coin *audit.Coin
 	if p.role == "validator" {
-		coin = p.coin().Root()
+		coin = p.coin()
 	}
 	return diloco.Config{
-		Coin: coin, AuditRate: c.AuditRate, Segments: segments, AuditWindow: c.Window,
+		Coin: coin, AuditRate: c.AuditRate, Segments: segments, Every: stepsSegment, AuditWindow: c.Window,
 		Run: p.w.run, Self: p.id, Role: p.role, MinPeers: c.MinPeers, Deadline: c.Deadline, LeakAfter: c.Leak,
 		StopRound: c.Stop, WindowsEach: 10, Verify: func(*wire.Signed) error { return nil }, Open: p.w.open,
 	}

@@ -116,6 +116,10 @@ type Report struct {
 	Audits    int    // segments replayed by honest validators
 	Verdicts  int    // in the final chain
 	Convicted int    // by the final chain
+	Silenced  int    // of these, for silence
+	Owed      int    // audits that honest validators owed in the final chain
+	Missed    int    // of these, not answered in time
+	Account   uint64 // the highest account (diloco.Member.Missed) of an honest validator
 	Caught    uint64 // most rounds from when an honest validator's coin chose a lie in the chain until its author was convicted
 }
 

@@ -43,6 +43,7 @@ type Config struct {
 	Coin     *Coin
 	Rate     uint64 // in parts per 10,000
 	Every    uint64 // steps of a segment; 0: every phase is one segment
+	Most     uint64 // audits that it owes of one commit; default 4
 	Window   uint64 // rounds; default 8
 	Patience uint64 // for how many rounds material is asked for before it is called withheld; default a quarter of Window
 }
@@ -101,6 +102,7 @@ type key struct {
 type task struct {
 	Task
 	running bool
+	more    bool // beyond what is owed: after the rest of its reason
 	tries   int
 	first   uint64 // the round of the first try
 	after   uint64 // not before the head is past that round
@@ -125,6 +127,9 @@ func NewAuditor(cfg Config) *Auditor {
 	if cfg.Window == 0 {
 		cfg.Window = 8
 	}
+	if cfg.Most == 0 {
+		cfg.Most = 4
+	}
 	if cfg.Patience == 0 {
 		cfg.Patience = max(cfg.Window/4, 1)
 	}
@@ -134,11 +139,13 @@ func NewAuditor(cfg Config) *Auditor {
 }
 
 // Segments returns how many segments a phase of so many steps has, at least 1.
-func (c *Config) Segments(steps uint64) uint64 {
-	if c.Every == 0 || steps == 0 {
+func (c *Config) Segments(steps uint64) uint64 { return segmentsOf(steps, c.Every) }
+
+func segmentsOf(steps, every uint64) uint64 {
+	if every == 0 || steps == 0 {
 		return 1
 	}
-	return (steps-1)/c.Every + 1
+	return (steps-1)/every + 1
 }
 
 // Adopted tells of a commit that this peer adopts.
@@ -147,12 +154,14 @@ func (a *Auditor) Adopted(h Head) {
 	a.forget()
 	for _, w := range h.Works {
 		a.note(w.ID, w.Round, 0)
-		if h.Since == 0 || h.Since > w.Round || w.Peer == a.cfg.Self {
-			continue
-		}
-		coin := a.cfg.Coin.Reveal(h.Round)
-		if d := DrawFor(coin, w.ID, a.cfg.Rate, a.cfg.Segments(w.Steps)); d.Audit {
-			a.add(Task{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: d.Segment, Reason: ByCoin, Coin: coin, Seed: d.Seed})
+	}
+	coin := a.cfg.Coin.Reveal(h.Round)
+	if coin == nil { // it is worn out
+		h.Since = 0
+	}
+	if h.Since > 0 {
+		for _, x := range Choose(coin, h, a.cfg) {
+			a.add(Task{Subject: x.ID, Peer: x.Peer, Round: x.Round, Segment: x.Segment, Reason: ByCoin, Coin: coin, Seed: x.Seed}, !x.Owed && x.Round+1 == h.Round)
 		}
 	}
 	for _, v := range h.Passed {
@@ -161,9 +170,8 @@ func (a *Auditor) Adopted(h Head) {
 		if h.Since == 0 || h.Since > v.Round || v.Peer == a.cfg.Self || depth > maxDepth {
 			continue
 		}
-		coin := a.cfg.Coin.Reveal(h.Round)
 		if d := DrawFor(coin, v.ID, a.cfg.Rate, 1); d.Audit {
-			a.add(Task{Subject: v.ID, Peer: v.Peer, Round: v.Round, Segment: v.Segment, Verdict: true, Reason: ByCross, Coin: coin, Seed: d.Seed})
+			a.add(Task{Subject: v.ID, Peer: v.Peer, Round: v.Round, Segment: v.Segment, Verdict: true, Reason: ByCross, Coin: coin, Seed: d.Seed}, false)
 		}
 	}
 	open := map[key]bool{}
@@ -174,7 +182,7 @@ func (a *Auditor) Adopted(h Head) {
 			a.said[k] = c.Round
 			delete(a.tasks, k)
 		} else if h.Since > 0 && c.Peer != a.cfg.Self {
-			a.add(Task{Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: a.depth[c.Subject] > 0, Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self)})
+			a.add(Task{Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: a.depth[c.Subject] > 0, Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self)}, false)
 		}
 	}
 	for k, t := range a.tasks { // a case that is closed asks nobody any more
@@ -197,7 +205,7 @@ func (a *Auditor) Suspect(w Work, segment uint64) {
 		return
 	}
 	segment %= a.cfg.Segments(w.Steps)
-	a.add(Task{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: segment, Reason: BySuspicion, Seed: OwnSeed(w.ID, segment, a.cfg.Self)})
+	a.add(Task{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: segment, Reason: BySuspicion, Seed: OwnSeed(w.ID, segment, a.cfg.Self)}, false)
 }
 
 // OwnSeed is the seed of an audit that no coin chose.
@@ -222,7 +230,7 @@ func (a *Auditor) note(id wire.CID, round uint64, depth int) {
 
 // add keeps a task, or makes one more urgent that is there already. Where there
 // are too many, the least urgent goes.
-func (a *Auditor) add(t Task) {
+func (a *Auditor) add(t Task, more bool) {
 	k := key{t.Subject, t.Segment}
 	t.Until = t.Round + a.cfg.Window
 	if _, said := a.said[k]; said || t.Until < a.round {
@@ -232,7 +240,7 @@ func (a *Auditor) add(t Task) {
 		old.Reason = min(old.Reason, t.Reason)
 		return
 	}
-	a.tasks[k] = &task{Task: t}
+	a.tasks[k] = &task{Task: t, more: more}
 	if len(a.tasks) <= maxTasks {
 		return
 	}
@@ -247,9 +255,16 @@ func (a *Auditor) add(t Task) {
 	}
 }
 
-// urgency orders tasks: by reason, then the one that ends first.
+// urgency orders tasks: by reason, what is owed before what is not, then the one
+// that ends first.
 func urgency(a, b *task) int {
-	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Until, b.Until), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Segment, b.Segment))
+	more := func(t *task) int {
+		if t.more && t.Reason >= ByCoin {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(more(a), more(b)), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Until, b.Until), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Segment, b.Segment))
 }
 
 // Next returns the most urgent task that is not under way and need not wait for

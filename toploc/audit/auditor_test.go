@@ -43,7 +43,7 @@ func TestAuditorChooses(t *testing.T) {
 	}
 	for _, x := range a.Tasks() {
 		d := DrawFor(x.Coin, x.Subject, 10_000, map[wire.CID]uint64{subject(1): 4, subject(2): 3, subject(4): 4}[x.Subject])
-		if CheckReveal(testCoin.Root(), head.Round, x.Coin) != nil || x.Seed != d.Seed || !x.Verdict && x.Segment != d.Segment || x.Verdict && x.Segment != 2 || x.Until != x.Round+6 {
+		if CheckReveal(testCoin.At(1), 1, head.Round, x.Coin) != nil || x.Seed != d.Seed || !x.Verdict && x.Segment != d.Segment || x.Verdict && x.Segment != 2 || x.Until != x.Round+6 {
 			t.Errorf("%+v", x)
 		}
 		if x.Seed != SeedOf(x.Coin, x.Subject, x.Segment, peer(0)) {

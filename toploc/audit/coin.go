@@ -1,105 +1,94 @@
 package audit
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
-// Rounds is for how many rounds one coin lasts; a validator of a longer run
-// joins anew with the next one.
-const Rounds = 1 << 16
+// Rounds is for how many rounds a coin lasts. Afterwards it has nothing to show,
+// and its validator leaves the roster.
+const Rounds = 1 << 18
 
-const depth = 16 // log2(Rounds)
+// stride is how far the secrets lie apart that a Coin remembers.
+const stride = 1 << 6
 
-// RevealSize is the length of a Reveal: the secret and its Merkle path.
-const RevealSize = 32 + 32*depth
+// RevealSize is the length of a Reveal.
+const RevealSize = 32
 
-// A Coin is one validator's source of choices in one run.
+// A Coin is one validator's source of choices in one run: a chain of secrets, one a
+// round, each the hash of the next. Who shows that of a round shows those of all
+// rounds before it, and nothing of those to come.
 type Coin struct {
-	key  [32]byte
-	tree [][32]byte // a heap: node i has the children 2i and 2i+1, the leaves begin at Rounds
+	marks [Rounds/stride + 1][32]byte // secrets of the rounds 0, stride, 2·stride, ...
 }
 
 // NewCoin derives a validator's coin from a secret of its own, which must not
 // serve for anything else, and the run.
 func NewCoin(secret []byte, run wire.CID) *Coin {
 	mac := hmac.New(sha256.New, secret)
-	mac.Write([]byte("shoal/audit coin/1"))
+	mac.Write([]byte("shoal/audit coin/2"))
 	mac.Write([]byte(run))
-	c := &Coin{tree: make([][32]byte, 2*Rounds)}
-	mac.Sum(c.key[:0])
-	for r := range uint64(Rounds) {
-		s := c.secret(r)
-		c.tree[Rounds+r] = leaf(r, s)
+	c := &Coin{}
+	s := [32]byte(mac.Sum(nil))
+	for r := uint64(Rounds); ; r-- {
+		if r%stride == 0 {
+			c.marks[r/stride] = s
+		}
+		if r == 0 {
+			return c
+		}
+		s = before(s, r)
 	}
-	for i := Rounds - 1; i >= 1; i-- {
-		c.tree[i] = inner(c.tree[2*i], c.tree[2*i+1])
-	}
-	return c
 }
 
-// Inputs of three lengths and first bytes: a secret never stands for a leaf or
-// an inner node. The key is as long as the digest and the round's length is fixed,
-// so that hashing key and round is as good a function of a secret as HMAC, at a
-// third of its price (a tree has 65,536 of them).
-
-func (c *Coin) secret(round uint64) [32]byte { return hashed(2, c.key, round) }
-
-func leaf(round uint64, secret [32]byte) [32]byte { return hashed(0, secret, round) }
-
-func hashed(what byte, x [32]byte, round uint64) [32]byte {
-	var b [41]byte
-	b[0] = what
-	copy(b[1:], x[:])
-	binary.BigEndian.PutUint64(b[33:], round)
+// before returns the secret of the round before, from that of round. The round is
+// hashed too, so that no two links of any chains are the same function.
+func before(s [32]byte, round uint64) [32]byte {
+	var b [40]byte
+	copy(b[:], s[:])
+	binary.BigEndian.PutUint64(b[32:], round)
 	return sha256.Sum256(b[:])
 }
 
-func inner(l, r [32]byte) [32]byte {
-	var b [65]byte
-	b[0] = 1
-	copy(b[1:], l[:])
-	copy(b[33:], r[:])
-	return sha256.Sum256(b[:])
-}
-
-// Root is what the validator's Join says.
-func (c *Coin) Root() [32]byte { return c.tree[1] }
-
-// Reveal returns the secret of a round below Rounds with its path, RevealSize bytes.
+// Reveal returns the secret of a round, RevealSize bytes; nil for a round beyond Rounds.
 func (c *Coin) Reveal(round uint64) []byte {
-	round %= Rounds
-	s := c.secret(round)
-	out := append(make([]byte, 0, RevealSize), s[:]...)
-	for i := Rounds + round; i > 1; i /= 2 {
-		out = append(out, c.tree[i^1][:]...)
+	if c == nil || round > Rounds {
+		return nil
 	}
-	return out
+	at := (round + stride - 1) / stride
+	return Earlier(c.marks[at][:], at*stride, round)
+}
+
+// At is what the validator's Join at that round says: it fixes the secrets of all
+// rounds after it. Zero for a round beyond Rounds.
+func (c *Coin) At(round uint64) (coin [32]byte) {
+	copy(coin[:], c.Reveal(round))
+	return coin
+}
+
+// Earlier returns the secret of a round that is not after the one of reveal, which
+// is of RevealSize bytes.
+func Earlier(reveal []byte, round, earlier uint64) []byte {
+	s := [32]byte(reveal)
+	for ; round > earlier; round-- {
+		s = before(s, round)
+	}
+	return s[:]
 }
 
 // errReveal is what CheckReveal returns.
-var errReveal = errors.New("the coin's reveal does not lead to the root in the validator's join")
+var errReveal = errors.New("the coin's reveal does not lead to the one in the validator's join")
 
-// CheckReveal verifies that reveal is the coin of root for round.
-func CheckReveal(root [32]byte, round uint64, reveal []byte) error {
-	if len(reveal) != RevealSize {
-		return errReveal
-	}
-	round %= Rounds
-	at := leaf(round, [32]byte(reveal))
-	for i, path := Rounds+round, reveal[32:]; i > 1; i, path = i/2, path[32:] {
-		sibling := [32]byte(path)
-		if i%2 == 0 {
-			at = inner(at, sibling)
-		} else {
-			at = inner(sibling, at)
-		}
-	}
-	if at != root {
+// CheckReveal verifies that reveal is the secret of round, where coin is that of
+// the earlier round at. It takes a hash for each round in between.
+func CheckReveal(coin [32]byte, at, round uint64, reveal []byte) error {
+	if len(reveal) != RevealSize || round <= at || round > Rounds || !bytes.Equal(Earlier(reveal, round, at), coin[:]) {
 		return errReveal
 	}
 	return nil
@@ -118,7 +107,7 @@ type Draw struct {
 // Verdict envelope. rate is in parts per 10,000; segments is how many the work
 // has. For a verdict the segment is that of the verdict and not drawn.
 func DrawFor(reveal []byte, subject wire.CID, rate, segments uint64) Draw {
-	mac := hmac.New(sha256.New, reveal[:32])
+	mac := hmac.New(sha256.New, reveal)
 	mac.Write([]byte("shoal/audit draw/1"))
 	mac.Write([]byte(subject))
 	h := mac.Sum(nil)
@@ -127,4 +116,40 @@ func DrawFor(reveal []byte, subject wire.CID, rate, segments uint64) Draw {
 		Segment: binary.BigEndian.Uint64(h[8:]) % max(segments, 1),
 		Seed:    sha256.Sum256(h),
 	}
+}
+
+// A Choice is a work that a coin chose.
+type Choice struct {
+	Work
+	Draw
+	// Owed: its validator owes a verdict on it, or the word that it is withheld. It owes
+	// only what came in on time, and no more of one commit than Config.Most: with the
+	// number of segments of a phase, that is at most the work of one trainer. What else is
+	// chosen it may do, and is paid for.
+	Owed bool
+}
+
+// Choose returns what the coin of that reveal, for h.Round, chooses among h.Works, in an
+// order that nobody can foresee: what is owed comes first. h.Since must be set. Of
+// cfg it uses Self, Rate, Every and Most.
+func Choose(reveal []byte, h Head, cfg Config) []Choice {
+	var out []Choice
+	for _, w := range h.Works {
+		if h.Since > w.Round || w.Peer == cfg.Self {
+			continue
+		}
+		if d := DrawFor(reveal, w.ID, cfg.Rate, segmentsOf(w.Steps, cfg.Every)); d.Audit {
+			out = append(out, Choice{Work: w, Draw: d, Owed: w.Round+1 == h.Round})
+		}
+	}
+	slices.SortFunc(out, func(a, b Choice) int {
+		if a.Owed != b.Owed {
+			return map[bool]int{true: -1, false: 1}[a.Owed]
+		}
+		return bytes.Compare(a.Seed[:], b.Seed[:])
+	})
+	for i := range out {
+		out[i].Owed = out[i].Owed && uint64(i) < cfg.Most
+	}
+	return out
 }

@@ -4,13 +4,14 @@
 // # The coin
 //
 // Which work a validator audits must be foreseen by nobody, and be provable
-// afterwards. A validator derives one secret a round from its key, puts the root of a
-// Merkle tree over them into its Join, and so fixes its choices before there is
+// afterwards. A validator derives one secret a round from its key, each the hash of the
+// next one's, puts the present one into its Join, and so fixes its choices before there is
 // any work. A commit that merges a delta fixes the delta's ID; only then a validator
 // shows the secret of that commit's round. DrawFor mixes the two and says whether that
-// delta is audited, and which of its segments. A verdict reveals the secret with its
-// path: anybody can recompute what the validator had to audit, and that it neither
-// picked nor spared. The same coin chooses among the verdicts that a commit has.
+// delta is audited, and which of its segments. A verdict reveals the secret; and when a
+// round leaves the audit window, each validator's vote does, whether it found anything or
+// not: anybody can recompute what it had to audit, and that it neither picked nor spared
+// (Choose). The same coin chooses among the verdicts that a commit has.
 //
 // # The trace
 //

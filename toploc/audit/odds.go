@@ -28,3 +28,81 @@ func RoundsUntil(rate uint64, share float64, validators int, confidence float64)
 	}
 	return max(1, int(math.Ceil(math.Log1p(-confidence)/math.Log1p(-p)-1e-9)))
 }
+
+// What a validator that does not do what it owes costs itself: each audit owed and missed
+// adds MissCost to its account in the roster, each that it answers takes one away, and at
+// MissLimit it is removed: ten in a row do, and in the long run whoever misses more
+// than a third. One that misses one in ten by accident is removed with probability 5e-5
+// in 20,000 audits (TestForgiven).
+const (
+	MissCost  = 2
+	MissLimit = 20
+)
+
+// Miss returns the account after one more audit owed.
+func Miss(account uint64, missed bool) uint64 {
+	if missed {
+		return account + MissCost
+	}
+	return account - min(account, 1)
+}
+
+// Removed is the probability that a validator that misses each audit owed with
+// probability miss is removed within so many.
+func Removed(miss float64, audits int) float64 {
+	at, gone := make([]float64, MissLimit), 0.0
+	at[0] = 1
+	for range audits {
+		next := make([]float64, MissLimit)
+		for a, p := range at {
+			next[Miss(uint64(a), false)] += p * (1 - miss)
+			if b := Miss(uint64(a), true); b < MissLimit {
+				next[b] += p * miss
+			} else {
+				gone += p * miss
+			}
+		}
+		at = next
+	}
+	return gone
+}
+
+// SilentUntil returns after how many rounds of work a validator that never answers is
+// removed with that confidence below 1, where so many trainers each bring a delta a round;
+// 0 where it never is. most is Config.Most. The audits are counted when their window ends:
+// the removal itself comes Window + 2 rounds later.
+func SilentUntil(rate uint64, trainers, most int, confidence float64) int {
+	p := float64(min(rate, 10_000)) / 10_000
+	if p <= 0 || trainers < 1 || most < 1 || confidence >= 1 {
+		return 0
+	}
+	// Of one round: how likely it owes k audits, k up to most.
+	owes := make([]float64, most+1)
+	choose := math.Pow(1-p, float64(trainers))
+	for k := range trainers + 1 {
+		if p == 1 {
+			choose = map[bool]float64{true: 1}[k == trainers]
+		}
+		owes[min(k, most)] += choose
+		choose *= float64(trainers-k) / float64(k+1) * p / (1 - p)
+	}
+	const need = (MissLimit + MissCost - 1) / MissCost
+	at, gone := make([]float64, need), 0.0
+	at[0] = 1
+	for r := 1; r < 1<<20; r++ {
+		next := make([]float64, need)
+		for a, x := range at {
+			for k, q := range owes {
+				if a+k >= need {
+					gone += x * q
+				} else {
+					next[a+k] += x * q
+				}
+			}
+		}
+		if at = next; gone >= confidence {
+			return r
+		}
+	}
+	return 0
+}

@@ -71,7 +71,7 @@ func New(t testing.TB, trainers, validators int, change ...func(*settle.Params))
 	return s
 }
 
-// coins remembers: each is 65,536 hashes.
+// coins remembers: each is 262,144 hashes.
 var (
 	coinsMu sync.Mutex
 	coins   = map[wire.PeerID]*audit.Coin{} // guarded by coinsMu
@@ -98,7 +98,7 @@ func (s *Script) Add(c *diloco.Commit) {
 	for i, k := range s.Keys {
 		m := diloco.Member{Peer: k.Peer(), Role: s.Roles[i], Weight: 1}
 		if co := s.Coins[k.Peer()]; co != nil {
-			m.Coin = co.Root()
+			m.Coin = co.At(0)
 		}
 		for j := range c.Roster {
 			m.Banned = m.Banned || c.Roster[j].Peer == m.Peer && c.Roster[j].Banned
