@@ -135,7 +135,7 @@ func statusText(st *status) string {
 		row("refused", "%d: %s", n, reason)
 	}
 	for _, p := range st.Evicted {
-		row("evicted", "%s, for contradicting itself", p)
+		row("evicted", "%s, for contradicting itself; where the run is paid for, `shoal dispute report` takes of its stake", p)
 	}
 	for i, addr := range st.Addrs {
 		name := ""
