@@ -30,15 +30,17 @@ func (a *app) workerCmd() *cobra.Command {
 	var socket string
 	c := &cobra.Command{
 		Use:   "worker",
-		Short: "Train for a node that runs in another process",
+		Short: "Train or write for another process",
 		Long: `Speaks the worker protocol on standard input and output, as "shoal join --engine worker"
-starts it, or with --socket on a Unix socket. It ends with its input. The protocol is described in the package comment of gpu/worker; any program that
-speaks it can train for a node:
+and "shoal generate --engine worker" start it, or with --socket on a Unix socket. It ends
+with its input. The protocol is described in the package comment of gpu/worker; any
+program that speaks it can train for a node:
 
   shoal join RUN --engine unix:SOCKET     one that listens on a Unix socket
   shoal join RUN --engine "exec:COMMAND"  one that the node is to start
 
-A worker that dies is started again; the round goes on from the last snapshot.`,
+A worker that dies is started again; the round goes on from the last snapshot, a text
+is written again to where it was.`,
 		Example: `  shoal join moby --engine worker
   shoal worker --socket /run/shoal-worker.sock --threads 8`,
 		Args: exactly(),
@@ -92,7 +94,7 @@ func (a *app) listenWorker(ctx context.Context, path string, b worker.Backend) e
 	}
 }
 
-// backend trains on the host's processor.
+// backend trains and writes on the host's processor.
 func backend(threads int) worker.Backend {
 	return worker.Backend{
 		Identity: engine{}.Identity(),
@@ -100,6 +102,9 @@ func backend(threads int) worker.Backend {
 		Train: func(cfg hf.Config, o worker.Optimizer, params []float32) (worker.Trainer, error) {
 			opts := llama.Options{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay, Clip: o.Clip}
 			return engine{cfg: cfg, opts: opts, threads: threads}.NewTrainer(params)
+		},
+		Write: func(cfg hf.Config, b worker.Batch, params []float32) (worker.Generator, error) {
+			return newBatchModel(cfg, b, params, threads)
 		},
 	}
 }
