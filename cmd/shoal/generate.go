@@ -88,7 +88,7 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if err := gf.options().Validate(); err != nil {
 		return usageError{err, "see `shoal generate --help`"}
 	}
-	spawn, err := spawner(gf.engine, threads(gf.threads))
+	spawn, err := spawner(gf.engine, "--threads", fmt.Sprint(threads(gf.threads)))
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ const (
 
 func (a *app) workerCmd() *cobra.Command {
 	var thr int
+	var how llama.Options
 	var socket string
 	c := &cobra.Command{
 		Use:   "worker",
@@ -45,7 +46,10 @@ is written again to where it was.`,
   shoal worker --socket /run/shoal-worker.sock --threads 8`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b := backend(threads(thr))
+			if how.MicroBatch < 0 {
+				return usagef("--micro-batch %d: want 0 or more", how.MicroBatch)
+			}
+			b := backend(threads(thr), how)
 			if socket != "" {
 				return a.listenWorker(cmd.Context(), socket, b)
 			}
@@ -56,6 +60,8 @@ is written again to where it was.`,
 		},
 	}
 	c.Flags().IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
+	c.Flags().IntVar(&how.MicroBatch, "micro-batch", 0, "sequences at a time, whose gradients are added: fewer need less memory (default: the whole batch)")
+	c.Flags().BoolVar(&how.Checkpoint, "checkpoint", false, "compute activations again in the backward pass: less memory, a third more time")
 	c.Flags().StringVar(&socket, "socket", "", "listen on this Unix socket instead of standard input")
 	return c
 }
@@ -94,13 +100,14 @@ func (a *app) listenWorker(ctx context.Context, path string, b worker.Backend) e
 	}
 }
 
-// backend trains and writes on the host's processor.
-func backend(threads int) worker.Backend {
+// backend trains and writes on the host's processor; how says how activations are kept.
+func backend(threads int, how llama.Options) worker.Backend {
 	return worker.Backend{
 		Identity: engine{}.Identity(),
 		Name:     fmt.Sprintf("shoal cpu %s, %d threads", cpu.ISAs()[0], threads),
 		Train: func(cfg hf.Config, o worker.Optimizer, params []float32) (worker.Trainer, error) {
-			opts := llama.Options{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay, Clip: o.Clip}
+			opts := how
+			opts.Beta1, opts.Beta2, opts.Eps, opts.WeightDecay, opts.Clip = o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.Clip
 			return engine{cfg: cfg, opts: opts, threads: threads}.NewTrainer(params)
 		},
 		Write: func(cfg hf.Config, b worker.Batch, params []float32) (worker.Generator, error) {
@@ -109,8 +116,9 @@ func backend(threads int) worker.Backend {
 	}
 }
 
-// spawner turns --engine into what starts a worker; nil is none.
-func spawner(where string, threads int) (func() (*worker.Client, error), error) {
+// spawner turns --engine into what starts a worker; nil is none. args are for one of
+// our own.
+func spawner(where string, args ...string) (func() (*worker.Client, error), error) {
 	kind, what, _ := strings.Cut(where, ":")
 	switch {
 	case where == "" || where == inProcess:
@@ -121,7 +129,7 @@ func spawner(where string, threads int) (func() (*worker.Client, error), error) 
 			return nil, err
 		}
 		return func() (*worker.Client, error) {
-			return worker.Spawn([]string{exe, "worker", "--threads", fmt.Sprint(threads)}, os.Stderr)
+			return worker.Spawn(append([]string{exe, "worker"}, args...), os.Stderr)
 		}, nil
 	case kind == "unix" && what != "":
 		return func() (*worker.Client, error) { return worker.Dial(what) }, nil
