@@ -100,6 +100,6 @@ type Attest struct {
 // votes for one parent, two attestations for one round, or one that
 // surrounds another; or a Pass and a Wrong about the same segment.
 type Evidence struct {
-	A wire.Signed `cbor:"a"`
-	B wire.Signed `cbor:"b"`
+	A wire.Signed `cbor:"a" json:"a"`
+	B wire.Signed `cbor:"b" json:"b"`
 }

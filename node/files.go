@@ -3,6 +3,7 @@ package node
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/node/journal"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -161,3 +164,26 @@ const (
 
 // notThere reports that a file does not exist.
 func notThere(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// EvidenceFile is where a node that runs in dir keeps the two messages by which
+// a peer has contradicted itself: the JSON of a diloco.Evidence, with which
+// anybody can have it slashed.
+func EvidenceFile(dir string, p wire.PeerID) string {
+	return filepath.Join(dir, "evidence", p.String()+".json")
+}
+
+// keepEvidence writes the file. What convicted a peer first is kept.
+func keepEvidence(dir string, e diloco.Convicted) error {
+	name := EvidenceFile(dir, e.Peer)
+	if _, err := os.Stat(name); err == nil {
+		return nil
+	}
+	b, err := json.MarshalIndent(e.Evidence, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return fmt.Errorf("evidence: %w", err)
+	}
+	return journal.WriteFile(name, append(b, '\n'))
+}

@@ -1,8 +1,10 @@
 package node
 
 import (
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -124,5 +126,30 @@ func TestLedgerRemembersWhatWasSaid(t *testing.T) {
 	}
 	if _, err := openLedger(openerOf(dir, &full, &once), wire.SumCID(wire.CodecDagCBOR, []byte("other")), 8, log); err == nil || !strings.Contains(err.Error(), "another run") {
 		t.Errorf("directory of another run: %v", err)
+	}
+}
+
+// What convicts a peer lies in a file that others can read, and stays the first.
+func TestEvidenceFile(t *testing.T) {
+	dir, key := t.TempDir(), testKey(t, 1)
+	run := wire.SumCID(wire.CodecDagCBOR, []byte("run"))
+	e := diloco.Convicted{Peer: key.Peer(), Evidence: diloco.Evidence{A: attest(t, key, run, 1), B: attest(t, key, run, 2)}}
+	for _, round := range []uint64{2, 3} {
+		e.Evidence.B = attest(t, key, run, round)
+		if err := keepEvidence(dir, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(EvidenceFile(dir, key.Peer()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got diloco.Evidence
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	first := attest(t, key, run, 2)
+	if got.A.ID() != e.Evidence.A.ID() || got.B.ID() != first.ID() || got.A.Verify() != nil || got.B.Verify() != nil {
+		t.Errorf("read back %+v", got)
 	}
 }

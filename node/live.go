@@ -160,6 +160,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 			return getCommit(ctx, o.blocks, c, o.sources())
 		}
 	}
+	o.proofs = n.opt.Dir
 	o.onHead, o.onFinal, o.onDone = s.onHead, s.onFinal, s.onDone
 	if len(chain) > 0 {
 		s.resume(chain[len(chain)-1], ledger.last.Head)

@@ -30,6 +30,7 @@ type owner struct {
 	onHead   func(diloco.Adopt, diloco.Status)
 	onFinal  func(diloco.Finalized)
 	onDone   func(diloco.Done)
+	proofs   string        // directory of EvidenceFile
 	patience time.Duration // for one fetch of a delta or commit
 
 	events chan diloco.Event // from the goroutines that carry out slow effects, and from outside
@@ -245,7 +246,12 @@ func (o *owner) apply(ctx context.Context, e diloco.Effect) error {
 		o.onFinal(e)
 	case diloco.Convicted:
 		o.log.Warn("a peer contradicted itself", "peer", e.Peer, "proof", fmt.Sprintf("%s and %s", e.Evidence.A.ID(), e.Evidence.B.ID()))
-		return o.journal.convicted(e)
+		if err := o.journal.convicted(e); err != nil {
+			return err
+		}
+		if err := keepEvidence(o.proofs, e); err != nil {
+			o.log.Warn("evidence is in the journal, not in a file of its own", "err", err) // it can be written at the next start
+		}
 	case diloco.Done:
 		o.onDone(e)
 	default:

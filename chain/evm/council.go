@@ -62,10 +62,10 @@ type MotionInfo struct {
 }
 
 // MotionFor makes the motion that carries out a. Only SetParams, SetMinimum,
-// SetGuardian, Pause, Unpause and Rule are governance's.
+// SetGuardian, Pause, Unpause, Rule and RuleConviction are governance's.
 func (l *Ledger) MotionFor(ctx context.Context, a chain.Action, why string) (Motion, error) {
 	switch a.(type) {
-	case chain.SetParams, chain.SetMinimum, chain.SetGuardian, chain.Pause, chain.Unpause, chain.Rule:
+	case chain.SetParams, chain.SetMinimum, chain.SetGuardian, chain.Pause, chain.Unpause, chain.Rule, chain.RuleConviction:
 	default:
 		return Motion{}, fmt.Errorf("%T is not governance's to do", a)
 	}
@@ -73,27 +73,68 @@ func (l *Ledger) MotionFor(ctx context.Context, a chain.Action, why string) (Mot
 	return Motion{chain.Address(to), data, why}, err
 }
 
-func (m *Motion) lists() ([]common.Address, []*big.Int, [][]byte) {
-	return []common.Address{address(m.To)}, []*big.Int{new(big.Int)}, [][]byte{m.Data}
-}
-
 func (m *Motion) reason() [32]byte { return crypto.Keccak256Hash([]byte(m.Why)) }
 
-// Delegate gives the account's own votes to itself: tokens vote for nobody until
-// they are delegated, and only in motions that are made later.
-func (l *Ledger) Delegate(ctx context.Context, from chain.Address) (chain.Result, error) {
-	return l.govern(ctx, from, chain.Token, tokenABI.PackDelegate(address(from)))
+// Steps of governance, as actions: Do carries them out and Estimate says what they
+// would cost.
+type (
+	// Delegate is Token.delegate: To is who votes with the account's tokens. They
+	// vote for nobody until then, and only in motions that are made later.
+	Delegate struct{ To chain.Address }
+	// Move is Council.propose: it puts a motion before the council.
+	Move struct{ Motion Motion }
+	// Vote is Council.castVote.
+	Vote struct {
+		Motion Motion
+		Ballot Ballot
+	}
+	// Queue is Council.queue: it starts the timelock of a motion that has won.
+	// Anyone may.
+	Queue struct{ Motion Motion }
+	// Enact is Council.execute, of a motion whose timelock is over. Anyone may.
+	Enact struct{ Motion Motion }
+)
+
+// Target returns the contract that the action calls.
+func (Delegate) Target() chain.Contract { return chain.Token }
+func (Move) Target() chain.Contract     { return chain.Council }
+func (Vote) Target() chain.Contract     { return chain.Council }
+func (Queue) Target() chain.Contract    { return chain.Council }
+func (Enact) Target() chain.Contract    { return chain.Council }
+
+// governs makes the call data of a step of governance; nil is for other actions.
+func (l *Ledger) governs(ctx context.Context, a chain.Action) ([]byte, error) {
+	lists := func(m Motion) ([]common.Address, []*big.Int, [][]byte) {
+		return []common.Address{address(m.To)}, []*big.Int{new(big.Int)}, [][]byte{m.Data}
+	}
+	if c := a.Target(); c == chain.Council && l.book.Contracts[c].IsZero() {
+		return nil, fmt.Errorf("this deployment has no %s: its governor is an account", c)
+	}
+	switch a := a.(type) {
+	case Delegate:
+		return tokenABI.PackDelegate(address(a.To)), nil
+	case Move:
+		to, values, calls := lists(a.Motion)
+		return councilABI.PackPropose(to, values, calls, a.Motion.Why), nil
+	case Vote:
+		id, err := l.motionID(ctx, a.Motion)
+		if err != nil {
+			return nil, err
+		}
+		return councilABI.PackCastVote(id, uint8(a.Ballot)), nil
+	case Queue:
+		to, values, calls := lists(a.Motion)
+		return councilABI.PackQueue(to, values, calls, a.Motion.reason()), nil
+	case Enact:
+		to, values, calls := lists(a.Motion)
+		return councilABI.PackExecute(to, values, calls, a.Motion.reason()), nil
+	}
+	return nil, nil
 }
 
 // Votes is what an account could vote with in a motion made now.
 func (l *Ledger) Votes(ctx context.Context, account chain.Address) (chain.Amount, error) {
 	return view(ctx, l, l.at(chain.Token), tokenABI.PackGetVotes(address(account)), tokenABI.UnpackGetVotes)
-}
-
-// Move puts a motion before the council.
-func (l *Ledger) Move(ctx context.Context, from chain.Address, m Motion) (chain.Result, error) {
-	to, values, calls := m.lists()
-	return l.govern(ctx, from, chain.Council, councilABI.PackPropose(to, values, calls, m.Why))
 }
 
 // A Ballot is a vote on a motion.
@@ -106,30 +147,9 @@ const (
 	Abstain
 )
 
-// Vote casts an account's votes.
-func (l *Ledger) Vote(ctx context.Context, from chain.Address, m Motion, b Ballot) (chain.Result, error) {
-	id, err := l.motionID(ctx, m)
-	if err != nil {
-		return chain.Result{}, err
-	}
-	return l.govern(ctx, from, chain.Council, councilABI.PackCastVote(id, uint8(b)))
-}
-
-// Queue starts the timelock of a motion that has won. Anyone may.
-func (l *Ledger) Queue(ctx context.Context, from chain.Address, m Motion) (chain.Result, error) {
-	to, values, calls := m.lists()
-	return l.govern(ctx, from, chain.Council, councilABI.PackQueue(to, values, calls, m.reason()))
-}
-
-// Enact carries out a motion whose timelock is over. Anyone may.
-func (l *Ledger) Enact(ctx context.Context, from chain.Address, m Motion) (chain.Result, error) {
-	to, values, calls := m.lists()
-	return l.govern(ctx, from, chain.Council, councilABI.PackExecute(to, values, calls, m.reason()))
-}
-
 func (l *Ledger) motionID(ctx context.Context, m Motion) (*big.Int, error) {
-	to, values, calls := m.lists()
-	return view(ctx, l, l.at(chain.Council), councilABI.PackGetProposalId(to, values, calls, m.reason()), councilABI.UnpackGetProposalId)
+	data := councilABI.PackGetProposalId([]common.Address{address(m.To)}, []*big.Int{new(big.Int)}, [][]byte{m.Data}, m.reason())
+	return view(ctx, l, l.at(chain.Council), data, councilABI.UnpackGetProposalId)
 }
 
 // Motion tells where a motion is. A *chain.Refusal says that the council does
@@ -189,20 +209,4 @@ func (l *Ledger) CouncilTimes(ctx context.Context) (delay, period, lock time.Dur
 	period = seconds(chain.Council, councilABI.PackVotingPeriod(), councilABI.UnpackVotingPeriod)
 	lock = seconds(chain.Timelock, timelockABI.PackGetMinDelay(), timelockABI.UnpackGetMinDelay)
 	return delay, period, lock, err
-}
-
-func (l *Ledger) govern(ctx context.Context, from chain.Address, c chain.Contract, data []byte) (chain.Result, error) {
-	s := l.senders[from]
-	if s == nil {
-		return chain.Result{}, fmt.Errorf("no key of %s is open here: it cannot act", from)
-	}
-	if l.book.Contracts[c].IsZero() {
-		return chain.Result{}, fmt.Errorf("this deployment has no %s: its governor is an account", c)
-	}
-	to := l.at(c)
-	rc, err := s.Send(ctx, &to, data)
-	if rc == nil {
-		return chain.Result{}, err
-	}
-	return chain.Result{Tx: chain.Hash(rc.TxHash), Gas: rc.GasUsed}, err
 }

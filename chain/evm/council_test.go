@@ -80,56 +80,56 @@ func councilStory(t *testing.T, make chaintest.Maker) {
 	}
 	refused("NotGovernor")(l.Do(ctx, big5, chain.SetParams{Params: p}))
 	refused("GovernorNonexistentProposal")(chain.Result{}, func() error { _, err := l.Motion(ctx, m); return err }())
-	refused("GovernorInsufficientProposerVotes")(l.Move(ctx, big5, m)) // nothing is delegated
-	fine(l.Delegate(ctx, big5))
-	fine(l.Delegate(ctx, small))
+	refused("GovernorInsufficientProposerVotes")(l.Do(ctx, big5, Move{m})) // nothing is delegated
+	fine(l.Do(ctx, big5, Delegate{big5}))
+	fine(l.Do(ctx, small, Delegate{small}))
 	advance(time.Second)
 	if v, err := l.Votes(ctx, big5); err != nil || v.Cmp(chain.Coins(50_000_000)) != 0 {
 		t.Fatalf("votes %s, %v", v, err)
 	}
-	fine(l.Move(ctx, big5, m))
+	fine(l.Do(ctx, big5, Move{m}))
 	state(m, MotionPending)
-	refused("GovernorUnexpectedProposalState")(l.Vote(ctx, big5, m, For))
+	refused("GovernorUnexpectedProposalState")(l.Do(ctx, big5, Vote{m, For}))
 	advance(delay)
 	do(holder, chain.Transfer{To: small, Amount: chain.Coins(60_000_000)}) // too late for this motion
-	fine(l.Vote(ctx, big5, m, For))
-	refused("GovernorAlreadyCastVote")(l.Vote(ctx, big5, m, For))
-	fine(l.Vote(ctx, small, m, Against))
-	refused("GovernorUnexpectedProposalState")(l.Queue(ctx, big5, m))
+	fine(l.Do(ctx, big5, Vote{m, For}))
+	refused("GovernorAlreadyCastVote")(l.Do(ctx, big5, Vote{m, For}))
+	fine(l.Do(ctx, small, Vote{m, Against}))
+	refused("GovernorUnexpectedProposalState")(l.Do(ctx, big5, Queue{m}))
 	i := state(m, MotionActive)
 	if i.For.Cmp(chain.Coins(50_000_000)) != 0 || i.Required.Cmp(chain.Coins(40_000_000)) != 0 {
 		t.Fatalf("%+v", i)
 	}
 	advance(period + period/2) // late votes prolong it
 	state(m, MotionSucceeded)
-	refused("GovernorUnexpectedProposalState")(l.Enact(ctx, val, m))
-	fine(l.Queue(ctx, val, m)) // anybody
-	refused("TimelockUnexpectedOperationState")(l.Enact(ctx, val, m))
+	refused("GovernorUnexpectedProposalState")(l.Do(ctx, val, Enact{m}))
+	fine(l.Do(ctx, val, Queue{m})) // anybody
+	refused("TimelockUnexpectedOperationState")(l.Do(ctx, val, Enact{m}))
 	if i := state(m, MotionQueued); i.Ready == 0 {
 		t.Error("no time at which it is ready")
 	}
 	advance(lock)
-	fine(l.Enact(ctx, val, m))
+	fine(l.Do(ctx, val, Enact{m}))
 	state(m, MotionExecuted)
 	if got, err := l.Params(ctx); err != nil || got != p {
 		t.Fatalf("params %+v (%v), want %+v", got, err, p)
 	}
-	refused("GovernorUnexpectedProposalState")(l.Enact(ctx, val, m))
+	refused("GovernorUnexpectedProposalState")(l.Do(ctx, val, Enact{m}))
 
 	// too few votes decide nothing, and what is out of bounds is not carried out
 	few := motion(chain.SetMinimum{Minimum: chain.Coins(1)}, "few")
 	p.RulingWindow = 40 * 24 * 3600
 	bad := motion(chain.SetParams{Params: p}, "disputes longer than unbonding")
-	fine(l.Move(ctx, big5, few))
-	fine(l.Move(ctx, big5, bad))
+	fine(l.Do(ctx, big5, Move{few}))
+	fine(l.Do(ctx, big5, Move{bad}))
 	advance(delay)
-	fine(l.Vote(ctx, big5, bad, For))
-	fine(l.Vote(ctx, val, few, For)) // nothing delegated: no weight
+	fine(l.Do(ctx, big5, Vote{bad, For}))
+	fine(l.Do(ctx, val, Vote{few, For})) // nothing delegated: no weight
 	advance(period + period/2)
 	state(few, MotionDefeated)
-	fine(l.Queue(ctx, big5, bad))
+	fine(l.Do(ctx, big5, Queue{bad}))
 	advance(lock)
-	refused("BadParams")(l.Enact(ctx, big5, bad))
+	refused("BadParams")(l.Do(ctx, big5, Enact{bad}))
 
 	// a case that the validators left open is ruled on
 	for _, c := range []chain.Contract{chain.Staking, chain.Settlement} {
@@ -156,13 +156,13 @@ func councilStory(t *testing.T, make chaintest.Maker) {
 	advance(time.Duration(p.CommitWindow+p.RevealWindow) * time.Second)
 	do(small, chain.Decide{Run: run})
 	rule := motion(chain.Rule{Run: run, Serial: 1, Guilty: true}, "the epoch pays for nothing")
-	fine(l.Move(ctx, big5, rule))
+	fine(l.Do(ctx, big5, Move{rule}))
 	advance(delay)
-	fine(l.Vote(ctx, big5, rule, For))
+	fine(l.Do(ctx, big5, Vote{rule, For}))
 	advance(period + period/2)
-	fine(l.Queue(ctx, big5, rule))
+	fine(l.Do(ctx, big5, Queue{rule}))
 	advance(lock)
-	fine(l.Enact(ctx, small, rule))
+	fine(l.Do(ctx, small, Enact{rule}))
 	if p, err := l.Proposal(ctx, run); err != nil || p.Status != chain.Rejected {
 		t.Fatalf("the proposal is %s, %v", p.Status, err)
 	}

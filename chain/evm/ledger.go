@@ -80,7 +80,10 @@ func (l *Ledger) JudgedAt() uint64 {
 
 // Call returns where an action goes and its call data.
 func (l *Ledger) Call(ctx context.Context, a chain.Action) (common.Address, []byte, error) {
-	data, err := encode(l.book, a)
+	data, err := l.governs(ctx, a)
+	if data == nil && err == nil {
+		data, err = encode(l.book, a)
+	}
 	if err != nil {
 		return common.Address{}, nil, err
 	}

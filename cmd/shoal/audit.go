@@ -109,10 +109,8 @@ func evidenceText(r *node.EvidenceReport) string {
 }
 
 func (a *app) auditListCmd() *cobra.Command {
-	var kf keyFlags
-	var nf netFlags
+	var l lookFlags
 	var from uint64
-	var patience time.Duration
 	c := &cobra.Command{
 		Use:   "list RUN",
 		Short: "List verdicts, open cases and convictions",
@@ -122,31 +120,20 @@ func (a *app) auditListCmd() *cobra.Command {
   shoal audit list moby --json | jq '.convicted[].peer'`,
 		Args: exactly("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, running, err := a.visit(cmd.Context(), &kf, &nf)
-			if err != nil {
-				return err
-			}
-			return errors.Join(s.listAudits(cmd.Context(), args[0], running, from, patience), s.close())
+			return a.look(cmd.Context(), args[0], &l, func(s *session, at sight) error {
+				return s.listAudits(cmd.Context(), at, from)
+			})
 		},
 	}
-	kf.add(c)
-	nf.add(c)
+	l.add(c)
 	c.Flags().Uint64Var(&from, "from", 0, "the first round to look at")
-	c.Flags().DurationVar(&patience, "timeout", 2*time.Minute, "how long to look for the run")
 	return c
 }
 
-func (s *session) listAudits(ctx context.Context, name string, running *status, from uint64, patience time.Duration) error {
-	run, err := s.findNear(ctx, name, running, patience)
-	if err != nil {
-		return err
-	}
-	tip, err := s.tip(ctx, run, running, patience)
-	if err != nil {
-		return err
-	}
-	if running != nil && running.Run == run && running.Head.Defined() {
-		tip = running.Head // what is not final yet is of interest here
+func (s *session) listAudits(ctx context.Context, at sight, from uint64) error {
+	tip := at.tip
+	if r := at.running; r != nil && r.Run == at.run && r.Head.Defined() {
+		tip = r.Head // what is not final yet is of interest here
 	}
 	l, err := node.ListAudits(ctx, s.blocks, tip, from, s.net.Peers())
 	if err != nil {

@@ -2,17 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/chain"
-	"github.com/shoalnet/shoal/diloco"
-	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 func (a *app) disputeCmd() *cobra.Command {
@@ -22,12 +18,15 @@ func (a *app) disputeCmd() *cobra.Command {
 		Long: `A challenge that a proof settles is over at once ("shoal epoch challenge"). Who is
 asked for a leaf answers with the epoch's file. What only recomputation shows is
 judged by the validators: each commits to a vote that nobody can copy, then
-reveals it; two thirds of their stake decide, and an appeal goes to governance.`,
+reveals it; two thirds of their stake decide, and an appeal goes to governance.
+So does an appeal of who is convicted of false work.`,
 		Example: `  shoal dispute status run.yaml
   shoal dispute answer epoch3.json
   shoal dispute commit run.yaml guilty
   shoal dispute reveal run.yaml
-  shoal dispute resolve run.yaml`,
+  shoal dispute resolve run.yaml
+  shoal dispute appeal run.yaml 0x9c41…
+  shoal dispute report 16Uiu2…`,
 	}, a.disputeStatusCmd(), a.disputeAnswerCmd(), a.disputeCommitCmd(), a.disputeRevealCmd(), a.disputeResolveCmd(), a.disputeAppealCmd(), a.disputeReportCmd())
 }
 
@@ -39,6 +38,8 @@ type matter struct {
 	Case     chain.Case     `json:"case"`
 	Demands  []demand       `json:"demands"` // without an answer, of all proposals
 	Epoch    *chain.Epoch   `json:"epoch"`   // that is proposed
+
+	Convictions []convicted `json:"convictions"` // by the run's final commits, the oldest first
 }
 
 type demand struct {
@@ -80,6 +81,12 @@ func (t *teller) matter(ctx context.Context, run chain.Hash) (m matter, err erro
 					break
 				}
 			}
+		case "Convicted":
+			x := convicted{ID: e.Hash, Key: e.Key}
+			if x.Sentence, err = t.ledger.Sentence(ctx, e.Hash); err != nil {
+				return m, err
+			}
+			m.Convictions = append(m.Convictions, x)
 		}
 	}
 	return m, err
@@ -92,9 +99,13 @@ func (m *matter) disputed() bool {
 
 func (m *matter) describe() string {
 	var b strings.Builder
+	for _, x := range m.Convictions {
+		b.WriteString(x.describe(m.Now))
+	}
 	p := m.Proposal
 	if p.Status == chain.None {
-		return "nothing was ever proposed\n"
+		b.WriteString("no epoch was ever proposed\n")
+		return b.String()
 	}
 	fmt.Fprintf(&b, "proposal %d by %s: %s", p.Serial, p.Proposer, p.Status)
 	if p.Status == chain.Proposed {
@@ -131,85 +142,67 @@ func (m *matter) describe() string {
 func verdict(v chain.Verdict) string { return [...]string{"none", "guilty", "innocent"}[min(v, 2)] }
 
 func (a *app) disputeStatusCmd() *cobra.Command {
-	var f chainFlags
-	var sponsor string
-	c := &cobra.Command{
+	return a.onRun(&cobra.Command{
 		Use:     "status RUN",
 		Short:   "Show what is proposed, asked for and judged, and until when",
 		Example: "  shoal dispute status run.yaml --json",
 		Args:    exactly("RUN"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			run, err := t.runOf(args[0], sponsor)
-			if err != nil {
-				return err
-			}
-			m, err := t.matter(ctx, run)
-			if err != nil {
-				return err
-			}
-			return a.show(m, m.describe())
-		}),
-	}
-	f.add(c, false)
-	sponsorFlag(c, &sponsor)
-	return c
-}
-
-func sponsorFlag(c *cobra.Command, s *string) {
-	c.Flags().StringVar(s, "sponsor", "", "address that published the run (default this account)")
+	}, false, func(ctx context.Context, t *teller, run chain.Hash, _ []string) error {
+		m, err := t.matter(ctx, run)
+		if err != nil {
+			return err
+		}
+		return a.show(m, m.describe())
+	})
 }
 
 func (a *app) disputeAnswerCmd() *cobra.Command {
-	var f chainFlags
-	c := &cobra.Command{
+	return a.atLedger(&cobra.Command{
 		Use:   "answer FILE",
 		Short: "Show the leaves of an epoch that somebody asks for",
 		Long: `FILE is the epoch's file. Anyone may answer, and gets the bond of who asked; a
 proposer who lets the time pass is convicted.`,
 		Example: "  shoal dispute answer epoch3.json",
 		Args:    exactly("FILE"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			x, err := readEpoch(args[0])
-			if err != nil {
+	}, true, func(ctx context.Context, t *teller, args []string) error {
+		x, err := readEpoch(args[0])
+		if err != nil {
+			return err
+		}
+		if same, err := seal(x, t.where.Book); err != nil || !same {
+			return advise(errors.Join(errors.New("the file is not what the epoch's roots stand for"), err), "get the file that the proposer has published")
+		}
+		m, err := t.matter(ctx, x.Epoch.Run)
+		if err != nil {
+			return err
+		}
+		if m.Proposal.Status != chain.Proposed || m.Proposal.Hash != x.Epoch.Hash() {
+			return advise(fmt.Errorf("epoch %d of %s is not the one that is proposed", x.Epoch.Number, args[0]), "`shoal dispute status %s` shows what is", x.Epoch.Run)
+		}
+		n := 0
+		for _, d := range m.Demands {
+			if d.Serial != m.Proposal.Serial {
+				continue
+			}
+			var act chain.Action
+			switch i := int(d.Index); {
+			case d.Side == chain.OfRewards && i < len(x.Rewards):
+				act = chain.AnswerReward{Epoch: x.Epoch, Reward: x.Rewards[i], Proof: x.RewardProof(i)}
+			case d.Side == chain.OfReceipts && i < len(x.Entries):
+				act = chain.AnswerReceipt{Epoch: x.Epoch, Entry: x.Entries[i], Proof: x.EntryProof(i)}
+			default:
+				continue
+			}
+			if _, err := t.do(ctx, act); err != nil {
 				return err
 			}
-			if same, err := seal(x, t.where.Book); err != nil || !same {
-				return advise(errors.Join(errors.New("the file is not what the epoch's roots stand for"), err), "get the file that the proposer has published")
-			}
-			m, err := t.matter(ctx, x.Epoch.Run)
-			if err != nil {
-				return err
-			}
-			if m.Proposal.Status != chain.Proposed || m.Proposal.Hash != x.Epoch.Hash() {
-				return advise(fmt.Errorf("epoch %d of %s is not the one that is proposed", x.Epoch.Number, args[0]), "`shoal dispute status %s` shows what is", x.Epoch.Run)
-			}
-			n := 0
-			for _, d := range m.Demands {
-				if d.Serial != m.Proposal.Serial {
-					continue
-				}
-				var act chain.Action
-				switch i := int(d.Index); {
-				case d.Side == chain.OfRewards && i < len(x.Rewards):
-					act = chain.AnswerReward{Epoch: x.Epoch, Reward: x.Rewards[i], Proof: x.RewardProof(i)}
-				case d.Side == chain.OfReceipts && i < len(x.Entries):
-					act = chain.AnswerReceipt{Epoch: x.Epoch, Entry: x.Entries[i], Proof: x.EntryProof(i)}
-				default:
-					continue
-				}
-				if _, err := t.do(ctx, act); err != nil {
-					return err
-				}
-				n++
-			}
-			if n == 0 {
-				return advise(errors.New("nobody asks for a leaf of this epoch"), "nothing is to be done; `shoal dispute status %s` shows what is open", x.Epoch.Run)
-			}
-			return t.done()
-		}),
-	}
-	f.add(c, true)
-	return c
+			n++
+		}
+		if n == 0 {
+			return advise(errors.New("nobody asks for a leaf of this epoch"), "nothing is to be done; `shoal dispute status %s` shows what is open", x.Epoch.Run)
+		}
+		return t.done()
+	})
 }
 
 // voter returns whose vote this peer's key casts, and in which case.
@@ -230,9 +223,7 @@ func (t *teller) voter(ctx context.Context, run chain.Hash) (chain.Address, matt
 }
 
 func (a *app) disputeCommitCmd() *cobra.Command {
-	var f chainFlags
-	var sponsor string
-	c := &cobra.Command{
+	return a.onRun(&cobra.Command{
 		Use:   "commit RUN guilty|innocent",
 		Short: "Commit to a vote on the case before the validators",
 		Long: `Sends a hash of the vote, which nobody can read or copy: it names its voter and
@@ -240,212 +231,123 @@ has a salt that follows from this peer's key. Reveal it with the same key once
 the time to commit is over; a vote that stays hidden costs a part of the stake.`,
 		Example: "  shoal dispute commit run.yaml guilty",
 		Args:    exactly("RUN", "guilty|innocent"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			run, err := t.runOf(args[0], sponsor)
-			if err != nil {
-				return err
-			}
-			if args[1] != "guilty" && args[1] != "innocent" {
-				return usagef("%q is no vote: want guilty or innocent", args[1])
-			}
-			who, m, err := t.voter(ctx, run)
-			if err != nil {
-				return err
-			}
-			book, serial := t.where.Book, m.Case.Serial
-			h := book.VoteHash(run, serial, who, args[1] == "guilty", book.VoteSalt(t.key, run, serial))
-			if _, err := t.do(ctx, chain.CommitVote{Run: run, Hash: h}); err != nil {
-				return err
-			}
-			a.say("reveal between %s and %s: `shoal dispute reveal %s`", clock(m.Case.CommitEnd+1), clock(m.Case.RevealEnd), args[0])
-			return t.done()
-		}),
-	}
-	f.add(c, true)
-	sponsorFlag(c, &sponsor)
-	return c
+	}, true, func(ctx context.Context, t *teller, run chain.Hash, args []string) error {
+		if args[1] != "guilty" && args[1] != "innocent" {
+			return usagef("%q is no vote: want guilty or innocent", args[1])
+		}
+		who, m, err := t.voter(ctx, run)
+		if err != nil {
+			return err
+		}
+		book, serial := t.where.Book, m.Case.Serial
+		h := book.VoteHash(run, serial, who, args[1] == "guilty", book.VoteSalt(t.key, run, serial))
+		if _, err := t.do(ctx, chain.CommitVote{Run: run, Hash: h}); err != nil {
+			return err
+		}
+		a.say("reveal between %s and %s: `shoal dispute reveal %s`", clock(m.Case.CommitEnd+1), clock(m.Case.RevealEnd), args[0])
+		return t.done()
+	})
 }
 
 func (a *app) disputeRevealCmd() *cobra.Command {
-	var f chainFlags
-	var sponsor string
-	c := &cobra.Command{
+	return a.onRun(&cobra.Command{
 		Use:     "reveal RUN",
 		Short:   "Reveal the vote that was committed to",
 		Long:    "Finds out from the chain and this peer's key which vote it was, and reveals it.",
 		Example: "  shoal dispute reveal run.yaml",
 		Args:    exactly("RUN"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			run, err := t.runOf(args[0], sponsor)
-			if err != nil {
-				return err
-			}
-			who, m, err := t.voter(ctx, run)
-			if err != nil {
-				return err
-			}
-			if m.Now <= m.Case.CommitEnd {
-				return advise(errors.New("votes are still being committed to"), "reveal between %s and %s", clock(m.Case.CommitEnd+1), clock(m.Case.RevealEnd))
-			}
-			h, err := t.ledger.Committed(ctx, run, who)
-			if err != nil {
-				return err
-			}
-			book, serial := t.where.Book, m.Case.Serial
-			salt := book.VoteSalt(t.key, run, serial)
-			for _, guilty := range []bool{true, false} {
-				if !h.IsZero() && h == book.VoteHash(run, serial, who, guilty, salt) {
-					if _, err := t.do(ctx, chain.RevealVote{Run: run, Guilty: guilty, Salt: salt}); err != nil {
-						return err
-					}
-					return t.done()
+	}, true, func(ctx context.Context, t *teller, run chain.Hash, _ []string) error {
+		who, m, err := t.voter(ctx, run)
+		if err != nil {
+			return err
+		}
+		if m.Now <= m.Case.CommitEnd {
+			return advise(errors.New("votes are still being committed to"), "reveal between %s and %s", clock(m.Case.CommitEnd+1), clock(m.Case.RevealEnd))
+		}
+		h, err := t.ledger.Committed(ctx, run, who)
+		if err != nil {
+			return err
+		}
+		book, serial := t.where.Book, m.Case.Serial
+		salt := book.VoteSalt(t.key, run, serial)
+		for _, guilty := range []bool{true, false} {
+			if !h.IsZero() && h == book.VoteHash(run, serial, who, guilty, salt) {
+				if _, err := t.do(ctx, chain.RevealVote{Run: run, Guilty: guilty, Salt: salt}); err != nil {
+					return err
 				}
+				return t.done()
 			}
-			if h.IsZero() {
-				return fmt.Errorf("%s has committed to no vote in this case, or has revealed it", who)
-			}
-			return advise(fmt.Errorf("%s has committed to a vote with another key than this peer's, %s", who, t.me), "reveal it where it was committed to")
-		}),
-	}
-	f.add(c, true)
-	sponsorFlag(c, &sponsor)
-	return c
+		}
+		if h.IsZero() {
+			return fmt.Errorf("%s has committed to no vote in this case, or has revealed it", who)
+		}
+		return advise(fmt.Errorf("%s has committed to a vote with another key than this peer's, %s", who, t.me), "reveal it where it was committed to")
+	})
 }
 
 func (a *app) disputeResolveCmd() *cobra.Command {
-	var f chainFlags
-	var sponsor string
 	var absent []string
 	c := &cobra.Command{
 		Use:   "resolve RUN",
 		Short: "Do what is due: count, carry out, convict who has not answered, return bonds",
 		Long: `Looks at everything that is disputed about the run and does what the chain lets
-anyone do now. --absent punishes validators that have committed to a vote and not
+anyone do now; a conviction that nobody has appealed, or governance has not ruled on
+in time, is carried out. --absent punishes validators that have committed to a vote and not
 revealed it.`,
 		Example: `  shoal dispute resolve run.yaml
   shoal dispute resolve run.yaml --absent 0x71562b71999873db5b286df957af199ec94617f7`,
 		Args: exactly("RUN"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			run, err := t.runOf(args[0], sponsor)
-			if err != nil {
-				return err
-			}
-			m, err := t.matter(ctx, run)
-			if err != nil {
-				return err
-			}
-			var acts []chain.Action
-			c := m.Case
-			switch {
-			case c.Stage == chain.NoCase || c.Stage == chain.Closed:
-			case !m.disputed():
-				acts = append(acts, chain.Abandon{Run: run})
-			case c.Stage == chain.Voting && m.Now > c.RevealEnd:
-				acts = append(acts, chain.Decide{Run: run})
-			case (c.Stage == chain.Decided || c.Stage == chain.Appealed) && m.Now > c.StageEnd:
-				acts = append(acts, chain.Execute{Run: run})
-			}
-			for _, s := range absent {
-				who, err := chain.ParseAddress(s)
-				if err != nil {
-					return usagef("--absent: %v", err)
-				}
-				acts = append(acts, chain.PunishAbsent{Run: run, Voter: who})
-			}
-			for _, d := range m.Demands {
-				var act chain.Action = chain.Reclaim{Run: run, Serial: d.Serial, Side: d.Side, Index: d.Index}
-				if m.Proposal.Status == chain.Proposed && d.Serial == m.Proposal.Serial {
-					act = chain.Expire{Epoch: *m.Epoch, Side: d.Side, Index: d.Index}
-				}
-				if _, _, err := t.ledger.Estimate(ctx, t.me, act); err == nil {
-					acts = append(acts, act)
-				}
-			}
-			if len(acts) == 0 {
-				return advise(fmt.Errorf("nothing can be resolved now:\n%s", strings.TrimRight(m.describe(), "\n")), "try again when the time that is shown is over")
-			}
-			for i, act := range acts {
-				if _, err := t.do(ctx, act); err != nil {
-					var r *chain.Refusal
-					if _, bond := act.(chain.Reclaim); i > 0 && bond && errors.As(err, &r) {
-						continue // what came before has changed it
-					}
-					return err
-				}
-			}
-			return t.done()
-		}),
 	}
-	f.add(c, true)
-	sponsorFlag(c, &sponsor)
 	c.Flags().StringSliceVar(&absent, "absent", nil, "validators that have hidden their votes")
-	return c
-}
-
-func (a *app) disputeAppealCmd() *cobra.Command {
-	var f chainFlags
-	var sponsor string
-	c := &cobra.Command{
-		Use:   "appeal RUN",
-		Short: "Take the validators' verdict to governance",
-		Long: `Costs twice a challenger's bond, which comes back if governance decides otherwise.
-Holders of the token then rule: "shoal govern propose --rule".`,
-		Example: "  shoal dispute appeal run.yaml",
-		Args:    exactly("RUN"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			run, err := t.runOf(args[0], sponsor)
+	return a.onRun(c, true, func(ctx context.Context, t *teller, run chain.Hash, _ []string) error {
+		m, err := t.matter(ctx, run)
+		if err != nil {
+			return err
+		}
+		var acts []chain.Action
+		c := m.Case
+		switch {
+		case c.Stage == chain.NoCase || c.Stage == chain.Closed:
+		case !m.disputed():
+			acts = append(acts, chain.Abandon{Run: run})
+		case c.Stage == chain.Voting && m.Now > c.RevealEnd:
+			acts = append(acts, chain.Decide{Run: run})
+		case (c.Stage == chain.Decided || c.Stage == chain.Appealed) && m.Now > c.StageEnd:
+			acts = append(acts, chain.Execute{Run: run})
+		}
+		for _, s := range absent {
+			who, err := chain.ParseAddress(s)
 			if err != nil {
-				return err
+				return usagef("--absent: %v", err)
 			}
-			twice := new(big.Int).Lsh(num(t.where.Config.ChallengeBond), 1)
-			if err := t.spend(ctx, twice, chain.Appeal{Run: run}); err != nil {
-				return err
+			acts = append(acts, chain.PunishAbsent{Run: run, Voter: who})
+		}
+		for _, d := range m.Demands {
+			var act chain.Action = chain.Reclaim{Run: run, Serial: d.Serial, Side: d.Side, Index: d.Index}
+			if m.Proposal.Status == chain.Proposed && d.Serial == m.Proposal.Serial {
+				act = chain.Expire{Epoch: *m.Epoch, Side: d.Side, Index: d.Index}
 			}
-			return t.done()
-		}),
-	}
-	f.add(c, true)
-	sponsorFlag(c, &sponsor)
-	return c
-}
-
-func (a *app) disputeReportCmd() *cobra.Command {
-	var f chainFlags
-	c := &cobra.Command{
-		Use:   "report FILE",
-		Short: "Have a peer slashed that has signed two messages against each other",
-		Long: `FILE holds the two messages as peers have exchanged them: JSON {"a": …, "b": …},
-each with kind, run, from, body and sig. Two deltas or votes for one parent, two
-attestations for one round, or one attestation around another convict by
-themselves; a part of what is slashed is the reporter's.`,
-		Example: "  shoal dispute report evidence.json --dry-run",
-		Args:    exactly("FILE"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			b, err := readBounded(args[0], wire.MaxMessage)
-			if err != nil {
-				return fmt.Errorf("evidence: %w", err)
+			if _, _, err := t.ledger.Estimate(ctx, t.me, act); err == nil {
+				acts = append(acts, act)
 			}
-			var e struct{ A, B wire.Signed }
-			if err := json.Unmarshal(b, &e); err != nil {
-				return fmt.Errorf("evidence: %s: %w", args[0], err)
+		}
+		for _, x := range m.Convictions {
+			if x.open() && m.Now > x.Deadline {
+				acts = append(acts, chain.ExecuteConviction{ID: x.ID})
 			}
-			for _, s := range []wire.Signed{e.A, e.B} {
-				if err := s.Verify(); err != nil {
-					return fmt.Errorf("evidence: %s: %w", args[0], err)
+		}
+		if len(acts) == 0 {
+			return advise(fmt.Errorf("nothing can be resolved now:\n%s", strings.TrimRight(m.describe(), "\n")), "try again when the time that is shown is over")
+		}
+		for i, act := range acts {
+			if _, err := t.do(ctx, act); err != nil {
+				var r *chain.Refusal
+				if _, bond := act.(chain.Reclaim); i > 0 && bond && errors.As(err, &r) {
+					continue // what came before has changed it
 				}
-				if _, err := diloco.Open(&s); err != nil {
-					a.say("note: no honest peer would have taken this message: %v", err)
-				}
-			}
-			if e.A.Run != e.B.Run || e.A.Kind != e.B.Kind || e.A.From != e.B.From {
-				return advise(errors.New("evidence: the two messages are not of one peer, kind and run"), "give two that contradict each other")
-			}
-			if _, err := t.do(ctx, chain.NewReport(e.A, e.B)); err != nil {
 				return err
 			}
-			return t.done()
-		}),
-	}
-	f.add(c, true)
-	return c
+		}
+		return t.done()
+	})
 }

@@ -32,39 +32,24 @@ Tokens vote for nobody until their holder has delegated them to itself.`,
 	}, a.governDelegateCmd(), a.governProposeCmd(), a.governVoteCmd(), a.governStepCmd("queue"), a.governStepCmd("execute"), a.governStatusCmd())
 }
 
-// governed does a step of governance, of which no dry run is made.
-func (t *teller) governed(name string, r chain.Result, err error) error {
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	t.sent = append(t.sent, sentTx{Action: name, Tx: &r.Tx, Gas: r.Gas})
-	return nil
-}
-
 func (a *app) governDelegateCmd() *cobra.Command {
-	var f chainFlags
-	c := &cobra.Command{
+	return a.atLedger(&cobra.Command{
 		Use:     "delegate",
 		Short:   "Let this account's tokens vote, in motions that are made from now on",
 		Example: "  shoal govern delegate",
 		Args:    exactly(),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, _ []string) error {
-			r, err := t.ledger.Delegate(ctx, t.me)
-			if err := t.governed("Delegate", r, err); err != nil {
-				return err
-			}
-			if v, err := t.ledger.Votes(ctx, t.me); err == nil {
-				a.say("%s votes", chain.FormatAmount(v))
-			}
-			return t.done()
-		}),
-	}
-	f.add(c, false)
-	return c
+	}, true, func(ctx context.Context, t *teller, _ []string) error {
+		if _, err := t.do(ctx, evm.Delegate{To: t.me}); err != nil {
+			return err
+		}
+		if v, err := t.ledger.Votes(ctx, t.me); err == nil && !t.flags.dry {
+			a.say("%s votes", chain.FormatAmount(v))
+		}
+		return t.done()
+	})
 }
 
 func (a *app) governProposeCmd() *cobra.Command {
-	var f chainFlags
 	var set []string
 	var minimum, rule, guardian, unpause, why, out string
 	c := &cobra.Command{
@@ -74,45 +59,43 @@ func (a *app) governProposeCmd() *cobra.Command {
 written to --out: whoever votes needs that file.`,
 		Example: `  shoal govern propose --set challengeWindow=7200,slashBps=2000 --why "longer epochs"
   shoal govern propose --minimum 500 --why "more validators"
+  shoal govern propose --rule 0x8c1f…=innocent --dry-run
   shoal govern propose --rule 0x8c1f…=innocent --why "recomputed: it is right"
   shoal govern propose --guardian runs=0x71562b71999873db5b286df957af199ec94617f7 --why "the old one pauses for fun"`,
 		Args: exactly(),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, _ []string) error {
-			act, err := t.motion(ctx, set, minimum, rule, guardian, unpause)
-			if err != nil {
-				return err
-			}
-			m, err := t.ledger.MotionFor(ctx, act, why)
-			if err != nil {
-				return err
-			}
-			b, err := json.MarshalIndent(m, "", "  ")
-			if err != nil {
-				return err
-			}
-			if err := writeFile(out, append(b, '\n'), 0o644); err != nil {
-				return fmt.Errorf("motion: %w", err)
-			}
-			r, err := t.ledger.Move(ctx, t.me, m)
-			if err := t.governed("Move", r, err); err != nil {
-				return t.whyNotMoved(ctx, m, out, err)
-			}
-			if i, err := t.ledger.Motion(ctx, m); err == nil {
-				a.say("%s: votes from %s to %s, with `shoal govern vote %s yes`", out, clock(i.Opens), clock(i.Closes), out)
-			}
-			return t.done()
-		}),
 	}
-	f.add(c, false)
 	fl := c.Flags()
 	fl.StringSliceVar(&set, "set", nil, "parameters of the settlement, by their names in `shoal chain status --json`")
 	fl.StringVar(&minimum, "minimum", "", "least stake of a validator, to propose")
-	fl.StringVar(&rule, "rule", "", "RUN=guilty or RUN=innocent: the word on an appeal")
+	fl.StringVar(&rule, "rule", "", "RUN=guilty or RUN=innocent: the word on an appeal; or CONVICTION=…")
 	fl.StringVar(&guardian, "guardian", "", "CONTRACT=ADDRESS: who may pause it")
 	fl.StringVar(&unpause, "unpause", "", "staking, runs, settlement or vouchers")
 	fl.StringVar(&why, "why", "", "the reason, in a sentence")
 	fl.StringVar(&out, "out", "motion.json", "where the motion goes")
-	return c
+	return a.atLedger(c, true, func(ctx context.Context, t *teller, _ []string) error {
+		act, err := t.motion(ctx, set, minimum, rule, guardian, unpause)
+		if err != nil {
+			return err
+		}
+		m, err := t.ledger.MotionFor(ctx, act, why)
+		if err != nil {
+			return err
+		}
+		b, err := json.MarshalIndent(m, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := writeFile(out, append(b, '\n'), 0o644); err != nil {
+			return fmt.Errorf("motion: %w", err)
+		}
+		if _, err := t.do(ctx, evm.Move{Motion: m}); err != nil {
+			return t.whyNotMoved(ctx, m, out, err)
+		}
+		if i, err := t.ledger.Motion(ctx, m); err == nil && !t.flags.dry {
+			a.say("%s: votes from %s to %s, with `shoal govern vote %s yes`", out, clock(i.Opens), clock(i.Closes), out)
+		}
+		return t.done()
+	})
 }
 
 // motion makes the action of the one flag that is set.
@@ -141,7 +124,15 @@ func (t *teller) motion(ctx context.Context, set []string, minimum, rule, guardi
 		run, word, _ := strings.Cut(rule, "=")
 		id, err := chain.ParseHash(run)
 		if err != nil || word != "guilty" && word != "innocent" {
-			return nil, usagef("--rule %q: want RUN=guilty or RUN=innocent, RUN being the ID on the ledger", rule)
+			return nil, usagef("--rule %q: want ID=guilty or ID=innocent, ID being a run's on the ledger or a conviction's", rule)
+		}
+		switch x, err := t.ledger.Sentence(ctx, id); {
+		case err != nil:
+			return nil, err
+		case x.Phase == chain.UnderAppeal:
+			return chain.RuleConviction{ID: id, Guilty: word == "guilty"}, nil
+		case x.Phase != chain.NotReported:
+			return nil, advise(fmt.Errorf("the conviction %s is not before governance: it is %s", id, x.Phase), "`shoal dispute status %s` shows where it is", x.Run)
 		}
 		c, err := t.ledger.Case(ctx, id)
 		if err != nil {
@@ -250,79 +241,65 @@ func readMotion(name string) (m evm.Motion, err error) {
 }
 
 func (a *app) governVoteCmd() *cobra.Command {
-	var f chainFlags
-	c := &cobra.Command{
+	return a.atLedger(&cobra.Command{
 		Use:     "vote FILE yes|no|abstain",
 		Short:   "Vote on a motion",
 		Example: "  shoal govern vote motion.json yes",
 		Args:    exactly("FILE", "yes|no|abstain"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			b, ok := map[string]evm.Ballot{"yes": evm.For, "no": evm.Against, "abstain": evm.Abstain}[args[1]]
-			if !ok {
-				return usagef("%q is no vote: want yes, no or abstain", args[1])
-			}
-			m, err := readMotion(args[0])
-			if err != nil {
-				return err
-			}
-			r, err := t.ledger.Vote(ctx, t.me, m, b)
-			if err := t.governed("Vote", r, err); err != nil {
-				return t.whyNotMoved(ctx, m, args[0], err)
-			}
-			return t.done()
-		}),
-	}
-	f.add(c, false)
-	return c
+	}, true, func(ctx context.Context, t *teller, args []string) error {
+		b, ok := map[string]evm.Ballot{"yes": evm.For, "no": evm.Against, "abstain": evm.Abstain}[args[1]]
+		if !ok {
+			return usagef("%q is no vote: want yes, no or abstain", args[1])
+		}
+		m, err := readMotion(args[0])
+		if err != nil {
+			return err
+		}
+		if _, err := t.do(ctx, evm.Vote{Motion: m, Ballot: b}); err != nil {
+			return t.whyNotMoved(ctx, m, args[0], err)
+		}
+		return t.done()
+	})
 }
 
 // governStepCmd is queue or execute.
 func (a *app) governStepCmd(step string) *cobra.Command {
-	var f chainFlags
 	short := map[string]string{"queue": "Start the timelock of a motion that has won", "execute": "Carry out a motion whose timelock is over"}[step]
-	c := &cobra.Command{
+	return a.atLedger(&cobra.Command{
 		Use: step + " FILE", Short: short, Example: "  shoal govern " + step + " motion.json", Args: exactly("FILE"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			m, err := readMotion(args[0])
-			if err != nil {
-				return err
-			}
-			do, name := t.ledger.Queue, "Queue"
-			if step == "execute" {
-				do, name = t.ledger.Enact, "Execute"
-			}
-			r, err := do(ctx, t.me, m)
-			if err := t.governed(name, r, err); err != nil {
-				return t.whyNotMoved(ctx, m, args[0], err)
-			}
-			return t.done()
-		}),
-	}
-	f.add(c, false)
-	return c
+	}, true, func(ctx context.Context, t *teller, args []string) error {
+		m, err := readMotion(args[0])
+		if err != nil {
+			return err
+		}
+		var act chain.Action = evm.Queue{Motion: m}
+		if step == "execute" {
+			act = evm.Enact{Motion: m}
+		}
+		if _, err := t.do(ctx, act); err != nil {
+			return t.whyNotMoved(ctx, m, args[0], err)
+		}
+		return t.done()
+	})
 }
 
 func (a *app) governStatusCmd() *cobra.Command {
-	var f chainFlags
-	c := &cobra.Command{
+	return a.atLedger(&cobra.Command{
 		Use:     "status FILE",
 		Short:   "Show where a motion is, and what is to be done next",
 		Example: "  shoal govern status motion.json --json",
 		Args:    exactly("FILE"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			m, err := readMotion(args[0])
-			if err != nil {
-				return err
-			}
-			i, err := t.ledger.Motion(ctx, m)
-			if err != nil {
-				return t.whyNotMoved(ctx, m, args[0], err)
-			}
-			v := map[string]any{"id": i.ID, "state": i.State.String(), "opens": i.Opens, "closes": i.Closes, "ready": i.Ready,
-				"for": chain.FormatAmount(i.For), "against": chain.FormatAmount(i.Against), "abstain": chain.FormatAmount(i.Abstain), "required": chain.FormatAmount(i.Required)}
-			return a.show(v, fmt.Sprintf("%s: %s\n  for %s, against %s, abstain %s; %s must take part\n  next: %s\n", m.Why, i.State, v["for"], v["against"], v["abstain"], v["required"], motionNext(i, args[0])))
-		}),
-	}
-	f.add(c, false)
-	return c
+	}, false, func(ctx context.Context, t *teller, args []string) error {
+		m, err := readMotion(args[0])
+		if err != nil {
+			return err
+		}
+		i, err := t.ledger.Motion(ctx, m)
+		if err != nil {
+			return t.whyNotMoved(ctx, m, args[0], err)
+		}
+		v := map[string]any{"id": i.ID, "state": i.State.String(), "opens": i.Opens, "closes": i.Closes, "ready": i.Ready,
+			"for": chain.FormatAmount(i.For), "against": chain.FormatAmount(i.Against), "abstain": chain.FormatAmount(i.Abstain), "required": chain.FormatAmount(i.Required)}
+		return a.show(v, fmt.Sprintf("%s: %s\n  for %s, against %s, abstain %s; %s must take part\n  next: %s\n", m.Why, i.State, v["for"], v["against"], v["abstain"], v["required"], motionNext(i, args[0])))
+	})
 }

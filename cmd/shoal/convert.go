@@ -30,12 +30,12 @@ of one, which is fetched. Numbers stay float32 unless --bf16 rounds the matrices
 			if !strings.HasSuffix(args[1], ".gguf") {
 				return usagef("%s: the name must end in .gguf", args[1])
 			}
-			files, err := a.modelFiles(cmd.Context(), args[0], &kf, &nf)
+			dir, err := a.model(cmd.Context(), args[0], &kf, &nf)
 			if err != nil {
 				return err
 			}
 			name := filepath.Base(filepath.Clean(args[0]))
-			return a.convert(files, args[1], hf.GGUFOptions{Name: name, BF16: bf16})
+			return a.convert(dir, args[1], hf.GGUFOptions{Name: name, BF16: bf16})
 		},
 	}
 	kf.add(c)
@@ -44,20 +44,20 @@ of one, which is fetched. Numbers stay float32 unless --bf16 rounds the matrices
 	return c
 }
 
-func (a *app) convert(files map[string][]byte, name string, o hf.GGUFOptions) (err error) {
-	cfg, err := hf.ParseConfig(files[node.ConfigFile])
+func (a *app) convert(dir *modelDir, name string, o hf.GGUFOptions) (err error) {
+	cfg, err := hf.ParseConfig(dir.files[node.ConfigFile])
 	if err != nil {
 		return err
 	}
-	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
+	tok, err := hf.LoadTokenizer(dir.files[node.TokenizerFile])
 	if err != nil {
 		return err
 	}
-	params, err := weights(files, cfg)
+	params, err := dir.params(cfg)
 	if err != nil {
 		return err
 	}
-	if b := files[tokenizerConfigFile]; b != nil {
+	if b := dir.files[tokenizerConfigFile]; b != nil {
 		var j struct {
 			Template json.RawMessage `json:"chat_template"`
 		}
@@ -81,39 +81,4 @@ func (a *app) convert(files map[string][]byte, name string, o hf.GGUFOptions) (e
 		return err
 	}
 	return a.show(map[string]any{"file": name, "bytes": fi.Size()}, fmt.Sprintf("%s, %s\n", name, size(fi.Size())))
-}
-
-// weights are the values of a model's files, in one part or in shards, in the
-// order of cfg.Tensors.
-func weights(files map[string][]byte, cfg hf.Config) ([]float32, error) {
-	read := func(name string) (*hf.File, error) {
-		f, err := hf.ReadSafetensors(files[name])
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		return f, nil
-	}
-	index := files[shardIndexFile]
-	if index == nil {
-		st, err := read(node.WeightsFile)
-		if err != nil {
-			return nil, err
-		}
-		return st.Flat(cfg.Tensors())
-	}
-	x, err := hf.ParseShardIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	parts := map[string]*hf.File{}
-	for _, name := range x.Files {
-		if parts[name], err = read(name); err != nil {
-			return nil, err
-		}
-	}
-	st, err := x.Join(parts)
-	if err != nil {
-		return nil, err
-	}
-	return st.Flat(cfg.Tensors())
 }

@@ -82,7 +82,9 @@ func TestEngines(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spawn func() (*worker.Client, error)
-	}{{"in process", nil}, {"worker", self}, {"socket", func() (*worker.Client, error) { return worker.Dial(socket) }}} {
+	}{{"in process", nil}, {"worker", self}, {"worker that computes activations again", func() (*worker.Client, error) {
+		return worker.Spawn([]string{exe, "worker", "--threads", "2", "--checkpoint"}, os.Stderr)
+	}}, {"socket", func() (*worker.Client, error) { return worker.Dial(socket) }}} {
 		t.Run(c.name, func(t *testing.T) {
 			e := testEngine(c.spawn)
 			got, l := conform(t, e)

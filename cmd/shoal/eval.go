@@ -6,26 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
-	"github.com/shoalnet/shoal/gpu/cpu"
 	"github.com/shoalnet/shoal/gpu/hf"
-	"github.com/shoalnet/shoal/gpu/llama"
-	"github.com/shoalnet/shoal/node"
-)
-
-// Files of a model directory that it may lack.
-const (
-	tokenizerConfigFile = "tokenizer_config.json"
-	generationFile      = "generation_config.json"
-	chatTemplateFile    = "chat_template.jinja"          // instead of chat_template in tokenizer_config.json
-	shardIndexFile      = "model.safetensors.index.json" // instead of model.safetensors
 )
 
 type evalFlags struct {
@@ -64,11 +51,11 @@ separator, documents lose the white space around them, and empty ones do not cou
 			if ef.model == "" || ef.text == "" {
 				return usageError{errors.New("shoal eval: --model and --text are needed"), "shoal eval --model DIR --text FILE"}
 			}
-			files, err := a.modelFiles(cmd.Context(), ef.model, &kf, &nf)
+			dir, err := a.model(cmd.Context(), ef.model, &kf, &nf)
 			if err != nil {
 				return err
 			}
-			return a.eval(cmd.Context(), files, ef)
+			return a.eval(cmd.Context(), dir, ef)
 		},
 	}
 	kf.add(c)
@@ -83,7 +70,7 @@ separator, documents lose the white space around them, and empty ones do not cou
 	return c
 }
 
-func (a *app) eval(ctx context.Context, files map[string][]byte, ef evalFlags) error {
+func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if ef.skip < 0 || ef.documents < 0 {
 		return usagef("--skip %d, --documents %d: want numbers from 0 on", ef.skip, ef.documents)
 	}
@@ -94,12 +81,12 @@ func (a *app) eval(ctx context.Context, files map[string][]byte, ef evalFlags) e
 	if !utf8.Valid(text) {
 		return advise(fmt.Errorf("%s is not UTF-8 text", ef.text), "convert it, e.g. with iconv -t UTF-8")
 	}
-	o, err := openModel(files, ef.threads)
+	o, err := dir.open(ef.threads)
 	if err != nil {
 		return err
 	}
-	defer o.dev.Close()
-	bos, err := bosTokens(o.tok, files[tokenizerConfigFile])
+	defer o.close()
+	bos, err := bosTokens(o.tok, dir.files[tokenizerConfigFile])
 	if err != nil {
 		return err
 	}
@@ -177,46 +164,4 @@ func bosTokens(tok *hf.Tokenizer, config []byte) ([]int32, error) {
 		return nil, fmt.Errorf("%s: bos_token %.40q is not in the vocabulary", tokenizerConfigFile, name)
 	}
 	return []int32{id}, nil
-}
-
-// opened is a model ready to compute. Its device wants to be closed.
-type opened struct {
-	cfg hf.Config
-	tok *hf.Tokenizer
-	dev *cpu.Device
-	m   *llama.Model
-}
-
-// openModel makes a model of a directory's files; thr as --threads.
-func openModel(files map[string][]byte, thr int) (*opened, error) {
-	cfg, err := hf.ParseConfig(files[node.ConfigFile])
-	if err != nil {
-		return nil, err
-	}
-	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
-	if err != nil {
-		return nil, err
-	}
-	params, err := weights(files, cfg)
-	if err != nil {
-		return nil, err
-	}
-	dev, err := cpu.New(cpu.Options{Threads: threads(thr)})
-	if err != nil {
-		return nil, err
-	}
-	m, err := llama.New(dev, cfg, params)
-	if err != nil {
-		return nil, errors.Join(err, dev.Close())
-	}
-	return &opened{cfg, tok, dev, m}, nil
-}
-
-// optional reads a file of dir that need not be there.
-func optional(dir, name string, limit int64) ([]byte, error) {
-	b, err := readBounded(filepath.Join(dir, name), limit)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	return b, err
 }

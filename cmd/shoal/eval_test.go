@@ -86,27 +86,33 @@ func TestTokenizeVectors(t *testing.T) {
 	if err := json.Unmarshal(b, &v); err != nil {
 		t.Fatal(err)
 	}
-	raw, err := os.ReadFile(reference(t, "data/models/stories260K-hf/tokenizer.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	tok, err := hf.LoadTokenizer(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var in, out, want bytes.Buffer
-	e := json.NewEncoder(&in)
-	for i, s := range v.Strings {
-		if err := e.Encode(s); err != nil {
+	for name, file := range map[string]string{
+		"stories512": "data/models/stories260K-hf/tokenizer.json",
+		"gpt2":       "data/tokenizers/gpt2/tokenizer.json",
+		"qwen3":      "data/tokenizers/qwen3/tokenizer.json",
+	} {
+		raw, err := os.ReadFile(reference(t, file))
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Compact(&want, v.IDs["stories512"][i]); err != nil {
+		tok, err := hf.LoadTokenizer(raw)
+		if err != nil {
 			t.Fatal(err)
 		}
-		want.WriteByte('\n')
-	}
-	if err := tokenizeLines(tok, &in, &out); err != nil || out.String() != want.String() {
-		t.Errorf("%v, or other tokens", err)
+		var in, out, want bytes.Buffer
+		e := json.NewEncoder(&in)
+		for i, s := range v.Strings {
+			if err := e.Encode(s); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Compact(&want, v.IDs[name][i]); err != nil {
+				t.Fatal(err)
+			}
+			want.WriteByte('\n')
+		}
+		if err := tokenizeLines(tok, &in, &out); err != nil || out.String() != want.String() {
+			t.Errorf("%s: %v, or other tokens", name, err)
+		}
 	}
 }
 

@@ -21,9 +21,7 @@ import (
 )
 
 func (a *app) exportCmd() *cobra.Command {
-	var kf keyFlags
-	var nf netFlags
-	var patience time.Duration
+	var l lookFlags
 	c := &cobra.Command{
 		Use:   "export RUN DIR",
 		Short: "Write a run's model, and its lineage, to a directory",
@@ -42,16 +40,12 @@ may go on.`,
 			if err := emptyDir(args[1]); err != nil {
 				return err
 			}
-			s, running, err := a.visit(cmd.Context(), &kf, &nf)
-			if err != nil {
-				return err
-			}
-			return errors.Join(s.export(cmd.Context(), args[0], args[1], running, patience), s.close())
+			return a.look(cmd.Context(), args[0], &l, func(s *session, at sight) error {
+				return s.export(cmd.Context(), at.run, at.tip, args[1])
+			})
 		},
 	}
-	kf.add(c)
-	nf.add(c)
-	c.Flags().DurationVar(&patience, "timeout", 2*time.Minute, "how long to look for the run")
+	l.add(c)
 	return c
 }
 
@@ -66,15 +60,7 @@ func emptyDir(dir string) error {
 }
 
 // export collects the model and all that it came of, and writes them out.
-func (s *session) export(ctx context.Context, name, dir string, running *status, patience time.Duration) error {
-	run, err := s.findNear(ctx, name, running, patience)
-	if err != nil {
-		return err
-	}
-	head, err := s.tip(ctx, run, running, patience)
-	if err != nil {
-		return err
-	}
+func (s *session) export(ctx context.Context, run, head wire.CID, dir string) error {
 	peers := s.net.Peers()
 	m, model, err := node.LoadRun(ctx, s.blocks, run, peers)
 	if err != nil {

@@ -5,21 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/llama"
-	"github.com/shoalnet/shoal/node"
-	"github.com/shoalnet/shoal/p2p/wire"
 )
-
-const maxModel = 1 << 38 // bytes of a model directory
 
 type generateFlags struct {
 	prompt      string
@@ -36,6 +29,7 @@ type generateFlags struct {
 	eos         []int // tokens that end the text
 	seed        uint64
 	threads     int
+	engine      string
 }
 
 func (a *app) generateCmd() *cobra.Command {
@@ -55,14 +49,15 @@ text of it, and what is written is the answer.`,
   shoal generate model/ --chat -p "Who is Ishmael?"
   shoal generate model/ --messages conversation.json --chat-vars '{"enable_thinking": false}'
   shoal generate model/ -p "Call me " -n 1000 --temperature 0.6 --seed 3
+  shoal generate model/ -p "Call me " --engine worker
   shoal generate bafybei… -p "Call me "`,
 		Args: exactly("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			files, err := a.modelFiles(cmd.Context(), args[0], &kf, &nf)
+			dir, err := a.model(cmd.Context(), args[0], &kf, &nf)
 			if err != nil {
 				return err
 			}
-			return a.generate(cmd.Context(), files, gf)
+			return a.generate(cmd.Context(), dir, gf)
 		},
 	}
 	kf.add(c)
@@ -82,93 +77,28 @@ text of it, and what is written is the answer.`,
 	f.BoolVar(&gf.logProbs, "logprobs", false, "with --json: each token and its log-probability")
 	f.Uint64Var(&gf.seed, "seed", 1, "equal seeds give equal text")
 	f.IntVar(&gf.threads, "threads", 0, "threads that compute (default: one for each core)")
+	f.StringVar(&gf.engine, "engine", inProcess, "what writes: "+inProcess+", worker (a process of its own), unix:SOCKET or exec:COMMAND (see shoal worker --help)")
 	return c
 }
 
-// modelFiles reads a model directory from disk, or fetches it by CID.
-func (a *app) modelFiles(ctx context.Context, name string, kf *keyFlags, nf *netFlags) (files map[string][]byte, err error) {
-	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
-		files := map[string][]byte{}
-		want := []string{node.ConfigFile, node.TokenizerFile}
-		index, err := optional(name, shardIndexFile, maxTokenizer)
-		if err != nil {
-			return nil, err
-		}
-		if files[node.WeightsFile], err = optional(name, node.WeightsFile, maxModel); err != nil {
-			return nil, err
-		}
-		switch {
-		case files[node.WeightsFile] != nil: // the index, where there is one too, is of the same
-		case index == nil:
-			want = append(want, node.WeightsFile) // for its error
-		default:
-			x, err := hf.ParseShardIndex(index)
-			if err != nil {
-				return nil, err
-			}
-			delete(files, node.WeightsFile)
-			files[shardIndexFile], want = index, append(want, x.Files...)
-		}
-		for _, f := range want {
-			if files[f], err = readBounded(filepath.Join(name, f), maxModel); err != nil {
-				return nil, advise(fmt.Errorf("model: %w", err), "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
-			}
-		}
-		for _, f := range []string{tokenizerConfigFile, generationFile, chatTemplateFile} {
-			if files[f], err = optional(name, f, maxTokenizer); err != nil {
-				return nil, err
-			}
-		}
-		return files, nil
-	}
-	c, err := wire.ParseCID(name)
-	if err != nil || c.Codec() != wire.CodecDagPB {
-		return nil, advise(fmt.Errorf("%s is neither a directory nor the CID of one", name), "export a run's model with `shoal export RUN DIR`, or give a state's CID (bafybei…)")
-	}
-	s, _, err := a.visit(ctx, kf, nf)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	own, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	scr := a.screen()
-	defer scr.clear()
-	for {
-		err := s.blocks.FetchDir(own, c, s.net.Peers(), maxModel, func(done, total int64) {
-			scr.now(fmt.Sprintf("fetching %s of %s", size(done), size(total)), 5*time.Second)
-		})
-		if err == nil {
-			return s.blocks.GetDir(ctx, c, maxModel)
-		}
-		if !errors.Is(err, node.ErrNotFound) || own.Err() != nil {
-			return nil, err
-		}
-		select { // nobody was found yet who has it
-		case <-time.After(time.Second):
-		case <-own.Done():
-			if len(s.net.Peers()) == 0 {
-				return nil, noPeers("fetch " + name)
-			}
-			return nil, err
-		}
-	}
-}
-
-func (a *app) generate(ctx context.Context, files map[string][]byte, gf generateFlags) error {
+func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (err error) {
 	if gf.tokens < 1 || gf.tokens > 1<<20 {
 		return usagef("-n %d: want 1 to %d tokens", gf.tokens, 1<<20)
 	}
 	if err := gf.options().Validate(); err != nil {
 		return usageError{err, "see `shoal generate --help`"}
 	}
-	o, err := openModel(files, gf.threads)
+	spawn, err := spawner(gf.engine, "--threads", fmt.Sprint(threads(gf.threads)))
 	if err != nil {
 		return err
 	}
-	defer o.dev.Close()
+	o, err := dir.openFor(gf.threads, spawn)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.close()) }()
 	gf.eos = o.cfg.EOS
-	if b := files[generationFile]; b != nil {
+	if b := dir.files[generationFile]; b != nil {
 		g, err := hf.ParseGeneration(b)
 		if err != nil {
 			return err
@@ -177,7 +107,7 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 	}
 	ids := o.tok.EncodePrompt(gf.prompt)
 	if gf.chat.asked() {
-		if gf.prompt, err = gf.chat.render(files, gf.prompt); err != nil {
+		if gf.prompt, err = gf.chat.render(dir.files, gf.prompt); err != nil {
 			return err
 		}
 		ids = o.tok.Encode(gf.prompt) // a template writes BOS itself
@@ -194,7 +124,7 @@ func (a *app) generate(ctx context.Context, files map[string][]byte, gf generate
 		w.out = io.MultiWriter(a.out, &text)
 		fmt.Fprint(a.out, gf.prompt)
 	}
-	err = write(ctx, o.m, w, gf, o.cfg)
+	err = write(ctx, o.writes, w, gf, o.cfg)
 	if errors.Is(err, errStopText) {
 		err = nil
 	}
@@ -216,7 +146,7 @@ func (gf *generateFlags) options() llama.GenerateOptions {
 
 // write lets the model go on until gf.tokens are written. Where its context is
 // full it reads the latter half again.
-func write(ctx context.Context, m *llama.Model, w *speaker, gf generateFlags, cfg hf.Config) error {
+func write(ctx context.Context, m generator, w *speaker, gf generateFlags, cfg hf.Config) error {
 	for left, part := gf.tokens, uint64(0); left > 0; part++ {
 		prompt := w.ids[max(0, len(w.ids)-max(1, cfg.MaxPositionEmbeddings/2)):]
 		if part == 0 {

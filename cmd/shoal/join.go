@@ -45,7 +45,7 @@ type takeFlags struct {
 
 func (t *takeFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.IntVar(&t.threads, "threads", 0, "threads that compute (default: one for each core)")
+	f.IntVar(&t.threads, "threads", 0, "threads that compute (default: what a short measurement finds best)")
 	f.StringVar(&t.engine, "engine", inProcess, "what trains: "+inProcess+", worker (a process of its own), unix:SOCKET or exec:COMMAND (see shoal worker --help)")
 	f.StringVar(&t.role, "role", node.RoleTrainer, "trainer, or validator: audits what trainers do instead of training")
 	f.BoolVar(&t.observe, "observe", false, "follow and serve the run without training")
@@ -92,7 +92,7 @@ func (t *takeFlags) check() error {
 	case t.stake != "" && (t.observe || !t.chain):
 		return usagef("--stake is for who works and is paid: not with --observe or --chain=false")
 	}
-	_, err := spawner(t.engine, 1)
+	_, err := spawner(t.engine)
 	return err
 }
 
@@ -105,6 +105,10 @@ func (a *app) joinCmd() *cobra.Command {
 		Short: "Take part in a run",
 		Long: `Finds the run, fetches its model from many peers at once, checks it, and trains from
 the next round on. RUN is a CID, or a name that somebody in the swarm announces.
+
+A short measurement tells how the machine fits the run: threads, how activations are
+kept in the memory that is free, and how many inner steps are done before a round's
+deadline ("shoal status" shows it). What a step computes is the manifest's.
 
 The first join makes a key. Ctrl-C leaves cleanly, a second Ctrl-C at once; after a
 crash the same command goes on where it was.`,
@@ -236,6 +240,7 @@ type status struct {
 	Exchange block.ExchangeStats `json:"exchange"`
 	Store    block.Usage         `json:"store"`
 	Ledger   *agent.Status       `json:"ledger,omitempty"`
+	Machine  *fit                `json:"machine,omitempty"` // as it was measured when it joined
 }
 
 // take runs a node of the run until it has left. The first interrupt, which
@@ -250,10 +255,6 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	if m != nil {
 		s.policy.Store(m)
 	}
-	spawn, err := spawner(tf.engine, threads(tf.threads))
-	if err != nil {
-		return err
-	}
 	var c *counter
 	if tf.chain {
 		d, err := s.app.deployed()
@@ -266,12 +267,12 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	}
 	opt := node.Options{
 		Dir: s.app.dir, Key: s.key, Run: run, Manifest: m, Net: s.net, Blocks: s.blocks, Board: s.board,
-		Engine: func(_ context.Context, m *manifest.Manifest) (node.Engine, error) {
+		Engine: func(ctx context.Context, m *manifest.Manifest) (node.Engine, error) {
 			s.policy.Store(m)
 			if c != nil {
 				c.known <- m // once, and there is room
 			}
-			return newEngine(m, threads(tf.threads)).within(spawn), nil
+			return s.fitted(ctx, m, tf)
 		},
 		Role: tf.role, Observe: tf.observe, Prune: tf.prune, ExitWhenDone: tf.once, Log: slog.Default(),
 	}
@@ -297,6 +298,24 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	return s.live(ctx, n, c, tf.http, beside...)
 }
 
+// fitted is the run's engine as it fits this machine.
+func (s *session) fitted(ctx context.Context, m *manifest.Manifest, tf takeFlags) (node.Engine, error) {
+	if tf.observe {
+		return newEngine(m, threads(tf.threads)), nil // it only follows
+	}
+	f := s.app.fitTo(ctx, m, tf.threads, tf.engine != inProcess && tf.engine != inWorker)
+	s.fit.Store(&f)
+	s.app.say("this machine: %s", &f)
+	for _, d := range f.doubts() {
+		s.app.say("note: %s", d)
+	}
+	spawn, err := spawner(tf.engine, f.args()...)
+	if err != nil {
+		return nil, err
+	}
+	return f.engine(m).within(spawn), nil
+}
+
 // live runs the node with all that accompanies it. What is beside it ends with it.
 func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr string, beside ...func(context.Context)) error {
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -314,7 +333,7 @@ func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr s
 	})()
 
 	st := func() status {
-		return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage(), c.status()}
+		return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage(), c.status(), s.fit.Load()}
 	}
 	h := control.Handler{
 		Status: func() any { return st() }, Runs: func() any { return s.board.List() },

@@ -33,10 +33,8 @@ func (a *app) lineageCmd() *cobra.Command {
 }
 
 func (a *app) lineageVerifyCmd() *cobra.Command {
-	var kf keyFlags
-	var nf netFlags
+	var l lookFlags
 	var from uint64
-	var patience time.Duration
 	c := &cobra.Command{
 		Use:   "verify RUN|DIR",
 		Short: "Recompute every outer step from genesis to the model",
@@ -54,30 +52,14 @@ directory and the swarm.`,
 			if fi, err := os.Stat(args[0]); err == nil && fi.IsDir() {
 				return a.verifyDir(cmd.Context(), args[0], from)
 			}
-			s, running, err := a.visit(cmd.Context(), &kf, &nf)
-			if err != nil {
-				return err
-			}
-			return errors.Join(s.verifyRun(cmd.Context(), args[0], from, running, patience), s.close())
+			return a.look(cmd.Context(), args[0], &l, func(s *session, at sight) error {
+				return s.app.verify(cmd.Context(), node.Lineage{Blocks: s.blocks, Run: at.run, Head: at.tip, From: from, Peers: s.net.Peers()}, "")
+			})
 		},
 	}
-	kf.add(c)
-	nf.add(c)
+	l.add(c)
 	c.Flags().Uint64Var(&from, "from", 0, "begin with the state of this round instead of genesis")
-	c.Flags().DurationVar(&patience, "timeout", 2*time.Minute, "how long to look for the run")
 	return c
-}
-
-func (s *session) verifyRun(ctx context.Context, name string, from uint64, running *status, patience time.Duration) error {
-	run, err := s.findNear(ctx, name, running, patience)
-	if err != nil {
-		return err
-	}
-	tip, err := s.tip(ctx, run, running, patience)
-	if err != nil {
-		return err
-	}
-	return s.app.verify(ctx, node.Lineage{Blocks: s.blocks, Run: run, Head: tip, From: from, Peers: s.net.Peers()}, "")
 }
 
 // verifyDir checks an exported directory without a network.

@@ -84,6 +84,7 @@ type session struct {
 	blocks blocks
 	board  *node.Board
 	policy atomic.Pointer[manifest.Manifest] // whose admission says who is served; nil serves all
+	fit    atomic.Pointer[fit]               // how this machine takes part; nil before that is known
 	hides  atomic.Pointer[cheat.Liar]        // of a testnet's cheat: what it does not serve
 
 	cancel  context.CancelFunc

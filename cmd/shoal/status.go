@@ -107,6 +107,9 @@ func statusText(st *status) string {
 	if st.Loss > 0 || st.ValLoss > 0 {
 		row("loss", "training %.4f, validation %.4f (round %d)", st.Loss, st.ValLoss, st.ValRound)
 	}
+	if f := st.Machine; f != nil {
+		row("machine", "%s", f)
+	}
 	row("speed", "%s tokens/s, %s tokens trained", count(st.TokensPerS), count(float64(st.Tokens)))
 	if st.Role == node.RoleValidator {
 		row("audits", "%d passed, %d wrong, %d withheld, in %.1f %% of the time", st.Audits["passed"], st.Audits["wrong"], st.Audits["withheld"], 100*st.AuditShare)
@@ -135,7 +138,7 @@ func statusText(st *status) string {
 		row("refused", "%d: %s", n, reason)
 	}
 	for _, p := range st.Evicted {
-		row("evicted", "%s, for contradicting itself", p)
+		row("evicted", "%s, for contradicting itself; where the run is paid for, `shoal dispute report` takes of its stake", p)
 	}
 	for i, addr := range st.Addrs {
 		name := ""

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -302,6 +304,46 @@ func TestSimSwarmHostileMember(t *testing.T) {
 		t.Logf("%v", s.rejections())
 		s.until("done", 5*time.Minute, isDone)
 		s.unharmed(honest)
+	})
+}
+
+// A member attests to two heads in one round: every honest peer drops it, and keeps a
+// file with which anybody can have it slashed.
+func TestSimSwarmEquivocator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const honest = 4
+		s := newSimSwarm(t, simOptions{change: func(m *manifest.Manifest) { m.Admission.MinPeers, m.Stop.Rounds = honest, 8 }})
+		s.start(honest)
+		s.until("round 2", 5*time.Minute, atRound(2))
+		p := s.impostor(9, nil)
+		time.Sleep(3 * time.Second)
+		st := s.peers[0].node.Status()
+		addr, err := p.key.Peer().Address()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.say(wire.KindJoin, &diloco.Join{Since: st.Head, Round: st.Round, Role: "trainer", Address: addr})
+		s.until("the impostor in the roster", time.Minute, func(st node.Status) bool { return st.Roster == honest+1 })
+		st = s.peers[0].node.Status()
+		for _, head := range []string{"one", "another"} {
+			p.say(wire.KindAttest, &diloco.Attest{Head: wire.SumCID(wire.CodecDagCBOR, []byte(head)), Round: st.Round, Source: st.Final, SourceRound: st.FinalRound})
+		}
+		s.until("the impostor dropped", time.Minute, func(st node.Status) bool { return slices.Contains(st.Evicted, p.key.Peer()) })
+		s.until("done", 5*time.Minute, isDone)
+		for i := range honest {
+			b, err := os.ReadFile(node.EvidenceFile(s.peers[i].dir, p.key.Peer()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var e diloco.Evidence
+			if err := json.Unmarshal(b, &e); err != nil {
+				t.Fatal(err)
+			}
+			if e.A.From != p.key.Peer() || e.A.ID() == e.B.ID() || e.A.Kind != wire.KindAttest || e.A.Verify() != nil || e.B.Verify() != nil {
+				t.Errorf("peer %d keeps %+v", i, e)
+			}
+		}
+		s.stopAll()
 	})
 }
 

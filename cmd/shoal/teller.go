@@ -116,9 +116,15 @@ func dialChain(ctx context.Context, preset, url string, id uint64) (*evm.Client,
 	return c, nil
 }
 
+// actionName is an action's, for people.
+func actionName(a chain.Action) string {
+	_, name, _ := strings.Cut(fmt.Sprintf("%T", a), ".")
+	return name
+}
+
 // do carries out an action, or with --dry-run says what it would cost.
 func (t *teller) do(ctx context.Context, a chain.Action) (chain.Result, error) {
-	name := strings.TrimPrefix(fmt.Sprintf("%T", a), "chain.")
+	name := actionName(a)
 	if t.flags.dry {
 		gas, price, err := t.ledger.Estimate(ctx, t.me, a)
 		if err != nil {
@@ -163,7 +169,7 @@ func (t *teller) spent(ctx context.Context, amount chain.Amount, a chain.Action)
 	res, err := t.do(ctx, a)
 	var r *chain.Refusal
 	if t.flags.dry && errors.As(err, &r) && r.Reason == "ERC20InsufficientAllowance" {
-		t.sent = append(t.sent, sentTx{Action: strings.TrimPrefix(fmt.Sprintf("%T", a), "chain.") + " (after the approval)"})
+		t.sent = append(t.sent, sentTx{Action: actionName(a) + " (after the approval)"})
 		return chain.Result{}, nil
 	}
 	return res, err
@@ -183,6 +189,45 @@ func (t *teller) done() error {
 		}
 	}
 	return t.a.show(map[string]any{"dry_run": t.flags.dry, "transactions": t.sent}, b.String())
+}
+
+// all carries out actions in turn, the last thing that a command does.
+func (t *teller) all(ctx context.Context, as ...chain.Action) error {
+	for _, a := range as {
+		if _, err := t.do(ctx, a); err != nil {
+			return err
+		}
+	}
+	return t.done()
+}
+
+// pay is spend and the last thing that a command does.
+func (t *teller) pay(ctx context.Context, amount chain.Amount, a chain.Action) error {
+	if err := t.spend(ctx, amount, a); err != nil {
+		return err
+	}
+	return t.done()
+}
+
+// atLedger completes a command that asks the ledger, or that acts there.
+func (a *app) atLedger(c *cobra.Command, acts bool, run func(context.Context, *teller, []string) error) *cobra.Command {
+	f := new(chainFlags)
+	f.add(c, acts)
+	c.RunE = a.at(f, run)
+	return c
+}
+
+// onRun is atLedger for a command whose first argument is a run.
+func (a *app) onRun(c *cobra.Command, acts bool, f func(context.Context, *teller, chain.Hash, []string) error) *cobra.Command {
+	var sponsor string
+	c.Flags().StringVar(&sponsor, "sponsor", "", "address that published the run (default this account)")
+	return a.atLedger(c, acts, func(ctx context.Context, t *teller, args []string) error {
+		run, err := t.runOf(args[0], sponsor)
+		if err != nil {
+			return err
+		}
+		return f(ctx, t, run, args)
+	})
 }
 
 // at runs f with a teller, within the timeout.
@@ -212,6 +257,7 @@ var nexts = map[string]string{
 	"Innocent":                 "what only recomputation shows goes before the validators: `shoal epoch challenge --evidence`",
 	"KeyUnknown":               "`shoal chain key register FILE` registers one; a revoked key never serves again",
 	"NoBond":                   "`shoal epoch propose` deposits one by itself; `shoal balance` shows what is free",
+	"NotAccused":               "only the account that is convicted may appeal, with its own key or one registered for it",
 	"NotEnoughStake":           "`shoal balance` shows what is staked",
 	"NotProposed":              "`shoal dispute status RUN` shows what became of it; `shoal epoch propose` proposes",
 	"NotValidator":             "stake what the deployment asks for (`shoal stake AMOUNT`); it counts from the next epoch on",

@@ -132,11 +132,11 @@ and their bound. The tables go to standard output.`,
 			if cf.prompt < 1 || cf.sequences < 4 || cf.tokens < 1 {
 				return usagef("--sequences %d, --prompt-tokens %d, --tokens %d: want at least 4, 1 and 1", cf.sequences, cf.prompt, cf.tokens)
 			}
-			files, err := a.modelFiles(cmd.Context(), args[0], &kf, &nf)
+			dir, err := a.model(cmd.Context(), args[0], &kf, &nf)
 			if err != nil {
 				return err
 			}
-			return a.toplocCalibrate(cmd.Context(), files, cf)
+			return a.toplocCalibrate(cmd.Context(), dir, cf)
 		},
 	}
 	kf.add(c)
@@ -154,8 +154,8 @@ and their bound. The tables go to standard output.`,
 	return c
 }
 
-func (a *app) toplocCalibrate(ctx context.Context, files map[string][]byte, cf calibrateFlags) error {
-	c, err := calibration(files, cf)
+func (a *app) toplocCalibrate(ctx context.Context, dir *modelDir, cf calibrateFlags) error {
+	c, err := calibration(dir, cf)
 	if err != nil {
 		return err
 	}
@@ -192,16 +192,16 @@ func (a *app) toplocCalibrate(ctx context.Context, files map[string][]byte, cf c
 }
 
 // calibration loads the model and cuts the text into prompts.
-func calibration(files map[string][]byte, cf calibrateFlags) (*calibrate.Config, error) {
-	cfg, err := hf.ParseConfig(files[node.ConfigFile])
+func calibration(dir *modelDir, cf calibrateFlags) (*calibrate.Config, error) {
+	cfg, err := hf.ParseConfig(dir.files[node.ConfigFile])
 	if err != nil {
 		return nil, err
 	}
-	tok, err := hf.LoadTokenizer(files[node.TokenizerFile])
+	tok, err := hf.LoadTokenizer(dir.files[node.TokenizerFile])
 	if err != nil {
 		return nil, err
 	}
-	params, err := weights(files, cfg)
+	params, err := dir.params(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/control"
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -65,6 +67,42 @@ func (s *session) findNear(ctx context.Context, name string, running *status, pa
 		return running.Run, nil
 	}
 	return s.find(ctx, name, min(patience, hearing))
+}
+
+// lookFlags are those of the commands that look at a run's commits.
+type lookFlags struct {
+	kf       keyFlags
+	nf       netFlags
+	patience time.Duration
+}
+
+func (l *lookFlags) add(c *cobra.Command) {
+	l.kf.add(c)
+	l.nf.add(c)
+	c.Flags().DurationVar(&l.patience, "timeout", 2*time.Minute, "how long to look for the run")
+}
+
+// A sight is a run and where it stands.
+type sight struct {
+	run, tip wire.CID
+	running  *status // of the node that runs here, nil where none does
+}
+
+// look visits the swarm, finds a run and where it stands, and runs f.
+func (a *app) look(ctx context.Context, name string, l *lookFlags, f func(*session, sight) error) (err error) {
+	s, running, err := a.visit(ctx, &l.kf, &l.nf)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	at := sight{running: running}
+	if at.run, err = s.findNear(ctx, name, running, l.patience); err != nil {
+		return err
+	}
+	if at.tip, err = s.tip(ctx, at.run, running, l.patience); err != nil {
+		return err
+	}
+	return f(s, at)
 }
 
 // settled is how long the observer follows before its position counts as the swarm's.

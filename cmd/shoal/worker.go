@@ -27,23 +27,29 @@ const (
 
 func (a *app) workerCmd() *cobra.Command {
 	var thr int
+	var how llama.Options
 	var socket string
 	c := &cobra.Command{
 		Use:   "worker",
-		Short: "Train for a node that runs in another process",
+		Short: "Train or write for another process",
 		Long: `Speaks the worker protocol on standard input and output, as "shoal join --engine worker"
-starts it, or with --socket on a Unix socket. It ends with its input. The protocol is described in the package comment of gpu/worker; any program that
-speaks it can train for a node:
+and "shoal generate --engine worker" start it, or with --socket on a Unix socket. It ends
+with its input. The protocol is described in the package comment of gpu/worker; any
+program that speaks it can train for a node:
 
   shoal join RUN --engine unix:SOCKET     one that listens on a Unix socket
   shoal join RUN --engine "exec:COMMAND"  one that the node is to start
 
-A worker that dies is started again; the round goes on from the last snapshot.`,
+A worker that dies is started again; the round goes on from the last snapshot, a text
+is written again to where it was.`,
 		Example: `  shoal join moby --engine worker
   shoal worker --socket /run/shoal-worker.sock --threads 8`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b := backend(threads(thr))
+			if how.MicroBatch < 0 {
+				return usagef("--micro-batch %d: want 0 or more", how.MicroBatch)
+			}
+			b := backend(threads(thr), how)
 			if socket != "" {
 				return a.listenWorker(cmd.Context(), socket, b)
 			}
@@ -54,6 +60,8 @@ A worker that dies is started again; the round goes on from the last snapshot.`,
 		},
 	}
 	c.Flags().IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
+	c.Flags().IntVar(&how.MicroBatch, "micro-batch", 0, "sequences at a time, whose gradients are added: fewer need less memory (default: the whole batch)")
+	c.Flags().BoolVar(&how.Checkpoint, "checkpoint", false, "compute activations again in the backward pass: less memory, a third more time")
 	c.Flags().StringVar(&socket, "socket", "", "listen on this Unix socket instead of standard input")
 	return c
 }
@@ -92,20 +100,25 @@ func (a *app) listenWorker(ctx context.Context, path string, b worker.Backend) e
 	}
 }
 
-// backend trains on the host's processor.
-func backend(threads int) worker.Backend {
+// backend trains and writes on the host's processor; how says how activations are kept.
+func backend(threads int, how llama.Options) worker.Backend {
 	return worker.Backend{
 		Identity: engine{}.Identity(),
 		Name:     fmt.Sprintf("shoal cpu %s, %d threads", cpu.ISAs()[0], threads),
 		Train: func(cfg hf.Config, o worker.Optimizer, params []float32) (worker.Trainer, error) {
-			opts := llama.Options{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay, Clip: o.Clip}
+			opts := how
+			opts.Beta1, opts.Beta2, opts.Eps, opts.WeightDecay, opts.Clip = o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.Clip
 			return engine{cfg: cfg, opts: opts, threads: threads}.NewTrainer(params)
+		},
+		Write: func(cfg hf.Config, b worker.Batch, params []float32) (worker.Generator, error) {
+			return newBatchModel(cfg, b, params, threads)
 		},
 	}
 }
 
-// spawner turns --engine into what starts a worker; nil is none.
-func spawner(where string, threads int) (func() (*worker.Client, error), error) {
+// spawner turns --engine into what starts a worker; nil is none. args are for one of
+// our own.
+func spawner(where string, args ...string) (func() (*worker.Client, error), error) {
 	kind, what, _ := strings.Cut(where, ":")
 	switch {
 	case where == "" || where == inProcess:
@@ -116,7 +129,7 @@ func spawner(where string, threads int) (func() (*worker.Client, error), error) 
 			return nil, err
 		}
 		return func() (*worker.Client, error) {
-			return worker.Spawn([]string{exe, "worker", "--threads", fmt.Sprint(threads)}, os.Stderr)
+			return worker.Spawn(append([]string{exe, "worker"}, args...), os.Stderr)
 		}, nil
 	case kind == "unix" && what != "":
 		return func() (*worker.Client, error) { return worker.Dial(what) }, nil

@@ -107,6 +107,10 @@ func (c *Client) fail(err error) error {
 	return c.lost
 }
 
+// lose ends the conversation because of err and returns why it ended. How a process
+// ended is the better half of that.
+func (c *Client) lose(err error) error { return c.fail(errors.Join(err, c.conn.Close())) }
+
 // ask sends one question and hands the answer's body to take, which may be nil.
 func (c *Client) ask(q *head, body func(io.Writer) error, take func(io.Reader) error) (a head, err error) {
 	c.mu.Lock()
@@ -135,15 +139,25 @@ func (c *Client) ask(q *head, body func(io.Writer) error, take func(io.Reader) e
 	})
 	switch {
 	case err != nil:
-		// What follows on this link could be anything. How a process ended is
-		// the better half of why.
-		return a, fmt.Errorf("worker: %s: %w", q.Op, c.fail(errors.Join(err, c.conn.Close())))
+		// What follows on this link could be anything.
+		return a, fmt.Errorf("worker: %s: %w", q.Op, c.lose(err))
 	case own != nil:
 		return a, fmt.Errorf("worker: %s: %w", q.Op, own)
 	case a.Error != "":
 		return a, fmt.Errorf("worker: %s: %.2000s", q.Op, a.Error)
 	}
 	return a, nil
+}
+
+// open makes the worker open a model with a copy of params; how holds the rest.
+func (c *Client) open(cfg hf.Config, how head, params []float32) error {
+	conf, err := cfg.Marshal()
+	if err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	how.Op, how.Config = "open", conf
+	_, err = c.ask(&how, func(w io.Writer) error { return writeFloats(w, params) }, nil)
+	return err
 }
 
 // A Remote is a trainer that runs in a worker.
@@ -160,12 +174,7 @@ var _ Trainer = (*Remote)(nil)
 // Train makes the worker open a model with a copy of params and fresh moments.
 // A worker holds one. Closing the trainer closes the client.
 func (c *Client) Train(cfg hf.Config, o Optimizer, params []float32) (*Remote, error) {
-	conf, err := cfg.Marshal()
-	if err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
-	}
-	_, err = c.ask(&head{Op: "open", Config: conf, Optimizer: &o}, func(w io.Writer) error { return writeFloats(w, params) }, nil)
-	if err != nil {
+	if err := c.open(cfg, head{Optimizer: &o}, params); err != nil {
 		return nil, err
 	}
 	return &Remote{c: c, params: make([]float32, len(params)), width: cfg.HiddenSize}, nil

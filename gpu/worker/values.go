@@ -89,6 +89,41 @@ func writeIDs(w io.Writer, rows [][]int32) error {
 	return err
 }
 
+// writeTokens writes ids and, with logProbs, their log-probabilities.
+func writeTokens(w io.Writer, tokens []Token, logProbs bool) error {
+	b := make([]byte, 0, 12*len(tokens))
+	for _, t := range tokens {
+		b = binary.LittleEndian.AppendUint32(b, uint32(t.ID))
+	}
+	if logProbs {
+		for _, t := range tokens {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(t.LogProb))
+		}
+	}
+	_, err := w.Write(b)
+	return err
+}
+
+// readTokens reads n of them, which the caller has bounded.
+func readTokens(r io.Reader, n int, logProbs bool) ([]Token, error) {
+	size := 4
+	if logProbs {
+		size = 12
+	}
+	b := make([]byte, size*n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("%d tokens, the body ends before: %w", n, noEOF(err))
+	}
+	out := make([]Token, n)
+	for i := range out {
+		out[i].ID = int32(binary.LittleEndian.Uint32(b[4*i:]))
+		if logProbs {
+			out[i].LogProb = math.Float64frombits(binary.LittleEndian.Uint64(b[4*n+8*i:]))
+		}
+	}
+	return out, atEnd(r)
+}
+
 // readIDs reads rows of cols ids into one array, which it makes as they come.
 func readIDs(r io.Reader, rows, cols int) ([][]int32, error) {
 	if rows < 1 || cols < 1 || rows > MaxTokens/cols {

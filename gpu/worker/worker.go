@@ -1,4 +1,4 @@
-// Package worker is the protocol by which a trainer runs in a process
+// Package worker is the protocol by which a trainer or generator runs in a process
 // of its own: one that may crash, hold a GPU, or be written in another
 // language, without taking the node along.
 //
@@ -6,7 +6,7 @@
 // stream of bytes: the standard input and output of a child process, or a Unix
 // socket. All numbers are little-endian.
 //
-//	 0  4  "SHW1": the protocol and its version
+//	 0  4  "SHW2": the protocol and its version
 //	 4  4  h, length of the head, at most 1 MiB
 //	 8  4  p, length of the part, at most 1 MiB
 //	12  4  flags: 1, the message goes on in the next frame; 2, it was broken off, the part says why
@@ -16,18 +16,21 @@
 // A message is a head and a body: the parts of its frames, joined. The worker
 // speaks first, once:
 //
-//	{"worker": 1, "name": "cpu avx512, 2 threads", "identity": "llama/1 cpu/1"}
+//	{"worker": 2, "name": "cpu avx512, 2 threads", "identity": "llama/1 cpu/1"}
 //
 // identity names whose results are equal bit for bit: audits compare workers of
 // one identity bit by bit, and others within a tolerance.
 //
 // Then the node asks, {"id": n, "op": …}, and the worker answers with the same
 // id, {"id": n} and what the table says, or {"id": n, "error": "why"} after
-// which all is as it was before. The node has one question out at a time.
+// which all is as it was before. The node has one question out at a time, but for
+// texts. The frames of a message follow one another.
 //
 //	op        head                                          body             answer
 //	open      "config": config.json, "optimizer": {"beta1",  f32 parameters
-//	          "beta2", "eps", "weight_decay", "clip"}
+//	          "beta2", "eps", "weight_decay", "clip"}; or
+//	          "batch": {"streams", "rows", "positions",
+//	          "bf16"} in its stead
 //	step      "rows", "cols", "lr"                           i32 tokens       "loss"
 //	eval      "rows", "cols"                                 i32 tokens       "loss"
 //	hidden                                                                    "rows", "cols"; body: f32 last hidden states
@@ -45,22 +48,44 @@
 // update, or of the latest eval's: one row for each position that predicts. In runs
 // that audit, validators read what save wrote: there it is the format of gpu/llama.
 //
+// # Texts
+//
+// A model that was opened with "batch" writes texts: it takes generate and cancel,
+// and nothing else.
+//
+//	generate  "cols", "sampling": {"max_tokens",             i32 prompt       "more": true; body: see below
+//	          "temperature", "top_k", "top_p", "min_p",                       …
+//	          "repetition", "frequency", "presence",                          then {"id": n} once more, or an error
+//	          "seed", "stop": [ids], "log_probs"}
+//	cancel    with the id of the text                                         none of its own: the text ends
+//
+// Any number of texts may be out at a time, each with an id of its own; the worker
+// writes batch.streams of them at once and lets the others wait, and their answers come
+// in any order. An answer with more holds what was written since the last: "rows" tokens,
+// i32, and behind them, where log_probs was asked, as many f64: their log-probabilities
+// under the model as it is. What sampling means is said at llama.GenerateOptions; zero
+// values leave a part out. batch.positions bounds the tokens that all texts may hold together, batch.rows
+// those of a pass; zeros are the worker's own choice. Equal seeds give equal texts in
+// workers of one identity, whatever else they write: a text that was lost with its
+// worker can be written again by another.
+//
 // A worker ends when its input ends: a node that dies takes its workers along.
 package worker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"math"
 )
 
-// Version is that of the protocol. Version 1: as described above.
-const Version = 1
+// Version is that of the protocol. Version 1 knew no texts; 2 is described above.
+const Version = 2
 
 // Limits of a frame.
 const (
-	magic   = "SHW1"
+	magic   = "SHW2"
 	maxHead = 1 << 20
 	maxPart = 1 << 20
 	frame   = 16
@@ -72,7 +97,9 @@ const (
 // Limits of what a message may ask for.
 const (
 	MaxTokens = 1 << 26 // of a batch or prompt
+	MaxTexts  = 1 << 12 // out at a time
 	maxName   = 200
+	maxStop   = 1 << 10 // tokens that end a text
 )
 
 // ErrLost is what a Client's methods wrap where the worker is gone or no longer
@@ -103,6 +130,44 @@ type Optimizer struct {
 	Clip        float64 `json:"clip"`
 }
 
+// A Generator is what a worker writes texts with. Generate may be called by many
+// goroutines; Close is called when all have returned.
+type Generator interface {
+	// Generate goes on from prompt and yields token by token until the text ends,
+	// yield returns false, or ctx ends.
+	Generate(ctx context.Context, prompt []int32, s Sampling, yield func(Token) bool) error
+	Close() error
+}
+
+// A Batch sizes a generator: see llama.BatchOptions.
+type Batch struct {
+	Streams   int  `json:"streams"`
+	Rows      int  `json:"rows"`
+	Positions int  `json:"positions"`
+	BF16      bool `json:"bf16"`
+}
+
+// Sampling says how a text is written: see llama.GenerateOptions.
+type Sampling struct {
+	MaxTokens   int     `json:"max_tokens"`
+	Temperature float64 `json:"temperature"`
+	TopK        int     `json:"top_k"`
+	TopP        float64 `json:"top_p"`
+	MinP        float64 `json:"min_p"`
+	Repetition  float64 `json:"repetition"`
+	Frequency   float64 `json:"frequency"`
+	Presence    float64 `json:"presence"`
+	Seed        uint64  `json:"seed"`
+	Stop        []int32 `json:"stop"`
+	LogProbs    bool    `json:"log_probs"`
+}
+
+// A Token is one that was written.
+type Token struct {
+	ID      int32
+	LogProb float64 // only where Sampling.LogProbs is set
+}
+
 // A head is the JSON of a message; which fields count depends on the op.
 type head struct {
 	Worker   int    `json:"worker,omitempty"` // the greeting: the version
@@ -119,6 +184,9 @@ type head struct {
 	Cols      int             `json:"cols,omitempty"`
 	LR        float64         `json:"lr,omitempty"`
 	Loss      *number         `json:"loss,omitempty"`
+	Batch     *Batch          `json:"batch,omitempty"`
+	Sampling  *Sampling       `json:"sampling,omitempty"`
+	More      bool            `json:"more,omitempty"`
 }
 
 // number is a float64 that JSON may not be able to hold.

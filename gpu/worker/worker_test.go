@@ -85,6 +85,11 @@ var toys = Backend{Name: "toy", Identity: "toy/1", Train: func(_ hf.Config, o Op
 		return nil, errors.New("beta1 is negative")
 	}
 	return &toy{w: p}, nil
+}, Write: func(_ hf.Config, b Batch, _ []float32) (Generator, error) {
+	if b.Streams < 0 {
+		return nil, errors.New("streams are negative")
+	}
+	return scribe{}, nil
 }}
 
 // pair is a client and the end of the worker that it speaks to.
@@ -206,7 +211,7 @@ func TestWrongBytes(t *testing.T) {
 	binary.LittleEndian.PutUint32(big[8:], maxPart+1)
 	for name, b := range map[string][]byte{
 		"other magic":        raw("HTTP", 0, "{}", ""),
-		"other version":      raw("SHW2", 0, "{}", ""),
+		"other version":      raw("SHW1", 0, "{}", ""),
 		"no head":            raw(magic, 0, "", "abc"),
 		"not JSON":           raw(magic, 0, "{", ""),
 		"another type":       raw(magic, 0, `{"id":"x"}`, ""),
@@ -242,10 +247,10 @@ func TestWrongBytes(t *testing.T) {
 
 // TestLost holds what a client says of a worker that makes no sense.
 func TestLost(t *testing.T) {
-	hello := string(raw(magic, 0, `{"worker":1}`, ""))
+	hello := string(raw(magic, 0, `{"worker":2}`, ""))
 	for name, c := range map[string]struct{ says, want string }{
 		"nothing":         {"", "greeting"},
-		"another version": {string(raw(magic, 0, `{"worker":2}`, "")), "version 2"},
+		"another version": {string(raw(magic, 0, `{"worker":3}`, "")), "version 3"},
 		"prose":           {"Hello, I am PyTorch 2.14\n", "begins with"},
 		"and falls still": {hello, "EOF"},
 		"another answer":  {hello + string(raw(magic, 0, `{"id":7}`, "")), "answer 7 to question 1"},
@@ -316,6 +321,10 @@ func FuzzServe(f *testing.F) {
 	f.Add(append(open, raw(magic, more, `{"id":2,"op":"load"}`, "abcd")...))
 	f.Add(append(open, raw(magic, broken, `{"id":2,"op":"set"}`, "why")...))
 	f.Add(append(open, raw(magic, 0, `{"id":2,"op":"save"}`, "")...))
+	write := raw(magic, 0, fmt.Sprintf(`{"id":1,"op":"open","config":%s,"batch":{}}`, conf), string(make([]byte, 4*config().NumParams())))
+	write = append(write, raw(magic, 0, `{"id":2,"op":"generate","cols":1,"sampling":{"max_tokens":3,"log_probs":true}}`, "\x01\x00\x00\x00")...)
+	f.Add(write)
+	f.Add(append(write, raw(magic, 0, `{"id":2,"op":"cancel"}`, "")...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var out bytes.Buffer
 		_ = Serve(context.Background(), bytes.NewReader(b), &out, toys)

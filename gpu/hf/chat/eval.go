@@ -97,56 +97,57 @@ func (e *eval) run(body []node, s *scope) error {
 		if err := e.step(1); err != nil {
 			return err
 		}
+		var err error
 		switch n := n.(type) {
 		case text:
-			if err := e.write(string(n)); err != nil {
-				return err
-			}
+			err = e.write(string(n))
 		case print:
-			v, err := e.value(n.x, s)
-			if err != nil {
-				return located(n.line, err)
-			}
-			t, err := e.str(v)
-			if err == nil {
-				err = e.write(t)
-			}
-			if err != nil {
-				return located(n.line, err)
-			}
+			err = located(n.line, e.print(n, s))
 		case branch:
-			if err := e.branch(n, s); err != nil {
-				return err
-			}
+			err = e.branch(n, s)
 		case loop:
-			if err := e.loop(n, s); err != nil {
-				return located(n.line, err)
-			}
+			err = located(n.line, e.loop(n, s))
 		case assign:
-			if err := e.assign(n, s); err != nil {
-				return located(n.line, err)
-			}
+			err = located(n.line, e.assign(n, s))
 		case macro:
 			s.vars[n.name] = e.macro(n, s)
 		case filtered:
-			t, err := e.into(n.body, newScope(s))
-			if err != nil {
-				return located(n.line, err)
-			}
-			if t, err = e.applied(n.apply, t, s); err == nil {
+			var t string
+			if t, err = e.filtered(n.body, n.apply, s); err == nil {
 				err = e.write(t)
 			}
-			if err != nil {
-				return located(n.line, err)
-			}
+			err = located(n.line, err)
 		case jump:
-			if n == "break" {
-				return errBreak
+			if err = errContinue; n == "break" {
+				err = errBreak
 			}
-			return errContinue
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (e *eval) print(p print, s *scope) error {
+	v, err := e.value(p.x, s)
+	if err != nil {
+		return err
+	}
+	t, err := e.str(v)
+	if err != nil {
+		return err
+	}
+	return e.write(t)
+}
+
+// filtered is what body writes, after filters.
+func (e *eval) filtered(body []node, fs []filter, s *scope) (string, error) {
+	t, err := e.into(body, newScope(s))
+	if err != nil {
+		return "", err
+	}
+	return e.applied(fs, t, s)
 }
 
 // applied is text after filters.
@@ -186,10 +187,7 @@ func (e *eval) assign(a assign, s *scope) error {
 	if a.x != nil {
 		v, err = e.value(a.x, s)
 	} else {
-		var t string
-		if t, err = e.into(a.body, newScope(s)); err == nil {
-			v, err = e.applied(a.apply, t, s)
-		}
+		v, err = e.filtered(a.body, a.apply, s)
 	}
 	if err != nil {
 		return err
@@ -269,6 +267,14 @@ func (e *eval) args(a arguments, s *scope) (out args, err error) {
 	return out, nil
 }
 
+// operand is what a call, filter or test is made on, and with.
+func (e *eval) operand(x expr, with arguments, s *scope) (v any, a args, err error) {
+	if v, err = e.value(x, s); err == nil {
+		a, err = e.args(with, s)
+	}
+	return v, a, err
+}
+
 func (e *eval) value(x expr, s *scope) (any, error) {
 	if err := e.step(1); err != nil {
 		return nil, err
@@ -343,7 +349,7 @@ func (e *eval) value(x expr, s *scope) (any, error) {
 	case slice:
 		return e.slice(x, s)
 	case call:
-		v, err := e.value(x.f, s)
+		v, a, err := e.operand(x.f, x.args, s)
 		if err != nil {
 			return nil, err
 		}
@@ -351,17 +357,9 @@ func (e *eval) value(x expr, s *scope) (any, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s is called", kindOf(v))
 		}
-		a, err := e.args(x.args, s)
-		if err != nil {
-			return nil, err
-		}
 		return f(e, a)
 	case filter:
-		v, err := e.value(x.x, s)
-		if err != nil {
-			return nil, err
-		}
-		a, err := e.args(x.args, s)
+		v, a, err := e.operand(x.x, x.args, s)
 		if err != nil {
 			return nil, err
 		}
@@ -370,11 +368,7 @@ func (e *eval) value(x expr, s *scope) (any, error) {
 		}
 		return v, nil
 	case test:
-		v, err := e.value(x.x, s)
-		if err != nil {
-			return nil, err
-		}
-		a, err := e.args(x.args, s)
+		v, a, err := e.operand(x.x, x.args, s)
 		if err != nil {
 			return nil, err
 		}

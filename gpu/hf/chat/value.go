@@ -114,18 +114,11 @@ func truth(v any) bool {
 
 // float is v as a number.
 func float(v any) (float64, bool) {
-	switch v := v.(type) {
-	case bool:
-		if v {
-			return 1, true
-		}
-		return 0, true
-	case int64:
-		return float64(v), true
-	case float64:
-		return v, true
+	if n, ok := whole(v); ok {
+		return float64(n), true
 	}
-	return 0, false
+	f, ok := v.(float64)
+	return f, ok
 }
 
 // whole is v as a whole number.
@@ -306,34 +299,33 @@ func (e *eval) repr(b *strings.Builder, v any, depth int) error {
 				end = ",)"
 			}
 		}
-		b.WriteString(open)
-		for i, x := range v.items {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			if err := e.repr(b, x, depth+1); err != nil {
-				return err
-			}
-		}
-		b.WriteString(end)
+		return series(b, open, ", ", end, len(v.items), func(i int) error { return e.repr(b, v.items[i], depth+1) })
 	case *dict:
-		b.WriteByte('{')
-		for i, k := range v.keys {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			if err := e.repr(b, k, depth+1); err != nil {
+		return series(b, "{", ", ", "}", len(v.keys), func(i int) error {
+			if err := e.repr(b, v.keys[i], depth+1); err != nil {
 				return err
 			}
 			b.WriteString(": ")
-			if err := e.repr(b, v.values[i], depth+1); err != nil {
-				return err
-			}
-		}
-		b.WriteByte('}')
+			return e.repr(b, v.values[i], depth+1)
+		})
 	default:
 		return fmt.Errorf("%s cannot be written", kindOf(v))
 	}
+	return nil
+}
+
+// series writes n items, each by item, between open and end.
+func series(b *strings.Builder, open, comma, end string, n int, item func(i int) error) error {
+	b.WriteString(open)
+	for i := range n {
+		if i > 0 {
+			b.WriteString(comma)
+		}
+		if err := item(i); err != nil {
+			return err
+		}
+	}
+	b.WriteString(end)
 	return nil
 }
 
@@ -363,6 +355,21 @@ func (e *eval) json(b *strings.Builder, v any, indent string, depth int) error {
 	if indent != "" {
 		comma = ","
 	}
+	// all writes the items of a list or dict, each on a line of its own where
+	// there is an indent.
+	all := func(open, end string, n int, item func(i int) error) error {
+		err := series(b, open, comma, "", n, func(i int) error {
+			if err := line(depth + 1); err != nil {
+				return err
+			}
+			return item(i)
+		})
+		if err == nil && n > 0 {
+			err = line(depth)
+		}
+		b.WriteString(end)
+		return err
+	}
 	switch v := v.(type) {
 	case nil:
 		b.WriteString("null")
@@ -375,43 +382,13 @@ func (e *eval) json(b *strings.Builder, v any, indent string, depth int) error {
 	case string:
 		return e.quote(b, v)
 	case *list:
-		if len(v.items) == 0 {
-			b.WriteString("[]")
-			return nil
-		}
-		b.WriteByte('[')
-		for i, x := range v.items {
-			if i > 0 {
-				b.WriteString(comma)
-			}
-			if err := line(depth + 1); err != nil {
-				return err
-			}
-			if err := e.json(b, x, indent, depth+1); err != nil {
-				return err
-			}
-		}
-		if err := line(depth); err != nil {
-			return err
-		}
-		b.WriteByte(']')
+		return all("[", "]", len(v.items), func(i int) error { return e.json(b, v.items[i], indent, depth+1) })
 	case *dict:
-		if len(v.keys) == 0 {
-			b.WriteString("{}")
-			return nil
-		}
-		b.WriteByte('{')
-		for i, k := range v.keys {
-			if i > 0 {
-				b.WriteString(comma)
-			}
-			if err := line(depth + 1); err != nil {
-				return err
-			}
-			s, ok := k.(string)
+		return all("{", "}", len(v.keys), func(i int) error {
+			s, ok := v.keys[i].(string)
 			if !ok {
 				var w strings.Builder
-				if err := e.json(&w, k, "", depth+1); err != nil {
+				if err := e.json(&w, v.keys[i], "", depth+1); err != nil {
 					return err
 				}
 				s = w.String()
@@ -420,14 +397,8 @@ func (e *eval) json(b *strings.Builder, v any, indent string, depth int) error {
 				return err
 			}
 			b.WriteString(": ")
-			if err := e.json(b, v.values[i], indent, depth+1); err != nil {
-				return err
-			}
-		}
-		if err := line(depth); err != nil {
-			return err
-		}
-		b.WriteByte('}')
+			return e.json(b, v.values[i], indent, depth+1)
+		})
 	default:
 		return fmt.Errorf("%s is no JSON", kindOf(v))
 	}

@@ -28,8 +28,8 @@ def receive():
     head, body = None, b""
     while True:
         magic, h, p, flags = struct.unpack("<4sIII", read(16))
-        if magic != b"SHW1":
-            sys.exit("not the worker protocol, version 1")
+        if magic != b"SHW2":
+            sys.exit("not the worker protocol, version 2")
         if head is None:
             head = json.loads(read(h))
         part = read(p)
@@ -45,7 +45,7 @@ def send(head, body=b""):
     for at in range(0, max(len(body), 1), PART):
         part = body[at:at + PART]
         flags = MORE if at + PART < len(body) else 0
-        pipe_out.write(struct.pack("<4sIII", b"SHW1", len(text), len(part), flags) + text + part)
+        pipe_out.write(struct.pack("<4sIII", b"SHW2", len(text), len(part), flags) + text + part)
         text = b""
     pipe_out.flush()
 
@@ -69,6 +69,24 @@ class Toy:
         return loss
 
 
+class Scribe:
+    """Writes texts: counts on from the prompt's last token. In PyTorch: generate()."""
+
+    def __init__(self, config):
+        self.vocab = config["vocab_size"]
+
+    def generate(self, id, prompt, sampling):
+        at = prompt[-1]
+        for _ in range(sampling["max_tokens"]):
+            at = (at + 1) % self.vocab
+            if at in (sampling["stop"] or []):
+                return
+            body = struct.pack("<i", at)
+            if sampling["log_probs"]:
+                body += struct.pack("<d", -at)
+            send({"id": id, "more": True, "rows": 1}, body)
+
+
 def floats(body, n=None):
     a = array.array("f", body)
     if sys.byteorder == "big":
@@ -82,10 +100,21 @@ def answer(model, head, body):
     op = head["op"]
     if body is None:
         raise ValueError("the message was broken off")
+    if op == "open" and "batch" in head:
+        return Scribe(head["config"]), {}, b""
     if op == "open":
         return Toy(head["config"], head["optimizer"], floats(body)), {}, b""
     if model is None:
         raise ValueError(f"{op} before open")
+    if isinstance(model, Scribe):
+        if op != "generate":
+            raise ValueError(f"{op} of a model that was opened to write")
+        prompt = array.array("i", body)
+        if not prompt or len(prompt) != head["cols"]:
+            raise ValueError(f"a prompt of {len(prompt)} tokens")
+        # One text after the other: allowed, and enough for a toy.
+        model.generate(head["id"], prompt, head["sampling"])
+        return model, {}, b""
     if op in ("step", "eval"):
         ids, cols = array.array("i", body), head["cols"]
         if len(ids) != head["rows"] * cols:
@@ -103,10 +132,12 @@ def answer(model, head, body):
     raise ValueError(f"unknown op {op}")
 
 
-send({"worker": 1, "name": "toy in Python", "identity": "toy/1 python"})
+send({"worker": 2, "name": "toy in Python", "identity": "toy/1 python"})
 model = None
 while True:
     head, body = receive()
+    if head["op"] == "cancel" and isinstance(model, Scribe):
+        continue  # what was asked for is written already
     try:
         model, reply, out = answer(model, head, body)
     except Exception as e:

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/shoalnet/shoal/gpu/cpu"
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
+	"github.com/shoalnet/shoal/gpu/worker"
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+const maxModel = 1 << 38 // bytes of a model directory
+
+// Files of a model directory that it may lack.
+const (
+	tokenizerConfigFile = "tokenizer_config.json"
+	generationFile      = "generation_config.json"
+	chatTemplateFile    = "chat_template.jinja"          // instead of chat_template in tokenizer_config.json
+	shardIndexFile      = "model.safetensors.index.json" // instead of model.safetensors
+)
+
+// A modelDir is a model's directory. Weights that lie on disk stay there until
+// params maps them: they are never in memory twice.
+type modelDir struct {
+	files map[string][]byte // by name; those with weights only where path is empty
+	path  string            // of the directory; empty where it was fetched
+}
+
+// model finds a model's directory on disk, or fetches it by CID.
+func (a *app) model(ctx context.Context, name string, kf *keyFlags, nf *netFlags) (*modelDir, error) {
+	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
+		return localModel(name)
+	}
+	return a.fetchModel(ctx, name, kf, nf)
+}
+
+func localModel(path string) (_ *modelDir, err error) {
+	m := &modelDir{map[string][]byte{}, path}
+	for _, f := range []string{node.ConfigFile, node.TokenizerFile} {
+		if m.files[f], err = readBounded(filepath.Join(path, f), maxTokenizer); err != nil {
+			return nil, notAModel(err)
+		}
+	}
+	for _, f := range []string{tokenizerConfigFile, generationFile, chatTemplateFile, shardIndexFile} {
+		if m.files[f], err = optional(path, f, maxTokenizer); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(path, node.WeightsFile)); err == nil {
+		m.files[shardIndexFile] = nil // where there is one too, it is of the same
+	} else if m.files[shardIndexFile] == nil {
+		return nil, notAModel(err)
+	}
+	return m, nil
+}
+
+func notAModel(err error) error {
+	return advise(fmt.Errorf("model: %w", err), "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
+}
+
+func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *netFlags) (m *modelDir, err error) {
+	c, err := wire.ParseCID(name)
+	if err != nil || c.Codec() != wire.CodecDagPB {
+		return nil, advise(fmt.Errorf("%s is neither a directory nor the CID of one", name), "export a run's model with `shoal export RUN DIR`, or give a state's CID (bafybei…)")
+	}
+	s, _, err := a.visit(ctx, kf, nf)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	own, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	scr := a.screen()
+	defer scr.clear()
+	for {
+		err := s.blocks.FetchDir(own, c, s.net.Peers(), maxModel, func(done, total int64) {
+			scr.now(fmt.Sprintf("fetching %s of %s", size(done), size(total)), 5*time.Second)
+		})
+		if err == nil {
+			files, err := s.blocks.GetDir(ctx, c, maxModel)
+			return &modelDir{files: files}, err
+		}
+		if !errors.Is(err, node.ErrNotFound) || own.Err() != nil {
+			return nil, err
+		}
+		select { // nobody was found yet who has it
+		case <-time.After(time.Second):
+		case <-own.Done():
+			if len(s.net.Peers()) == 0 {
+				return nil, noPeers("fetch " + name)
+			}
+			return nil, err
+		}
+	}
+}
+
+// params are the values of the weights, in one part or in shards, in the order of
+// cfg.Tensors.
+func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
+	var maps []*mapping
+	defer func() {
+		for _, x := range maps {
+			err = errors.Join(err, x.close())
+		}
+	}()
+	read := func(name string) (*hf.File, error) {
+		b := m.files[name]
+		if m.path != "" {
+			x, err := mapFile(filepath.Join(m.path, name))
+			if err != nil {
+				return nil, notAModel(err)
+			}
+			maps, b = append(maps, x), x.data
+		}
+		f, err := hf.ReadSafetensors(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		return f, nil
+	}
+	err = faults(func() error {
+		st, err := m.tensors(read)
+		if err != nil {
+			return err
+		}
+		flat, err = st.Flat(cfg.Tensors())
+		return err
+	})
+	return flat, err
+}
+
+func (m *modelDir) tensors(read func(name string) (*hf.File, error)) (*hf.File, error) {
+	index := m.files[shardIndexFile]
+	if index == nil {
+		return read(node.WeightsFile)
+	}
+	x, err := hf.ParseShardIndex(index)
+	if err != nil {
+		return nil, err
+	}
+	parts := map[string]*hf.File{}
+	for _, name := range x.Files {
+		if parts[name], err = read(name); err != nil {
+			return nil, err
+		}
+	}
+	return x.Join(parts)
+}
+
+// A mapping is a file's bytes: mapped where the system can, read otherwise.
+type mapping struct {
+	data  []byte
+	close func() error
+}
+
+// mapFile maps a file for reading. Whoever reads data does so within faults.
+func mapFile(name string) (_ *mapping, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }() // the mapping stays
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	n := fi.Size()
+	if !fi.Mode().IsRegular() || n > maxModel || int64(int(n)) != n {
+		return nil, fmt.Errorf("%s: %d bytes (%s), want a file of at most %d", name, n, fi.Mode(), int64(maxModel))
+	}
+	if n == 0 {
+		return &mapping{close: func() error { return nil }}, nil
+	}
+	return mapBytes(f, int(n))
+}
+
+// faults runs f, which reads mapped files. Where one of them has become shorter
+// since, or its disk fails, the system raises a signal that would end the process
+// (SIGBUS): here it is an error.
+func faults(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // of this goroutine
+	defer func() {
+		r := recover()
+		if r == nil {
+			return
+		}
+		if _, ok := r.(interface {
+			runtime.Error
+			Addr() uintptr // of memory that is not there: no other panic has one
+		}); !ok {
+			panic(r)
+		}
+		err = advise(errors.New("model: its files became shorter while they were read, or their disk fails"), "copy the model whole, and try again")
+	}()
+	return f()
+}
+
+// opened is a model ready to compute. It wants to be closed.
+type opened struct {
+	cfg    hf.Config
+	tok    *hf.Tokenizer
+	m      *llama.Model // nil where a worker computes
+	writes generator
+	close  func() error
+}
+
+// open makes a model of the directory; thr as --threads.
+func (m *modelDir) open(thr int) (*opened, error) { return m.openFor(thr, nil) }
+
+// openFor is open that leaves the computing to a worker, where spawn starts one: then
+// the model can only write.
+func (m *modelDir) openFor(thr int, spawn func() (*worker.Client, error)) (*opened, error) {
+	cfg, err := hf.ParseConfig(m.files[node.ConfigFile])
+	if err != nil {
+		return nil, err
+	}
+	tok, err := hf.LoadTokenizer(m.files[node.TokenizerFile])
+	if err != nil {
+		return nil, err
+	}
+	params, err := m.params(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if spawn != nil {
+		r := &remoteModel{spawn: spawn, cfg: cfg, params: params, batch: worker.Batch{Streams: 1, Positions: cfg.MaxPositionEmbeddings}}
+		return &opened{cfg, tok, nil, r, r.Close}, nil
+	}
+	dev, err := cpu.New(cpu.Options{Threads: threads(thr)})
+	if err != nil {
+		return nil, err
+	}
+	x, err := llama.New(dev, cfg, params)
+	if err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
+	return &opened{cfg, tok, x, x, dev.Close}, nil
+}
+
+// optional reads a file of dir that need not be there.
+func optional(dir, name string, limit int64) ([]byte, error) {
+	b, err := readBounded(filepath.Join(dir, name), limit)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
