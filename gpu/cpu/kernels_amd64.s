@@ -2662,10 +2662,10 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (DX), K1, Z1
+	VMOVUPS          (DX), Z1
 	ADDQ             BX, DX
 	VFMADD231PS.BCST (CX), Z1, Z0
-	VMOVUPS.Z        (DX), K1, Z1
+	VMOVUPS          (DX), Z1
 	ADDQ             BX, DX
 	VFMADD231PS.BCST 4(CX), Z1, Z0
 	ADDQ             $0x08, CX
@@ -2677,7 +2677,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (DX), K1, Z1
+	VMOVUPS          (DX), Z1
 	ADDQ             BX, DX
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             $0x04, CX
@@ -2720,11 +2720,11 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z1
+	VMOVUPS          (BX), Z1
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z1
+	VMOVUPS          (BX), Z1
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             DX, CX
@@ -2736,7 +2736,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z1
+	VMOVUPS          (BX), Z1
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             DX, CX
@@ -2782,11 +2782,11 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z2, Z1
@@ -2799,7 +2799,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
@@ -2848,12 +2848,12 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX), Z2, Z1
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX), Z2, Z1
@@ -2866,7 +2866,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX), Z2, Z1
@@ -2918,12 +2918,12 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
 	VFMADD231PS.BCST (CX)(DX*2), Z3, Z2
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z3, Z1
@@ -2937,7 +2937,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
@@ -2992,13 +2992,13 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX), Z3, Z1
 	VFMADD231PS.BCST 8(CX), Z3, Z2
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX), Z3, Z1
@@ -3012,7 +3012,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX), Z3, Z1
@@ -3072,13 +3072,13 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
 	VFMADD231PS.BCST (CX)(DX*2), Z4, Z2
 	VFMADD231PS.BCST (R9), Z4, Z3
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z4, Z1
@@ -3094,7 +3094,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
@@ -3156,14 +3156,14 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX), Z4, Z1
 	VFMADD231PS.BCST 8(CX), Z4, Z2
 	VFMADD231PS.BCST 12(CX), Z4, Z3
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX), Z4, Z1
@@ -3178,7 +3178,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX), Z4, Z1
@@ -3244,14 +3244,14 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z5, Z1
 	VFMADD231PS.BCST (CX)(DX*2), Z5, Z2
 	VFMADD231PS.BCST (R9), Z5, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z5, Z4
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z5, Z1
@@ -3268,7 +3268,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z5, Z1
@@ -3336,7 +3336,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX), Z5, Z1
@@ -3344,7 +3344,7 @@ loop:
 	VFMADD231PS.BCST 12(CX), Z5, Z3
 	VFMADD231PS.BCST 16(CX), Z5, Z4
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX), Z5, Z1
@@ -3360,7 +3360,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX), Z5, Z1
@@ -3432,7 +3432,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z6, Z1
@@ -3440,7 +3440,7 @@ loop:
 	VFMADD231PS.BCST (R9), Z6, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z6, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z6, Z5
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z6, Z1
@@ -3458,7 +3458,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z6, Z1
@@ -3532,7 +3532,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX), Z6, Z1
@@ -3541,7 +3541,7 @@ loop:
 	VFMADD231PS.BCST 16(CX), Z6, Z4
 	VFMADD231PS.BCST 20(CX), Z6, Z5
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX), Z6, Z1
@@ -3558,7 +3558,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX), Z6, Z1
@@ -3638,7 +3638,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z7, Z1
@@ -3647,7 +3647,7 @@ loop:
 	VFMADD231PS.BCST (R9)(DX*1), Z7, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z7, Z5
 	VFMADD231PS.BCST (R10), Z7, Z6
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z7, Z1
@@ -3667,7 +3667,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z7, Z1
@@ -3748,7 +3748,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX), Z7, Z1
@@ -3758,7 +3758,7 @@ loop:
 	VFMADD231PS.BCST 20(CX), Z7, Z5
 	VFMADD231PS.BCST 24(CX), Z7, Z6
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX), Z7, Z1
@@ -3776,7 +3776,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX), Z7, Z1
@@ -3862,7 +3862,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z8, Z1
@@ -3872,7 +3872,7 @@ loop:
 	VFMADD231PS.BCST (R9)(DX*2), Z8, Z5
 	VFMADD231PS.BCST (R10), Z8, Z6
 	VFMADD231PS.BCST (R10)(DX*1), Z8, Z7
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z8, Z1
@@ -3893,7 +3893,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z8, Z1
@@ -3980,7 +3980,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX), Z8, Z1
@@ -3991,7 +3991,7 @@ loop:
 	VFMADD231PS.BCST 24(CX), Z8, Z6
 	VFMADD231PS.BCST 28(CX), Z8, Z7
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX), Z8, Z1
@@ -4010,7 +4010,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX), Z8, Z1
@@ -4102,7 +4102,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z9, Z1
@@ -4113,7 +4113,7 @@ loop:
 	VFMADD231PS.BCST (R10), Z9, Z6
 	VFMADD231PS.BCST (R10)(DX*1), Z9, Z7
 	VFMADD231PS.BCST (R10)(DX*2), Z9, Z8
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z9, Z1
@@ -4135,7 +4135,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z9, Z1
@@ -4228,7 +4228,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX), Z9, Z1
@@ -4240,7 +4240,7 @@ loop:
 	VFMADD231PS.BCST 28(CX), Z9, Z7
 	VFMADD231PS.BCST 32(CX), Z9, Z8
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX), Z9, Z1
@@ -4260,7 +4260,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX), Z9, Z1
@@ -4360,7 +4360,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z10, Z1
@@ -4372,7 +4372,7 @@ loop:
 	VFMADD231PS.BCST (R10)(DX*1), Z10, Z7
 	VFMADD231PS.BCST (R10)(DX*2), Z10, Z8
 	VFMADD231PS.BCST (R11), Z10, Z9
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z10, Z1
@@ -4396,7 +4396,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z10, Z1
@@ -4496,7 +4496,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX), Z10, Z1
@@ -4509,7 +4509,7 @@ loop:
 	VFMADD231PS.BCST 32(CX), Z10, Z8
 	VFMADD231PS.BCST 36(CX), Z10, Z9
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX), Z10, Z1
@@ -4530,7 +4530,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX), Z10, Z1
@@ -4636,7 +4636,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z11, Z1
@@ -4649,7 +4649,7 @@ loop:
 	VFMADD231PS.BCST (R10)(DX*2), Z11, Z8
 	VFMADD231PS.BCST (R11), Z11, Z9
 	VFMADD231PS.BCST (R11)(DX*1), Z11, Z10
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z11, Z1
@@ -4674,7 +4674,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z11, Z1
@@ -4780,7 +4780,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX), Z11, Z1
@@ -4794,7 +4794,7 @@ loop:
 	VFMADD231PS.BCST 36(CX), Z11, Z9
 	VFMADD231PS.BCST 40(CX), Z11, Z10
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX), Z11, Z1
@@ -4816,7 +4816,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX), Z11, Z1
@@ -4928,7 +4928,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z12, Z1
@@ -4942,7 +4942,7 @@ loop:
 	VFMADD231PS.BCST (R11), Z12, Z9
 	VFMADD231PS.BCST (R11)(DX*1), Z12, Z10
 	VFMADD231PS.BCST (R11)(DX*2), Z12, Z11
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z12, Z1
@@ -4968,7 +4968,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z12, Z1
@@ -5080,7 +5080,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX), Z12, Z1
@@ -5095,7 +5095,7 @@ loop:
 	VFMADD231PS.BCST 40(CX), Z12, Z10
 	VFMADD231PS.BCST 44(CX), Z12, Z11
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX), Z12, Z1
@@ -5118,7 +5118,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX), Z12, Z1
@@ -5238,7 +5238,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z13, Z1
@@ -5253,7 +5253,7 @@ loop:
 	VFMADD231PS.BCST (R11)(DX*1), Z13, Z10
 	VFMADD231PS.BCST (R11)(DX*2), Z13, Z11
 	VFMADD231PS.BCST (R12), Z13, Z12
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z13, Z1
@@ -5281,7 +5281,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z13, Z1
@@ -5400,7 +5400,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX), Z13, Z1
@@ -5416,7 +5416,7 @@ loop:
 	VFMADD231PS.BCST 44(CX), Z13, Z11
 	VFMADD231PS.BCST 48(CX), Z13, Z12
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX), Z13, Z1
@@ -5440,7 +5440,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX), Z13, Z1
@@ -5566,7 +5566,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z14, Z1
@@ -5582,7 +5582,7 @@ loop:
 	VFMADD231PS.BCST (R11)(DX*2), Z14, Z11
 	VFMADD231PS.BCST (R12), Z14, Z12
 	VFMADD231PS.BCST (R12)(DX*1), Z14, Z13
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z14, Z1
@@ -5611,7 +5611,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z14, Z1
@@ -5736,7 +5736,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX), Z14, Z1
@@ -5753,7 +5753,7 @@ loop:
 	VFMADD231PS.BCST 48(CX), Z14, Z12
 	VFMADD231PS.BCST 52(CX), Z14, Z13
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX), Z14, Z1
@@ -5778,7 +5778,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX), Z14, Z1
@@ -5864,14 +5864,14 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (DX), K1, Z2
-	VMOVUPS.Z    64(DX), K2, Z3
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS.Z    (DX), K1, Z2
-	VMOVUPS.Z    64(DX), K2, Z3
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
 	ADDQ         BX, DX
 	VBROADCASTSS 4(CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
@@ -5885,8 +5885,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (DX), K1, Z2
-	VMOVUPS.Z    64(DX), K2, Z3
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
@@ -5936,15 +5936,15 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z2
-	VMOVUPS.Z    64(BX), K2, Z3
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z2
-	VMOVUPS.Z    64(BX), K2, Z3
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
@@ -5958,8 +5958,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z2
-	VMOVUPS.Z    64(BX), K2, Z3
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
@@ -6014,8 +6014,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6023,8 +6023,8 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Z7
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6041,8 +6041,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6103,8 +6103,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6113,8 +6113,8 @@ loop:
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6131,8 +6131,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6198,8 +6198,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6210,8 +6210,8 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z10
 	VFMADD231PS  Z6, Z10, Z4
 	VFMADD231PS  Z7, Z10, Z5
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6231,8 +6231,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6304,8 +6304,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6317,8 +6317,8 @@ loop:
 	VFMADD231PS  Z6, Z10, Z4
 	VFMADD231PS  Z7, Z10, Z5
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6338,8 +6338,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6418,8 +6418,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6433,8 +6433,8 @@ loop:
 	VBROADCASTSS (R9), Z13
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6458,8 +6458,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6543,8 +6543,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6559,8 +6559,8 @@ loop:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6583,8 +6583,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6674,8 +6674,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6692,8 +6692,8 @@ loop:
 	VBROADCASTSS (R9)(DX*1), Z12
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6720,8 +6720,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6816,8 +6816,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6835,8 +6835,8 @@ loop:
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6862,8 +6862,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6964,8 +6964,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -6985,8 +6985,8 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z15
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7016,8 +7016,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7123,8 +7123,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7145,8 +7145,8 @@ loop:
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7175,8 +7175,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7290,8 +7290,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7314,8 +7314,8 @@ loop:
 	VBROADCASTSS (R10), Z18
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7349,8 +7349,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7468,8 +7468,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7493,8 +7493,8 @@ loop:
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7526,8 +7526,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7652,8 +7652,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7679,8 +7679,8 @@ loop:
 	VBROADCASTSS (R10)(DX*1), Z21
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7717,8 +7717,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7847,8 +7847,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7875,8 +7875,8 @@ loop:
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7911,8 +7911,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -8048,8 +8048,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8078,8 +8078,8 @@ loop:
 	VBROADCASTSS (R10)(DX*2), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8119,8 +8119,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8260,8 +8260,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8291,8 +8291,8 @@ loop:
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8330,8 +8330,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8480,8 +8480,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8513,8 +8513,8 @@ loop:
 	VBROADCASTSS (R11), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8558,8 +8558,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8711,8 +8711,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8745,8 +8745,8 @@ loop:
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8787,8 +8787,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8948,8 +8948,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -8984,8 +8984,8 @@ loop:
 	VBROADCASTSS (R11)(DX*1), Z26
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9032,8 +9032,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9196,8 +9196,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9233,8 +9233,8 @@ loop:
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9278,8 +9278,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9450,8 +9450,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9489,8 +9489,8 @@ loop:
 	VBROADCASTSS (R11)(DX*2), Z29
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9540,8 +9540,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9715,8 +9715,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9755,8 +9755,8 @@ loop:
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9803,8 +9803,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9988,8 +9988,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10030,8 +10030,8 @@ loop:
 	VBROADCASTSS (R12), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10085,8 +10085,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10272,8 +10272,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10315,8 +10315,8 @@ loop:
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10366,8 +10366,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10562,8 +10562,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10607,8 +10607,8 @@ loop:
 	VBROADCASTSS (R12)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10665,8 +10665,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10863,8 +10863,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10909,8 +10909,8 @@ loop:
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10963,8 +10963,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -11204,13 +11204,11 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R8), Y2
-	VMASKMOVPS   (DX), Y2, Y1
+	VMOVUPS      (DX), Y1
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	VMOVUPS      (R8), Y2
-	VMASKMOVPS   (DX), Y2, Y1
+	VMOVUPS      (DX), Y1
 	ADDQ         BX, DX
 	VBROADCASTSS 4(CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
@@ -11223,8 +11221,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R8), Y2
-	VMASKMOVPS   (DX), Y2, Y1
+	VMOVUPS      (DX), Y1
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
@@ -11270,14 +11267,12 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R9), Y2
-	VMASKMOVPS   (BX), Y2, Y1
+	VMOVUPS      (BX), Y1
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
 	ADDQ         DX, CX
-	VMOVUPS      (R9), Y2
-	VMASKMOVPS   (BX), Y2, Y1
+	VMOVUPS      (BX), Y1
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
@@ -11290,8 +11285,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R9), Y2
-	VMASKMOVPS   (BX), Y2, Y1
+	VMOVUPS      (BX), Y1
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
@@ -11478,15 +11472,13 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VBROADCASTSS (CX)(DX*1), Y4
 	VFMADD231PS  Y2, Y4, Y1
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11501,8 +11493,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11557,16 +11548,14 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y2, Y4, Y1
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11581,8 +11570,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11800,8 +11788,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11809,8 +11796,7 @@ loop:
 	VFMADD231PS  Y3, Y5, Y1
 	VBROADCASTSS (CX)(DX*2), Y6
 	VFMADD231PS  Y3, Y6, Y2
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11827,8 +11813,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11892,8 +11877,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11902,8 +11886,7 @@ loop:
 	VBROADCASTSS 8(CX), Y6
 	VFMADD231PS  Y3, Y6, Y2
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11920,8 +11903,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -12176,8 +12158,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12187,8 +12168,7 @@ loop:
 	VFMADD231PS  Y4, Y7, Y2
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y4, Y8, Y3
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12208,8 +12188,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12283,8 +12262,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12295,8 +12273,7 @@ loop:
 	VBROADCASTSS 12(CX), Y8
 	VFMADD231PS  Y4, Y8, Y3
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12315,8 +12292,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12602,8 +12578,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12615,8 +12590,7 @@ loop:
 	VFMADD231PS  Y5, Y9, Y3
 	VBROADCASTSS (R9)(DX*1), Y6
 	VFMADD231PS  Y5, Y6, Y4
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12638,8 +12612,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12722,8 +12695,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12736,8 +12708,7 @@ loop:
 	VBROADCASTSS 16(CX), Y6
 	VFMADD231PS  Y5, Y6, Y4
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12758,8 +12729,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -13076,8 +13046,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13091,8 +13060,7 @@ loop:
 	VFMADD231PS  Y6, Y7, Y4
 	VBROADCASTSS (R9)(DX*2), Y8
 	VFMADD231PS  Y6, Y8, Y5
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13116,8 +13084,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13209,8 +13176,7 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13225,8 +13191,7 @@ loop:
 	VBROADCASTSS 20(CX), Y8
 	VFMADD231PS  Y6, Y8, Y5
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13249,8 +13214,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13457,18 +13421,14 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R8), Y4
-	VMASKMOVPS   (DX), Y4, Y2
-	VMOVUPS      32(R8), Y5
-	VMASKMOVPS   32(DX), Y5, Y3
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      (R8), Y4
-	VMASKMOVPS   (DX), Y4, Y2
-	VMOVUPS      32(R8), Y5
-	VMASKMOVPS   32(DX), Y5, Y3
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
 	ADDQ         BX, DX
 	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
@@ -13482,10 +13442,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R8), Y4
-	VMASKMOVPS   (DX), Y4, Y2
-	VMOVUPS      32(R8), Y5
-	VMASKMOVPS   32(DX), Y5, Y3
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
@@ -13537,19 +13495,15 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R9), Y4
-	VMASKMOVPS   (BX), Y4, Y2
-	VMOVUPS      32(R9), Y5
-	VMASKMOVPS   32(BX), Y5, Y3
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
 	ADDQ         DX, CX
-	VMOVUPS      (R9), Y4
-	VMASKMOVPS   (BX), Y4, Y2
-	VMOVUPS      32(R9), Y5
-	VMASKMOVPS   32(BX), Y5, Y3
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
@@ -13563,10 +13517,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R9), Y4
-	VMASKMOVPS   (BX), Y4, Y2
-	VMOVUPS      32(R9), Y5
-	VMASKMOVPS   32(BX), Y5, Y3
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
@@ -13792,10 +13744,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13803,10 +13753,8 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Y7
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13823,10 +13771,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13893,10 +13839,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13905,10 +13849,8 @@ loop:
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13925,10 +13867,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -14203,10 +14143,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14217,10 +14155,8 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y10
 	VFMADD231PS  Y6, Y10, Y4
 	VFMADD231PS  Y7, Y10, Y5
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14240,10 +14176,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14325,10 +14259,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14340,10 +14272,8 @@ loop:
 	VFMADD231PS  Y6, Y10, Y4
 	VFMADD231PS  Y7, Y10, Y5
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14363,10 +14293,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14696,10 +14624,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14713,10 +14639,8 @@ loop:
 	VBROADCASTSS (R9), Y13
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14740,10 +14664,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14841,10 +14763,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14859,10 +14779,8 @@ loop:
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14885,10 +14803,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -15267,10 +15183,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15287,10 +15201,8 @@ loop:
 	VBROADCASTSS (R9)(DX*1), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15317,10 +15229,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15433,10 +15343,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15454,10 +15362,8 @@ loop:
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15483,10 +15389,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15914,10 +15818,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -15937,10 +15839,8 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Y15
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -15970,10 +15870,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -16101,10 +15999,8 @@ start:
 	JE   rest
 
 loop:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -16125,10 +16021,8 @@ loop:
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -16157,10 +16051,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -16791,106 +16683,273 @@ done:
 	RET
 
 // func panel512(k int, cols int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·panel512(SB), NOSPLIT, $0-48
 	MOVQ  k+0(FP), AX
 	MOVQ  cols+8(FP), CX
-	MOVQ  src+16(FP), DX
-	MOVQ  ss+24(FP), BX
-	MOVQ  dst+32(FP), SI
-	MOVQ  ds+40(FP), DI
-	MOVQ  $-1, R8
-	BZHIQ CX, R8, R8
-	KMOVW R8, K1
-	MOVQ  AX, CX
-	ANDQ  $0x03, CX
+	MOVQ  $-1, DX
+	BZHIQ CX, DX, DX
+	KMOVW DX, K1
+	MOVQ  src+16(FP), CX
+	MOVQ  ss+24(FP), DX
+	MOVQ  dst+32(FP), BX
+	MOVQ  ds+40(FP), SI
+	LEAQ  (CX)(DX*8), DI
+	MOVQ  AX, R8
+	ANDQ  $0x03, R8
 	SHRQ  $0x02, AX
 	JE    rest
 
 loop:
-	VMOVUPS.Z (DX), K1, Z0
-	ADDQ      BX, DX
-	VMOVUPS.Z (DX), K1, Z1
-	ADDQ      BX, DX
-	VMOVUPS.Z (DX), K1, Z2
-	ADDQ      BX, DX
-	VMOVUPS.Z (DX), K1, Z3
-	ADDQ      BX, DX
-	VMOVUPS   Z0, (SI)
-	ADDQ      DI, SI
-	VMOVUPS   Z1, (SI)
-	ADDQ      DI, SI
-	VMOVUPS   Z2, (SI)
-	ADDQ      DI, SI
-	VMOVUPS   Z3, (SI)
-	ADDQ      DI, SI
-	DECQ      AX
-	JNE       loop
+	PREFETCHT0 (DI)
+	VMOVUPS.Z  (CX), K1, Z0
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS.Z  (CX), K1, Z1
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS.Z  (CX), K1, Z2
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS.Z  (CX), K1, Z3
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Z0, (BX)
+	ADDQ       SI, BX
+	VMOVUPS    Z1, (BX)
+	ADDQ       SI, BX
+	VMOVUPS    Z2, (BX)
+	ADDQ       SI, BX
+	VMOVUPS    Z3, (BX)
+	ADDQ       SI, BX
+	DECQ       AX
+	JNE        loop
 
 rest:
-	TESTQ CX, CX
+	TESTQ R8, R8
 	JE    done
 
 one:
-	VMOVUPS.Z (DX), K1, Z0
-	ADDQ      BX, DX
-	VMOVUPS   Z0, (SI)
-	ADDQ      DI, SI
-	DECQ      CX
-	JNE       one
+	PREFETCHT0 (DI)
+	VMOVUPS.Z  (CX), K1, Z0
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Z0, (BX)
+	ADDQ       SI, BX
+	DECQ       R8
+	JNE        one
+
+done:
+	VZEROUPPER
+	RET
+
+// func full512(k int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·full512(SB), NOSPLIT, $0-40
+	MOVQ k+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ ss+16(FP), DX
+	MOVQ dst+24(FP), BX
+	MOVQ ds+32(FP), SI
+	LEAQ (CX)(DX*8), DI
+	MOVQ AX, R8
+	ANDQ $0x03, R8
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Z0
+	PREFETCHT0 64(DI)
+	VMOVUPS    64(CX), Z1
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Z2
+	PREFETCHT0 64(DI)
+	VMOVUPS    64(CX), Z3
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Z4
+	PREFETCHT0 64(DI)
+	VMOVUPS    64(CX), Z5
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Z6
+	PREFETCHT0 64(DI)
+	VMOVUPS    64(CX), Z7
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Z0, (BX)
+	VMOVUPS    Z1, 64(BX)
+	ADDQ       SI, BX
+	VMOVUPS    Z2, (BX)
+	VMOVUPS    Z3, 64(BX)
+	ADDQ       SI, BX
+	VMOVUPS    Z4, (BX)
+	VMOVUPS    Z5, 64(BX)
+	ADDQ       SI, BX
+	VMOVUPS    Z6, (BX)
+	VMOVUPS    Z7, 64(BX)
+	ADDQ       SI, BX
+	DECQ       AX
+	JNE        loop
+
+rest:
+	TESTQ R8, R8
+	JE    done
+
+one:
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Z0
+	PREFETCHT0 64(DI)
+	VMOVUPS    64(CX), Z1
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Z0, (BX)
+	VMOVUPS    Z1, 64(BX)
+	ADDQ       SI, BX
+	DECQ       R8
+	JNE        one
 
 done:
 	VZEROUPPER
 	RET
 
 // func panel256(k int, cols int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·panel256(SB), NOSPLIT, $0-48
 	MOVQ    k+0(FP), AX
 	MOVQ    cols+8(FP), CX
-	MOVQ    src+16(FP), DX
-	MOVQ    ss+24(FP), BX
-	MOVQ    dst+32(FP), SI
-	MOVQ    ds+40(FP), DI
-	LEAQ    tailMask<>+64(SB), R8
+	LEAQ    tailMask<>+64(SB), DX
 	SHLQ    $0x02, CX
-	SUBQ    CX, R8
-	VMOVUPS (R8), Y4
-	MOVQ    AX, CX
-	ANDQ    $0x03, CX
+	SUBQ    CX, DX
+	VMOVUPS (DX), Y0
+	MOVQ    src+16(FP), CX
+	MOVQ    ss+24(FP), DX
+	MOVQ    dst+32(FP), BX
+	MOVQ    ds+40(FP), SI
+	LEAQ    (CX)(DX*8), DI
+	MOVQ    AX, R8
+	ANDQ    $0x03, R8
 	SHRQ    $0x02, AX
 	JE      rest
 
 loop:
-	VMASKMOVPS (DX), Y4, Y0
-	ADDQ       BX, DX
-	VMASKMOVPS (DX), Y4, Y1
-	ADDQ       BX, DX
-	VMASKMOVPS (DX), Y4, Y2
-	ADDQ       BX, DX
-	VMASKMOVPS (DX), Y4, Y3
-	ADDQ       BX, DX
-	VMOVUPS    Y0, (SI)
-	ADDQ       DI, SI
-	VMOVUPS    Y1, (SI)
-	ADDQ       DI, SI
-	VMOVUPS    Y2, (SI)
-	ADDQ       DI, SI
-	VMOVUPS    Y3, (SI)
-	ADDQ       DI, SI
+	PREFETCHT0 (DI)
+	VMASKMOVPS (CX), Y0, Y1
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMASKMOVPS (CX), Y0, Y2
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMASKMOVPS (CX), Y0, Y3
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMASKMOVPS (CX), Y0, Y4
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Y1, (BX)
+	ADDQ       SI, BX
+	VMOVUPS    Y2, (BX)
+	ADDQ       SI, BX
+	VMOVUPS    Y3, (BX)
+	ADDQ       SI, BX
+	VMOVUPS    Y4, (BX)
+	ADDQ       SI, BX
 	DECQ       AX
 	JNE        loop
 
 rest:
-	TESTQ CX, CX
+	TESTQ R8, R8
 	JE    done
 
 one:
-	VMASKMOVPS (DX), Y4, Y0
-	ADDQ       BX, DX
-	VMOVUPS    Y0, (SI)
-	ADDQ       DI, SI
-	DECQ       CX
+	PREFETCHT0 (DI)
+	VMASKMOVPS (CX), Y0, Y1
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Y1, (BX)
+	ADDQ       SI, BX
+	DECQ       R8
+	JNE        one
+
+done:
+	VZEROUPPER
+	RET
+
+// func full256(k int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, MMX+
+TEXT ·full256(SB), NOSPLIT, $0-40
+	MOVQ k+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ ss+16(FP), DX
+	MOVQ dst+24(FP), BX
+	MOVQ ds+32(FP), SI
+	LEAQ (CX)(DX*8), DI
+	MOVQ AX, R8
+	ANDQ $0x03, R8
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Y0
+	VMOVUPS    32(CX), Y1
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Y2
+	VMOVUPS    32(CX), Y3
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Y4
+	VMOVUPS    32(CX), Y5
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Y6
+	VMOVUPS    32(CX), Y7
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Y0, (BX)
+	VMOVUPS    Y1, 32(BX)
+	ADDQ       SI, BX
+	VMOVUPS    Y2, (BX)
+	VMOVUPS    Y3, 32(BX)
+	ADDQ       SI, BX
+	VMOVUPS    Y4, (BX)
+	VMOVUPS    Y5, 32(BX)
+	ADDQ       SI, BX
+	VMOVUPS    Y6, (BX)
+	VMOVUPS    Y7, 32(BX)
+	ADDQ       SI, BX
+	DECQ       AX
+	JNE        loop
+
+rest:
+	TESTQ R8, R8
+	JE    done
+
+one:
+	PREFETCHT0 (DI)
+	VMOVUPS    (CX), Y0
+	VMOVUPS    32(CX), Y1
+	ADDQ       DX, CX
+	ADDQ       DX, DI
+	VMOVUPS    Y0, (BX)
+	VMOVUPS    Y1, 32(BX)
+	ADDQ       SI, BX
+	DECQ       R8
 	JNE        one
 
 done:

@@ -398,4 +398,10 @@ func transpose256(k int, rows int, src *float32, ss int, dst *float32, ds int)
 func panel512(k int, cols int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
+func full512(k int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
 func panel256(k int, cols int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
+func full256(k int, src *float32, ss int, dst *float32, ds int)

@@ -23,7 +23,8 @@ type tiling struct {
 	// to lanes columns; both make rows of one vector.
 	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
 	panel     func(k, cols int, src *float32, ss int, dst *float32, ds int)
-	round     func(x []float32) // to bfloat16
+	full      func(k int, src *float32, ss int, dst *float32, ds int) // panel of vectors whole ones
+	round     func(x []float32)                                       // to bfloat16
 }
 
 // ptr is the address of s[i], unchecked: the shapes were checked before.
@@ -98,8 +99,12 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 						row, col = t.rowEdge[nv], t.colEdge[nv]
 					}
 					bp, sb := ptr(b, k0*ldb+j0), 4*ldb
-					if packB {
+					switch {
+					case packB:
 						bp, sb = ptr(w.pack, (p-p0)*kb*width), 4*nv*t.lanes
+					case cols < nv*t.lanes: // tiles read whole vectors
+						t.packB(l, kb, b, k0, j0, n, ldb, w.pack)
+						bp, sb = ptr(w.pack, 0), 4*nv*t.lanes
 					}
 					i0 := r0
 					for i := range strips {
@@ -126,6 +131,10 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, n, ldb int, dst []float32) {
 	cols := min(t.vectors*t.lanes, n-j0)
 	width := (cols + t.lanes - 1) / t.lanes * t.lanes
+	if cols == t.vectors*t.lanes && l != gpu.NT {
+		t.full(kb, ptr(b, k0*ldb+j0), 4*ldb, ptr(dst, 0), 4*width)
+		return
+	}
 	for j := 0; j < cols; j += t.lanes {
 		c := min(t.lanes, cols-j)
 		if l == gpu.NT {

@@ -39,17 +39,20 @@ func tiles() {
 	}
 	transpose512()
 	transpose256()
-	panel(zmm)
-	panel(ymm)
+	for _, w := range []width{zmm, ymm} {
+		panel(w)
+		full(w)
+	}
 }
 
 // tile emits C (mr, cols) = or += op(A)·B with C in registers while k runs, so
 // that each element is one chain of fused multiply-adds. A is read where it
 // lies: rows sa bytes apart, or, transposed (col), mr contiguous elements for
-// each k, sa bytes apart. B's rows are sb bytes apart. cols is at most nv
-// vectors, and more than nv-1.
+// each k, sa bytes apart. B's rows are nv whole vectors, sb bytes apart: masks there
+// would take turns on the ports of the multiplications. cols is at most nv vectors, and
+// more than nv-1.
 //
-// AVX-512 masks every access by cols for free; AVX2 has a masked twin.
+// AVX-512 masks every access to C by cols; AVX2 has a masked twin.
 func tile(w width, mr, nv int, col, masked bool) {
 	form, suffix := "Row", ""
 	if col {
@@ -252,15 +255,7 @@ func (t *tileRegs) storeC(p reg.Register, i, v int) {
 }
 
 func (t *tileRegs) loadB(p reg.Register, v int) {
-	m := Mem{Base: p, Disp: t.bytes * v}
-	switch {
-	case t.halves == 1:
-		VMOVUPS_Z(m, ks[v], t.b(v))
-	case t.masked:
-		VMASKMOVPS(m, t.mask(v, v), t.b(v))
-	default:
-		VMOVUPS(m, t.b(v))
-	}
+	VMOVUPS(Mem{Base: p, Disp: t.bytes * v}, t.b(v))
 }
 
 // multiply adds element a of A's row i times the row of B.
@@ -277,54 +272,82 @@ func (t *tileRegs) multiply(a Mem, i int) {
 }
 
 // panel emits the packing of rows that are copied as they lie: cols elements, one
-// vector at most, of each of k rows of src, sb bytes apart, into rows of dst. What
+// vector at most, of each of k rows of src, ss bytes apart, into rows of dst. What
 // is beyond cols becomes 0.
 func panel(w width) {
 	TEXT("panel"+w.name, attr.NOSPLIT, "func(k, cols int, src *float32, ss int, dst *float32, ds int)")
 	Pragma("noescape")
 	n := Load(Param("k"), GP64())
 	cols := Load(Param("cols"), GP64())
-	s := Load(Param("src"), GP64())
-	ss := Load(Param("ss"), GP64())
-	d := Load(Param("dst"), GP64())
-	ds := Load(Param("ds"), GP64())
-	v := []reg.VecVirtual{w.vec(), w.vec(), w.vec(), w.vec()}
-	get := func(i int) {}
+	get := func(m Mem, v reg.VecVirtual) {}
 	if w.halves == 1 {
 		loadMask(cols, reg.K1)
-		get = func(i int) { VMOVUPS_Z(Mem{Base: s}, reg.K1, v[i]) }
+		get = func(m Mem, v reg.VecVirtual) { VMOVUPS_Z(m, reg.K1, v) }
 	} else {
 		m, p := w.vec(), GP64()
 		LEAQ(tailMask.Offset(4*lanes), p)
 		SHLQ(Imm(2), cols)
 		SUBQ(cols, p)
 		VMOVUPS(Mem{Base: p}, m)
-		get = func(i int) { VMASKMOVPS(Mem{Base: s}, m, v[i]) }
+		get = func(from Mem, v reg.VecVirtual) { VMASKMOVPS(from, m, v) }
+	}
+	copying(w, n, 1, get)
+}
+
+// full emits panel for rows of two whole vectors.
+func full(w width) {
+	TEXT("full"+w.name, attr.NOSPLIT, "func(k int, src *float32, ss int, dst *float32, ds int)")
+	Pragma("noescape")
+	n := Load(Param("k"), GP64())
+	copying(w, n, 2, func(m Mem, v reg.VecVirtual) { VMOVUPS(m, v) })
+}
+
+// copying emits the loop of panel and full: nv vectors of each of n rows. Rows are
+// asked for before they are read, as no hardware foresees long strides.
+func copying(w width, n reg.Register, nv int, get func(m Mem, v reg.VecVirtual)) {
+	const unroll = 4
+	s := Load(Param("src"), GP64())
+	ss := Load(Param("ss"), GP64())
+	d := Load(Param("dst"), GP64())
+	ds := Load(Param("ds"), GP64())
+	ahead := GP64()
+	LEAQ(Mem{Base: s, Index: ss, Scale: 8}, ahead)
+	v := make([]reg.VecVirtual, unroll*nv)
+	for i := range v {
+		v[i] = w.vec()
+	}
+	some := func(rows int) {
+		for i := range rows {
+			for j := range nv {
+				if w.bytes*j%64 == 0 {
+					PREFETCHT0(Mem{Base: ahead, Disp: w.bytes * j})
+				}
+				get(Mem{Base: s, Disp: w.bytes * j}, v[i*nv+j])
+			}
+			ADDQ(ss, s)
+			ADDQ(ss, ahead)
+		}
+		for i := range rows {
+			for j := range nv {
+				VMOVUPS(v[i*nv+j], Mem{Base: d, Disp: w.bytes * j})
+			}
+			ADDQ(ds, d)
+		}
 	}
 	rest := GP64()
 	MOVQ(n, rest)
-	ANDQ(Imm(3), rest)
+	ANDQ(Imm(unroll-1), rest)
 	SHRQ(Imm(2), n)
 	JE(LabelRef("rest"))
 	Label("loop")
-	for i := range 4 {
-		get(i)
-		ADDQ(ss, s)
-	}
-	for i := range 4 {
-		VMOVUPS(v[i], Mem{Base: d})
-		ADDQ(ds, d)
-	}
+	some(unroll)
 	DECQ(n)
 	JNE(LabelRef("loop"))
 	Label("rest")
 	TESTQ(rest, rest)
 	JE(LabelRef("done"))
 	Label("one")
-	get(0)
-	ADDQ(ss, s)
-	VMOVUPS(v[0], Mem{Base: d})
-	ADDQ(ds, d)
+	some(1)
 	DECQ(rest)
 	JNE(LabelRef("one"))
 	Label("done")
