@@ -418,14 +418,13 @@ done_d:
 	RET
 
 // func normalize512(out []float32, x []float32, gain []float32, a float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normalize512(SB), NOSPLIT, $0-76
 	MOVQ         out_len+8(FP), AX
 	MOVQ         out_base+0(FP), CX
 	MOVQ         x_base+24(FP), DX
 	MOVQ         gain_base+48(FP), BX
-	MOVSS        a+72(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS a+72(FP), Z0
 	CMPQ         AX, $0x10
 	JL           tail_e
 
@@ -459,7 +458,7 @@ done_e:
 	RET
 
 // func normBack512(dx []float32, dgain []float32, dy []float32, x []float32, gain []float32, a float32, b float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normBack512(SB), NOSPLIT, $0-128
 	MOVQ         dx_len+8(FP), AX
 	MOVQ         dx_base+0(FP), CX
@@ -467,10 +466,8 @@ TEXT ·normBack512(SB), NOSPLIT, $0-128
 	MOVQ         dy_base+48(FP), BX
 	MOVQ         x_base+72(FP), SI
 	MOVQ         gain_base+96(FP), DI
-	MOVSS        a+120(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        b+124(FP), X1
-	VBROADCASTSS X1, Z1
+	VBROADCASTSS a+120(FP), Z0
+	VBROADCASTSS b+124(FP), Z1
 	CMPQ         AX, $0x10
 	JL           tail_f
 
@@ -556,7 +553,7 @@ done_g:
 	VMAXPS        X1, X0, X0
 	VPERMILPS     $0xb1, X0, X1
 	VMAXPS        X1, X0, X0
-	MOVSS         a+24(FP), X1
+	VMOVSS        a+24(FP), X1
 	VMULSS        X1, X0, X0
 	MOVSS         X0, m+32(FP)
 	VBROADCASTSS  X0, Z0
@@ -639,7 +636,7 @@ done_h:
 	VPERMILPS     $0xb1, X1, X0
 	VADDPS        X0, X1, X1
 	MOVSS         X1, sum+36(FP)
-	MOVSS         b+28(FP), X0
+	VMOVSS        b+28(FP), X0
 	VDIVSS        X1, X0, X0
 	VBROADCASTSS  X0, Z0
 	MOVQ          AX, DX
@@ -671,19 +668,15 @@ done_i:
 	RET
 
 // func softmaxBack512(dp []float32, p []float32, a float32, m float32, inv float32, d float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·softmaxBack512(SB), NOSPLIT, $0-64
 	MOVQ         dp_len+8(FP), AX
 	MOVQ         dp_base+0(FP), CX
 	MOVQ         p_base+24(FP), DX
-	MOVSS        a+48(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        m+52(FP), X1
-	VBROADCASTSS X1, Z1
-	MOVSS        inv+56(FP), X2
-	VBROADCASTSS X2, Z2
-	MOVSS        d+60(FP), X3
-	VBROADCASTSS X3, Z3
+	VBROADCASTSS a+48(FP), Z0
+	VBROADCASTSS m+52(FP), Z1
+	VBROADCASTSS inv+56(FP), Z2
+	VBROADCASTSS d+60(FP), Z3
 	CMPQ         AX, $0x10
 	JL           tail_j
 
@@ -764,15 +757,14 @@ done_j:
 	RET
 
 // func rope512(x []float32, c []float32, s []float32, heads int, a float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·rope512(SB), NOSPLIT, $0-84
 	MOVQ         heads+72(FP), AX
 	MOVQ         c_len+32(FP), CX
 	MOVQ         x_base+0(FP), DX
 	MOVQ         c_base+24(FP), BX
 	MOVQ         s_base+48(FP), SI
-	MOVSS        a+80(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS a+80(FP), Z0
 	TESTQ        AX, AX
 	JE           end
 
@@ -1021,27 +1013,20 @@ done_m:
 	RET
 
 // func adamw512(p []float32, g []float32, m []float32, v []float32, scale float32, beta1 float32, beta2 float32, rate float32, correct2 float32, eps float32, keep float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·adamw512(SB), NOSPLIT, $0-124
 	MOVQ         p_len+8(FP), AX
 	MOVQ         p_base+0(FP), CX
 	MOVQ         g_base+24(FP), DX
 	MOVQ         m_base+48(FP), BX
 	MOVQ         v_base+72(FP), SI
-	MOVSS        scale+96(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        beta1+100(FP), X1
-	VBROADCASTSS X1, Z1
-	MOVSS        beta2+104(FP), X2
-	VBROADCASTSS X2, Z2
-	MOVSS        rate+108(FP), X3
-	VBROADCASTSS X3, Z3
-	MOVSS        correct2+112(FP), X4
-	VBROADCASTSS X4, Z4
-	MOVSS        eps+116(FP), X5
-	VBROADCASTSS X5, Z5
-	MOVSS        keep+120(FP), X6
-	VBROADCASTSS X6, Z6
+	VBROADCASTSS scale+96(FP), Z0
+	VBROADCASTSS beta1+100(FP), Z1
+	VBROADCASTSS beta2+104(FP), Z2
+	VBROADCASTSS rate+108(FP), Z3
+	VBROADCASTSS correct2+112(FP), Z4
+	VBROADCASTSS eps+116(FP), Z5
+	VBROADCASTSS keep+120(FP), Z6
 	CMPQ         AX, $0x10
 	JL           tail_n
 
@@ -1340,14 +1325,13 @@ done_r:
 	RET
 
 // func normalize256(out []float32, x []float32, gain []float32, a float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX
 TEXT ·normalize256(SB), NOSPLIT, $0-76
 	MOVQ         out_len+8(FP), AX
 	MOVQ         out_base+0(FP), CX
 	MOVQ         x_base+24(FP), DX
 	MOVQ         gain_base+48(FP), BX
-	MOVSS        a+72(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS a+72(FP), Y0
 	CMPQ         AX, $0x10
 	JL           tail_s
 
@@ -1393,7 +1377,7 @@ done_s:
 	RET
 
 // func normBack256(dx []float32, dgain []float32, dy []float32, x []float32, gain []float32, a float32, b float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, FMA3
 TEXT ·normBack256(SB), NOSPLIT, $0-128
 	MOVQ         dx_len+8(FP), AX
 	MOVQ         dx_base+0(FP), CX
@@ -1401,10 +1385,8 @@ TEXT ·normBack256(SB), NOSPLIT, $0-128
 	MOVQ         dy_base+48(FP), BX
 	MOVQ         x_base+72(FP), SI
 	MOVQ         gain_base+96(FP), DI
-	MOVSS        a+120(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        b+124(FP), X1
-	VBROADCASTSS X1, Y1
+	VBROADCASTSS a+120(FP), Y0
+	VBROADCASTSS b+124(FP), Y1
 	CMPQ         AX, $0x10
 	JL           tail_t
 
@@ -1522,7 +1504,7 @@ done_u:
 	VMAXPS       X0, X1, X1
 	VPERMILPS    $0xb1, X1, X0
 	VMAXPS       X0, X1, X1
-	MOVSS        a+24(FP), X0
+	VMOVSS       a+24(FP), X0
 	VMULSS       X0, X1, X1
 	MOVSS        X1, m+32(FP)
 	VBROADCASTSS X1, Y1
@@ -1688,7 +1670,7 @@ done_v:
 	VPERMILPS    $0xb1, X1, X0
 	VADDPS       X0, X1, X1
 	MOVSS        X1, sum+36(FP)
-	MOVSS        b+28(FP), X0
+	VMOVSS       b+28(FP), X0
 	VDIVSS       X1, X0, X0
 	VBROADCASTSS X0, Y0
 	MOVQ         AX, DX
@@ -1728,19 +1710,15 @@ done_w:
 	RET
 
 // func softmaxBack256(dp []float32, p []float32, a float32, m float32, inv float32, d float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3
 TEXT ·softmaxBack256(SB), NOSPLIT, $0-64
 	MOVQ         dp_len+8(FP), AX
 	MOVQ         dp_base+0(FP), CX
 	MOVQ         p_base+24(FP), DX
-	MOVSS        a+48(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        m+52(FP), X1
-	VBROADCASTSS X1, Y1
-	MOVSS        inv+56(FP), X2
-	VBROADCASTSS X2, Y2
-	MOVSS        d+60(FP), X3
-	VBROADCASTSS X3, Y3
+	VBROADCASTSS a+48(FP), Y0
+	VBROADCASTSS m+52(FP), Y1
+	VBROADCASTSS inv+56(FP), Y2
+	VBROADCASTSS d+60(FP), Y3
 	CMPQ         AX, $0x10
 	JL           tail_x
 
@@ -1913,15 +1891,14 @@ done_x:
 	RET
 
 // func rope256(x []float32, c []float32, s []float32, heads int, a float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, FMA3
 TEXT ·rope256(SB), NOSPLIT, $0-84
 	MOVQ         heads+72(FP), AX
 	MOVQ         c_len+32(FP), CX
 	MOVQ         x_base+0(FP), DX
 	MOVQ         c_base+24(FP), BX
 	MOVQ         s_base+48(FP), SI
-	MOVSS        a+80(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS a+80(FP), Y0
 	TESTQ        AX, AX
 	JE           end
 
@@ -2388,27 +2365,20 @@ done_a:
 	RET
 
 // func adamw256(p []float32, g []float32, m []float32, v []float32, scale float32, beta1 float32, beta2 float32, rate float32, correct2 float32, eps float32, keep float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, FMA3
 TEXT ·adamw256(SB), NOSPLIT, $0-124
 	MOVQ         p_len+8(FP), AX
 	MOVQ         p_base+0(FP), CX
 	MOVQ         g_base+24(FP), DX
 	MOVQ         m_base+48(FP), BX
 	MOVQ         v_base+72(FP), SI
-	MOVSS        scale+96(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        beta1+100(FP), X1
-	VBROADCASTSS X1, Y1
-	MOVSS        beta2+104(FP), X2
-	VBROADCASTSS X2, Y2
-	MOVSS        rate+108(FP), X3
-	VBROADCASTSS X3, Y3
-	MOVSS        correct2+112(FP), X4
-	VBROADCASTSS X4, Y4
-	MOVSS        eps+116(FP), X5
-	VBROADCASTSS X5, Y5
-	MOVSS        keep+120(FP), X6
-	VBROADCASTSS X6, Y6
+	VBROADCASTSS scale+96(FP), Y0
+	VBROADCASTSS beta1+100(FP), Y1
+	VBROADCASTSS beta2+104(FP), Y2
+	VBROADCASTSS rate+108(FP), Y3
+	VBROADCASTSS correct2+112(FP), Y4
+	VBROADCASTSS eps+116(FP), Y5
+	VBROADCASTSS keep+120(FP), Y6
 	CMPQ         AX, $0x10
 	JL           tail_b
 
