@@ -2601,9 +2601,9 @@ done_c:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row1x1(SB), NOSPLIT, $0-72
+// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row1x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2611,25 +2611,45 @@ TEXT ·tile512Row1x1(SB), NOSPLIT, $0-72
 	MOVQ      sb+32(FP), BX
 	MOVQ      c+40(FP), SI
 	MOVQ      sc+48(FP), DI
-	MOVQ      cols+64(FP), DI
-	MOVQ      $-1, R8
-	BZHIQ     DI, R8, R8
-	KMOVW     R8, K1
-	MOVB      acc+56(FP), DI
-	MOVQ      SI, R8
-	TESTB     DI, DI
+	MOVQ      cols+64(FP), R8
+	MOVQ      $-1, R9
+	BZHIQ     R8, R9, R9
+	KMOVW     R9, K1
+	MOVB      acc+56(FP), R8
+	MOVQ      SI, R9
+	TESTB     R8, R8
 	JE        zero
-	VMOVUPS.Z (R8), K1, Z0
+	VMOVUPS.Z (R9), K1, Z0
 	JMP       start
 
 zero:
 	VPXORD Z0, Z0, Z0
 
 start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
+
+ask:
+	PREFETCHT0       (R9)
+	ADDQ             DI, R9
+	VMOVUPS          (DX), Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	VMOVUPS          (DX), Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST 4(CX), Z1, Z0
+	ADDQ             $0x08, CX
+	DECQ             R10
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (DX), Z1
@@ -2643,7 +2663,7 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ DI, DI
+	TESTQ R8, R8
 	JE    done
 
 one:
@@ -2651,7 +2671,7 @@ one:
 	ADDQ             BX, DX
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             $0x04, CX
-	DECQ             DI
+	DECQ             R8
 	JNE              one
 
 done:
@@ -2659,9 +2679,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col1x1(SB), NOSPLIT, $0-72
+// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col1x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2669,25 +2689,46 @@ TEXT ·tile512Col1x1(SB), NOSPLIT, $0-72
 	MOVQ      sb+32(FP), SI
 	MOVQ      c+40(FP), DI
 	MOVQ      sc+48(FP), R8
-	MOVQ      cols+64(FP), R8
-	MOVQ      $-1, R9
-	BZHIQ     R8, R9, R9
-	KMOVW     R9, K1
-	MOVB      acc+56(FP), R8
-	MOVQ      DI, R9
-	TESTB     R8, R8
+	MOVQ      cols+64(FP), R9
+	MOVQ      $-1, R10
+	BZHIQ     R9, R10, R10
+	KMOVW     R10, K1
+	MOVB      acc+56(FP), R9
+	MOVQ      DI, R10
+	TESTB     R9, R9
 	JE        zero
-	VMOVUPS.Z (R9), K1, Z0
+	VMOVUPS.Z (R10), K1, Z0
 	JMP       start
 
 zero:
 	VPXORD Z0, Z0, Z0
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z1
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z1
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z1
@@ -2702,7 +2743,7 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ R8, R8
+	TESTQ R9, R9
 	JE    done
 
 one:
@@ -2710,7 +2751,7 @@ one:
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             DX, CX
-	DECQ             R8
+	DECQ             R9
 	JNE              one
 
 done:
@@ -2718,9 +2759,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row2x1(SB), NOSPLIT, $0-72
+// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row2x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2746,10 +2787,32 @@ zero:
 	VPXORD Z1, Z1, Z1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z2, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z2, Z1
+	ADDQ             $0x08, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z2
@@ -2784,9 +2847,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col2x1(SB), NOSPLIT, $0-72
+// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col2x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2812,10 +2875,33 @@ zero:
 	VPXORD Z1, Z1, Z1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST 4(CX), Z2, Z1
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST 4(CX), Z2, Z1
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z2
@@ -2851,9 +2937,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row3x1(SB), NOSPLIT, $0-72
+// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row3x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2882,10 +2968,34 @@ zero:
 	VPXORD Z2, Z2, Z2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z3, Z2
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z3, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z3, Z2
+	ADDQ             $0x08, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z3
@@ -2925,9 +3035,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col3x1(SB), NOSPLIT, $0-72
+// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col3x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2956,10 +3066,35 @@ zero:
 	VPXORD Z2, Z2, Z2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST 4(CX), Z3, Z1
+	VFMADD231PS.BCST 8(CX), Z3, Z2
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST 4(CX), Z3, Z1
+	VFMADD231PS.BCST 8(CX), Z3, Z2
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z3
@@ -3000,9 +3135,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row4x1(SB), NOSPLIT, $0-72
+// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row4x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3034,12 +3169,39 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST (R9), Z4, Z3
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z4, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST 4(R9), Z4, Z3
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	DECQ             R12
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z4
@@ -3060,7 +3222,7 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -3072,7 +3234,7 @@ one:
 	VFMADD231PS.BCST (R9), Z4, Z3
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	DECQ             R10
+	DECQ             R11
 	JNE              one
 
 done:
@@ -3086,9 +3248,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col4x1(SB), NOSPLIT, $0-72
+// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col4x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3120,10 +3282,37 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST 4(CX), Z4, Z1
+	VFMADD231PS.BCST 8(CX), Z4, Z2
+	VFMADD231PS.BCST 12(CX), Z4, Z3
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST 4(CX), Z4, Z1
+	VFMADD231PS.BCST 8(CX), Z4, Z2
+	VFMADD231PS.BCST 12(CX), Z4, Z3
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z4
@@ -3169,9 +3358,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row5x1(SB), NOSPLIT, $0-72
+// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row5x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3206,12 +3395,41 @@ zero:
 	VPXORD Z4, Z4, Z4
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z5, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z5, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z5, Z2
+	VFMADD231PS.BCST (R9), Z5, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z5, Z4
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z5, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z5, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z5, Z2
+	VFMADD231PS.BCST 4(R9), Z5, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z5, Z4
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	DECQ             R12
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z5
@@ -3234,7 +3452,7 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -3247,7 +3465,7 @@ one:
 	VFMADD231PS.BCST (R9)(DX*1), Z5, Z4
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	DECQ             R10
+	DECQ             R11
 	JNE              one
 
 done:
@@ -3263,9 +3481,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col5x1(SB), NOSPLIT, $0-72
+// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col5x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3300,10 +3518,39 @@ zero:
 	VPXORD Z4, Z4, Z4
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z5, Z0
+	VFMADD231PS.BCST 4(CX), Z5, Z1
+	VFMADD231PS.BCST 8(CX), Z5, Z2
+	VFMADD231PS.BCST 12(CX), Z5, Z3
+	VFMADD231PS.BCST 16(CX), Z5, Z4
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z5, Z0
+	VFMADD231PS.BCST 4(CX), Z5, Z1
+	VFMADD231PS.BCST 8(CX), Z5, Z2
+	VFMADD231PS.BCST 12(CX), Z5, Z3
+	VFMADD231PS.BCST 16(CX), Z5, Z4
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z5
@@ -3354,9 +3601,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row6x1(SB), NOSPLIT, $0-72
+// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row6x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3394,12 +3641,43 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z6, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z6, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z6, Z2
+	VFMADD231PS.BCST (R9), Z6, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z6, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z6, Z5
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z6, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z6, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z6, Z2
+	VFMADD231PS.BCST 4(R9), Z6, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z6, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z6, Z5
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	DECQ             R12
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z6
@@ -3424,7 +3702,7 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -3438,7 +3716,7 @@ one:
 	VFMADD231PS.BCST (R9)(DX*2), Z6, Z5
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	DECQ             R10
+	DECQ             R11
 	JNE              one
 
 done:
@@ -3456,9 +3734,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col6x1(SB), NOSPLIT, $0-72
+// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col6x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3496,10 +3774,41 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z6, Z0
+	VFMADD231PS.BCST 4(CX), Z6, Z1
+	VFMADD231PS.BCST 8(CX), Z6, Z2
+	VFMADD231PS.BCST 12(CX), Z6, Z3
+	VFMADD231PS.BCST 16(CX), Z6, Z4
+	VFMADD231PS.BCST 20(CX), Z6, Z5
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z6, Z0
+	VFMADD231PS.BCST 4(CX), Z6, Z1
+	VFMADD231PS.BCST 8(CX), Z6, Z2
+	VFMADD231PS.BCST 12(CX), Z6, Z3
+	VFMADD231PS.BCST 16(CX), Z6, Z4
+	VFMADD231PS.BCST 20(CX), Z6, Z5
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z6
@@ -3555,9 +3864,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row7x1(SB), NOSPLIT, $0-72
+// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row7x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3598,16 +3907,23 @@ zero:
 	VPXORD Z6, Z6, Z6
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
@@ -3616,7 +3932,7 @@ loop:
 	VFMADD231PS.BCST (R9), Z7, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z7, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z7, Z5
-	VFMADD231PS.BCST (R10), Z7, Z6
+	VFMADD231PS.BCST (R11), Z7, Z6
 	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z7, Z0
@@ -3625,15 +3941,42 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z7, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z7, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z7, Z5
-	VFMADD231PS.BCST 4(R10), Z7, Z6
+	VFMADD231PS.BCST 4(R11), Z7, Z6
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
+	ADDQ             $0x08, R11
+	DECQ             R13
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z7, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z7, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z7, Z2
+	VFMADD231PS.BCST (R9), Z7, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z7, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z7, Z5
+	VFMADD231PS.BCST (R11), Z7, Z6
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z7, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z7, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z7, Z2
+	VFMADD231PS.BCST 4(R9), Z7, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z7, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z7, Z5
+	VFMADD231PS.BCST 4(R11), Z7, Z6
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
@@ -3645,11 +3988,11 @@ one:
 	VFMADD231PS.BCST (R9), Z7, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z7, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z7, Z5
-	VFMADD231PS.BCST (R10), Z7, Z6
+	VFMADD231PS.BCST (R11), Z7, Z6
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
-	DECQ             R11
+	ADDQ             $0x04, R11
+	DECQ             R12
 	JNE              one
 
 done:
@@ -3669,9 +4012,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col7x1(SB), NOSPLIT, $0-72
+// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col7x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3712,10 +4055,43 @@ zero:
 	VPXORD Z6, Z6, Z6
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z7, Z0
+	VFMADD231PS.BCST 4(CX), Z7, Z1
+	VFMADD231PS.BCST 8(CX), Z7, Z2
+	VFMADD231PS.BCST 12(CX), Z7, Z3
+	VFMADD231PS.BCST 16(CX), Z7, Z4
+	VFMADD231PS.BCST 20(CX), Z7, Z5
+	VFMADD231PS.BCST 24(CX), Z7, Z6
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z7, Z0
+	VFMADD231PS.BCST 4(CX), Z7, Z1
+	VFMADD231PS.BCST 8(CX), Z7, Z2
+	VFMADD231PS.BCST 12(CX), Z7, Z3
+	VFMADD231PS.BCST 16(CX), Z7, Z4
+	VFMADD231PS.BCST 20(CX), Z7, Z5
+	VFMADD231PS.BCST 24(CX), Z7, Z6
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z7
@@ -3776,9 +4152,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row8x1(SB), NOSPLIT, $0-72
+// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row8x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3822,16 +4198,23 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
@@ -3840,8 +4223,8 @@ loop:
 	VFMADD231PS.BCST (R9), Z8, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z8, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z8, Z5
-	VFMADD231PS.BCST (R10), Z8, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z8, Z7
+	VFMADD231PS.BCST (R11), Z8, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z8, Z7
 	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z8, Z0
@@ -3850,16 +4233,45 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z8, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z8, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z8, Z5
-	VFMADD231PS.BCST 4(R10), Z8, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z8, Z7
+	VFMADD231PS.BCST 4(R11), Z8, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z8, Z7
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
+	ADDQ             $0x08, R11
+	DECQ             R13
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z8, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z8, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z8, Z2
+	VFMADD231PS.BCST (R9), Z8, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z8, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z8, Z5
+	VFMADD231PS.BCST (R11), Z8, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z8, Z7
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z8, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z8, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z8, Z2
+	VFMADD231PS.BCST 4(R9), Z8, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z8, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z8, Z5
+	VFMADD231PS.BCST 4(R11), Z8, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z8, Z7
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
@@ -3871,12 +4283,12 @@ one:
 	VFMADD231PS.BCST (R9), Z8, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z8, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z8, Z5
-	VFMADD231PS.BCST (R10), Z8, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z8, Z7
+	VFMADD231PS.BCST (R11), Z8, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z8, Z7
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
-	DECQ             R11
+	ADDQ             $0x04, R11
+	DECQ             R12
 	JNE              one
 
 done:
@@ -3898,9 +4310,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col8x1(SB), NOSPLIT, $0-72
+// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col8x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3944,10 +4356,45 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z8, Z0
+	VFMADD231PS.BCST 4(CX), Z8, Z1
+	VFMADD231PS.BCST 8(CX), Z8, Z2
+	VFMADD231PS.BCST 12(CX), Z8, Z3
+	VFMADD231PS.BCST 16(CX), Z8, Z4
+	VFMADD231PS.BCST 20(CX), Z8, Z5
+	VFMADD231PS.BCST 24(CX), Z8, Z6
+	VFMADD231PS.BCST 28(CX), Z8, Z7
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z8, Z0
+	VFMADD231PS.BCST 4(CX), Z8, Z1
+	VFMADD231PS.BCST 8(CX), Z8, Z2
+	VFMADD231PS.BCST 12(CX), Z8, Z3
+	VFMADD231PS.BCST 16(CX), Z8, Z4
+	VFMADD231PS.BCST 20(CX), Z8, Z5
+	VFMADD231PS.BCST 24(CX), Z8, Z6
+	VFMADD231PS.BCST 28(CX), Z8, Z7
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z8
@@ -4013,9 +4460,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row9x1(SB), NOSPLIT, $0-72
+// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row9x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4062,16 +4509,23 @@ zero:
 	VPXORD Z8, Z8, Z8
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
@@ -4080,9 +4534,9 @@ loop:
 	VFMADD231PS.BCST (R9), Z9, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z9, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z9, Z5
-	VFMADD231PS.BCST (R10), Z9, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z9, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z9, Z8
+	VFMADD231PS.BCST (R11), Z9, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z9, Z8
 	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z9, Z0
@@ -4091,17 +4545,48 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z9, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z9, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z9, Z5
-	VFMADD231PS.BCST 4(R10), Z9, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z9, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z9, Z8
+	VFMADD231PS.BCST 4(R11), Z9, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z9, Z8
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
+	ADDQ             $0x08, R11
+	DECQ             R13
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z9, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z9, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z9, Z2
+	VFMADD231PS.BCST (R9), Z9, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z9, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z9, Z5
+	VFMADD231PS.BCST (R11), Z9, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z9, Z8
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z9, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z9, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z9, Z2
+	VFMADD231PS.BCST 4(R9), Z9, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z9, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z9, Z5
+	VFMADD231PS.BCST 4(R11), Z9, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z9, Z8
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
@@ -4113,13 +4598,13 @@ one:
 	VFMADD231PS.BCST (R9), Z9, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z9, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z9, Z5
-	VFMADD231PS.BCST (R10), Z9, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z9, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z9, Z8
+	VFMADD231PS.BCST (R11), Z9, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z9, Z8
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
-	DECQ             R11
+	ADDQ             $0x04, R11
+	DECQ             R12
 	JNE              one
 
 done:
@@ -4143,9 +4628,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col9x1(SB), NOSPLIT, $0-72
+// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col9x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4192,10 +4677,47 @@ zero:
 	VPXORD Z8, Z8, Z8
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z9, Z0
+	VFMADD231PS.BCST 4(CX), Z9, Z1
+	VFMADD231PS.BCST 8(CX), Z9, Z2
+	VFMADD231PS.BCST 12(CX), Z9, Z3
+	VFMADD231PS.BCST 16(CX), Z9, Z4
+	VFMADD231PS.BCST 20(CX), Z9, Z5
+	VFMADD231PS.BCST 24(CX), Z9, Z6
+	VFMADD231PS.BCST 28(CX), Z9, Z7
+	VFMADD231PS.BCST 32(CX), Z9, Z8
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z9, Z0
+	VFMADD231PS.BCST 4(CX), Z9, Z1
+	VFMADD231PS.BCST 8(CX), Z9, Z2
+	VFMADD231PS.BCST 12(CX), Z9, Z3
+	VFMADD231PS.BCST 16(CX), Z9, Z4
+	VFMADD231PS.BCST 20(CX), Z9, Z5
+	VFMADD231PS.BCST 24(CX), Z9, Z6
+	VFMADD231PS.BCST 28(CX), Z9, Z7
+	VFMADD231PS.BCST 32(CX), Z9, Z8
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z9
@@ -4266,9 +4788,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row10x1(SB), NOSPLIT, $0-72
+// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row10x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4318,18 +4840,25 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
@@ -4338,10 +4867,10 @@ loop:
 	VFMADD231PS.BCST (R9), Z10, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z10, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z10, Z5
-	VFMADD231PS.BCST (R10), Z10, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z10, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z10, Z8
-	VFMADD231PS.BCST (R11), Z10, Z9
+	VFMADD231PS.BCST (R11), Z10, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST (R12), Z10, Z9
 	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z10, Z0
@@ -4350,19 +4879,53 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z10, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z10, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z10, Z5
-	VFMADD231PS.BCST 4(R10), Z10, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z10, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z10, Z8
-	VFMADD231PS.BCST 4(R11), Z10, Z9
+	VFMADD231PS.BCST 4(R11), Z10, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST 4(R12), Z10, Z9
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	DECQ             R14
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z10, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z10, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z10, Z2
+	VFMADD231PS.BCST (R9), Z10, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z10, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z10, Z5
+	VFMADD231PS.BCST (R11), Z10, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST (R12), Z10, Z9
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z10, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z10, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z10, Z2
+	VFMADD231PS.BCST 4(R9), Z10, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z10, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z10, Z5
+	VFMADD231PS.BCST 4(R11), Z10, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST 4(R12), Z10, Z9
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R12, R12
+	TESTQ R13, R13
 	JE    done
 
 one:
@@ -4374,15 +4937,15 @@ one:
 	VFMADD231PS.BCST (R9), Z10, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z10, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z10, Z5
-	VFMADD231PS.BCST (R10), Z10, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z10, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z10, Z8
-	VFMADD231PS.BCST (R11), Z10, Z9
+	VFMADD231PS.BCST (R11), Z10, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST (R12), Z10, Z9
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
-	DECQ             R12
+	ADDQ             $0x04, R12
+	DECQ             R13
 	JNE              one
 
 done:
@@ -4408,9 +4971,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col10x1(SB), NOSPLIT, $0-72
+// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col10x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4460,10 +5023,49 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z10, Z0
+	VFMADD231PS.BCST 4(CX), Z10, Z1
+	VFMADD231PS.BCST 8(CX), Z10, Z2
+	VFMADD231PS.BCST 12(CX), Z10, Z3
+	VFMADD231PS.BCST 16(CX), Z10, Z4
+	VFMADD231PS.BCST 20(CX), Z10, Z5
+	VFMADD231PS.BCST 24(CX), Z10, Z6
+	VFMADD231PS.BCST 28(CX), Z10, Z7
+	VFMADD231PS.BCST 32(CX), Z10, Z8
+	VFMADD231PS.BCST 36(CX), Z10, Z9
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z10, Z0
+	VFMADD231PS.BCST 4(CX), Z10, Z1
+	VFMADD231PS.BCST 8(CX), Z10, Z2
+	VFMADD231PS.BCST 12(CX), Z10, Z3
+	VFMADD231PS.BCST 16(CX), Z10, Z4
+	VFMADD231PS.BCST 20(CX), Z10, Z5
+	VFMADD231PS.BCST 24(CX), Z10, Z6
+	VFMADD231PS.BCST 28(CX), Z10, Z7
+	VFMADD231PS.BCST 32(CX), Z10, Z8
+	VFMADD231PS.BCST 36(CX), Z10, Z9
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z10
@@ -4539,9 +5141,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row11x1(SB), NOSPLIT, $0-72
+// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row11x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4594,18 +5196,25 @@ zero:
 	VPXORD Z10, Z10, Z10
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
@@ -4614,11 +5223,11 @@ loop:
 	VFMADD231PS.BCST (R9), Z11, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z11, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z11, Z5
-	VFMADD231PS.BCST (R10), Z11, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z11, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z11, Z8
-	VFMADD231PS.BCST (R11), Z11, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z11, Z10
+	VFMADD231PS.BCST (R11), Z11, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST (R12), Z11, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z11, Z10
 	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z11, Z0
@@ -4627,20 +5236,56 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z11, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z11, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z11, Z5
-	VFMADD231PS.BCST 4(R10), Z11, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z11, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z11, Z8
-	VFMADD231PS.BCST 4(R11), Z11, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z11, Z10
+	VFMADD231PS.BCST 4(R11), Z11, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST 4(R12), Z11, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z11, Z10
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	DECQ             R14
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z11, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z11, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z11, Z2
+	VFMADD231PS.BCST (R9), Z11, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z11, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z11, Z5
+	VFMADD231PS.BCST (R11), Z11, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST (R12), Z11, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z11, Z10
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z11, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z11, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z11, Z2
+	VFMADD231PS.BCST 4(R9), Z11, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z11, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z11, Z5
+	VFMADD231PS.BCST 4(R11), Z11, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST 4(R12), Z11, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z11, Z10
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R12, R12
+	TESTQ R13, R13
 	JE    done
 
 one:
@@ -4652,16 +5297,16 @@ one:
 	VFMADD231PS.BCST (R9), Z11, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z11, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z11, Z5
-	VFMADD231PS.BCST (R10), Z11, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z11, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z11, Z8
-	VFMADD231PS.BCST (R11), Z11, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z11, Z10
+	VFMADD231PS.BCST (R11), Z11, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST (R12), Z11, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z11, Z10
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
-	DECQ             R12
+	ADDQ             $0x04, R12
+	DECQ             R13
 	JNE              one
 
 done:
@@ -4689,9 +5334,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col11x1(SB), NOSPLIT, $0-72
+// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col11x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4744,10 +5389,51 @@ zero:
 	VPXORD Z10, Z10, Z10
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z11, Z0
+	VFMADD231PS.BCST 4(CX), Z11, Z1
+	VFMADD231PS.BCST 8(CX), Z11, Z2
+	VFMADD231PS.BCST 12(CX), Z11, Z3
+	VFMADD231PS.BCST 16(CX), Z11, Z4
+	VFMADD231PS.BCST 20(CX), Z11, Z5
+	VFMADD231PS.BCST 24(CX), Z11, Z6
+	VFMADD231PS.BCST 28(CX), Z11, Z7
+	VFMADD231PS.BCST 32(CX), Z11, Z8
+	VFMADD231PS.BCST 36(CX), Z11, Z9
+	VFMADD231PS.BCST 40(CX), Z11, Z10
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z11, Z0
+	VFMADD231PS.BCST 4(CX), Z11, Z1
+	VFMADD231PS.BCST 8(CX), Z11, Z2
+	VFMADD231PS.BCST 12(CX), Z11, Z3
+	VFMADD231PS.BCST 16(CX), Z11, Z4
+	VFMADD231PS.BCST 20(CX), Z11, Z5
+	VFMADD231PS.BCST 24(CX), Z11, Z6
+	VFMADD231PS.BCST 28(CX), Z11, Z7
+	VFMADD231PS.BCST 32(CX), Z11, Z8
+	VFMADD231PS.BCST 36(CX), Z11, Z9
+	VFMADD231PS.BCST 40(CX), Z11, Z10
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z11
@@ -4828,9 +5514,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row12x1(SB), NOSPLIT, $0-72
+// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row12x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4886,18 +5572,25 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
@@ -4906,12 +5599,12 @@ loop:
 	VFMADD231PS.BCST (R9), Z12, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z12, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z12, Z5
-	VFMADD231PS.BCST (R10), Z12, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z12, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z12, Z8
-	VFMADD231PS.BCST (R11), Z12, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z12, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z12, Z11
+	VFMADD231PS.BCST (R11), Z12, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST (R12), Z12, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z12, Z11
 	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z12, Z0
@@ -4920,21 +5613,59 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z12, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z12, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z12, Z5
-	VFMADD231PS.BCST 4(R10), Z12, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z12, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z12, Z8
-	VFMADD231PS.BCST 4(R11), Z12, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z12, Z10
-	VFMADD231PS.BCST 4(R11)(DX*2), Z12, Z11
+	VFMADD231PS.BCST 4(R11), Z12, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST 4(R12), Z12, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z12, Z11
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	DECQ             R14
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z12, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z12, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z12, Z2
+	VFMADD231PS.BCST (R9), Z12, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z12, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z12, Z5
+	VFMADD231PS.BCST (R11), Z12, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST (R12), Z12, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z12, Z11
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z12, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z12, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z12, Z2
+	VFMADD231PS.BCST 4(R9), Z12, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z12, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z12, Z5
+	VFMADD231PS.BCST 4(R11), Z12, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST 4(R12), Z12, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z12, Z11
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R12, R12
+	TESTQ R13, R13
 	JE    done
 
 one:
@@ -4946,17 +5677,17 @@ one:
 	VFMADD231PS.BCST (R9), Z12, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z12, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z12, Z5
-	VFMADD231PS.BCST (R10), Z12, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z12, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z12, Z8
-	VFMADD231PS.BCST (R11), Z12, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z12, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z12, Z11
+	VFMADD231PS.BCST (R11), Z12, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST (R12), Z12, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z12, Z11
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
-	DECQ             R12
+	ADDQ             $0x04, R12
+	DECQ             R13
 	JNE              one
 
 done:
@@ -4986,9 +5717,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col12x1(SB), NOSPLIT, $0-72
+// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col12x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5044,10 +5775,53 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z12, Z0
+	VFMADD231PS.BCST 4(CX), Z12, Z1
+	VFMADD231PS.BCST 8(CX), Z12, Z2
+	VFMADD231PS.BCST 12(CX), Z12, Z3
+	VFMADD231PS.BCST 16(CX), Z12, Z4
+	VFMADD231PS.BCST 20(CX), Z12, Z5
+	VFMADD231PS.BCST 24(CX), Z12, Z6
+	VFMADD231PS.BCST 28(CX), Z12, Z7
+	VFMADD231PS.BCST 32(CX), Z12, Z8
+	VFMADD231PS.BCST 36(CX), Z12, Z9
+	VFMADD231PS.BCST 40(CX), Z12, Z10
+	VFMADD231PS.BCST 44(CX), Z12, Z11
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z12, Z0
+	VFMADD231PS.BCST 4(CX), Z12, Z1
+	VFMADD231PS.BCST 8(CX), Z12, Z2
+	VFMADD231PS.BCST 12(CX), Z12, Z3
+	VFMADD231PS.BCST 16(CX), Z12, Z4
+	VFMADD231PS.BCST 20(CX), Z12, Z5
+	VFMADD231PS.BCST 24(CX), Z12, Z6
+	VFMADD231PS.BCST 28(CX), Z12, Z7
+	VFMADD231PS.BCST 32(CX), Z12, Z8
+	VFMADD231PS.BCST 36(CX), Z12, Z9
+	VFMADD231PS.BCST 40(CX), Z12, Z10
+	VFMADD231PS.BCST 44(CX), Z12, Z11
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z12
@@ -5133,9 +5907,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row13x1(SB), NOSPLIT, $0-72
+// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row13x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5194,20 +5968,27 @@ zero:
 	VPXORD Z12, Z12, Z12
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
@@ -5216,13 +5997,13 @@ loop:
 	VFMADD231PS.BCST (R9), Z13, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z13, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z13, Z5
-	VFMADD231PS.BCST (R10), Z13, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z13, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z13, Z8
-	VFMADD231PS.BCST (R11), Z13, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z13, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z13, Z11
-	VFMADD231PS.BCST (R12), Z13, Z12
+	VFMADD231PS.BCST (R11), Z13, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST (R12), Z13, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST (R13), Z13, Z12
 	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z13, Z0
@@ -5231,23 +6012,64 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z13, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z13, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z13, Z5
-	VFMADD231PS.BCST 4(R10), Z13, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z13, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z13, Z8
-	VFMADD231PS.BCST 4(R11), Z13, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z13, Z10
-	VFMADD231PS.BCST 4(R11)(DX*2), Z13, Z11
-	VFMADD231PS.BCST 4(R12), Z13, Z12
+	VFMADD231PS.BCST 4(R11), Z13, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST 4(R12), Z13, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST 4(R13), Z13, Z12
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
 	ADDQ             $0x08, R12
+	ADDQ             $0x08, R13
+	DECQ             R15
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z13, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z13, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z13, Z2
+	VFMADD231PS.BCST (R9), Z13, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z13, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z13, Z5
+	VFMADD231PS.BCST (R11), Z13, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST (R12), Z13, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST (R13), Z13, Z12
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z13, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z13, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z13, Z2
+	VFMADD231PS.BCST 4(R9), Z13, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z13, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z13, Z5
+	VFMADD231PS.BCST 4(R11), Z13, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST 4(R12), Z13, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST 4(R13), Z13, Z12
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	ADDQ             $0x08, R13
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R13, R13
+	TESTQ R14, R14
 	JE    done
 
 one:
@@ -5259,19 +6081,19 @@ one:
 	VFMADD231PS.BCST (R9), Z13, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z13, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z13, Z5
-	VFMADD231PS.BCST (R10), Z13, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z13, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z13, Z8
-	VFMADD231PS.BCST (R11), Z13, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z13, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z13, Z11
-	VFMADD231PS.BCST (R12), Z13, Z12
+	VFMADD231PS.BCST (R11), Z13, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST (R12), Z13, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST (R13), Z13, Z12
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
 	ADDQ             $0x04, R12
-	DECQ             R13
+	ADDQ             $0x04, R13
+	DECQ             R14
 	JNE              one
 
 done:
@@ -5303,9 +6125,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col13x1(SB), NOSPLIT, $0-72
+// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col13x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5364,10 +6186,55 @@ zero:
 	VPXORD Z12, Z12, Z12
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z13, Z0
+	VFMADD231PS.BCST 4(CX), Z13, Z1
+	VFMADD231PS.BCST 8(CX), Z13, Z2
+	VFMADD231PS.BCST 12(CX), Z13, Z3
+	VFMADD231PS.BCST 16(CX), Z13, Z4
+	VFMADD231PS.BCST 20(CX), Z13, Z5
+	VFMADD231PS.BCST 24(CX), Z13, Z6
+	VFMADD231PS.BCST 28(CX), Z13, Z7
+	VFMADD231PS.BCST 32(CX), Z13, Z8
+	VFMADD231PS.BCST 36(CX), Z13, Z9
+	VFMADD231PS.BCST 40(CX), Z13, Z10
+	VFMADD231PS.BCST 44(CX), Z13, Z11
+	VFMADD231PS.BCST 48(CX), Z13, Z12
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z13, Z0
+	VFMADD231PS.BCST 4(CX), Z13, Z1
+	VFMADD231PS.BCST 8(CX), Z13, Z2
+	VFMADD231PS.BCST 12(CX), Z13, Z3
+	VFMADD231PS.BCST 16(CX), Z13, Z4
+	VFMADD231PS.BCST 20(CX), Z13, Z5
+	VFMADD231PS.BCST 24(CX), Z13, Z6
+	VFMADD231PS.BCST 28(CX), Z13, Z7
+	VFMADD231PS.BCST 32(CX), Z13, Z8
+	VFMADD231PS.BCST 36(CX), Z13, Z9
+	VFMADD231PS.BCST 40(CX), Z13, Z10
+	VFMADD231PS.BCST 44(CX), Z13, Z11
+	VFMADD231PS.BCST 48(CX), Z13, Z12
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z13
@@ -5458,9 +6325,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row14x1(SB), NOSPLIT, $0-72
+// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row14x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5522,20 +6389,27 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
 	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
@@ -5544,14 +6418,14 @@ loop:
 	VFMADD231PS.BCST (R9), Z14, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z14, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z14, Z5
-	VFMADD231PS.BCST (R10), Z14, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z14, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z14, Z8
-	VFMADD231PS.BCST (R11), Z14, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z14, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z14, Z11
-	VFMADD231PS.BCST (R12), Z14, Z12
-	VFMADD231PS.BCST (R12)(DX*1), Z14, Z13
+	VFMADD231PS.BCST (R11), Z14, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST (R12), Z14, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST (R13), Z14, Z12
+	VFMADD231PS.BCST (R13)(DX*1), Z14, Z13
 	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z14, Z0
@@ -5560,24 +6434,67 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z14, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z14, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z14, Z5
-	VFMADD231PS.BCST 4(R10), Z14, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z14, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z14, Z8
-	VFMADD231PS.BCST 4(R11), Z14, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z14, Z10
-	VFMADD231PS.BCST 4(R11)(DX*2), Z14, Z11
-	VFMADD231PS.BCST 4(R12), Z14, Z12
-	VFMADD231PS.BCST 4(R12)(DX*1), Z14, Z13
+	VFMADD231PS.BCST 4(R11), Z14, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST 4(R12), Z14, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST 4(R13), Z14, Z12
+	VFMADD231PS.BCST 4(R13)(DX*1), Z14, Z13
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
 	ADDQ             $0x08, R12
+	ADDQ             $0x08, R13
+	DECQ             R15
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z14, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z14, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z14, Z2
+	VFMADD231PS.BCST (R9), Z14, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z14, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z14, Z5
+	VFMADD231PS.BCST (R11), Z14, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST (R12), Z14, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST (R13), Z14, Z12
+	VFMADD231PS.BCST (R13)(DX*1), Z14, Z13
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z14, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z14, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z14, Z2
+	VFMADD231PS.BCST 4(R9), Z14, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z14, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z14, Z5
+	VFMADD231PS.BCST 4(R11), Z14, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST 4(R12), Z14, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST 4(R13), Z14, Z12
+	VFMADD231PS.BCST 4(R13)(DX*1), Z14, Z13
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	ADDQ             $0x08, R13
 	DECQ             AX
 	JNE              loop
 
 rest:
-	TESTQ R13, R13
+	TESTQ R14, R14
 	JE    done
 
 one:
@@ -5589,20 +6506,20 @@ one:
 	VFMADD231PS.BCST (R9), Z14, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z14, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z14, Z5
-	VFMADD231PS.BCST (R10), Z14, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z14, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z14, Z8
-	VFMADD231PS.BCST (R11), Z14, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z14, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z14, Z11
-	VFMADD231PS.BCST (R12), Z14, Z12
-	VFMADD231PS.BCST (R12)(DX*1), Z14, Z13
+	VFMADD231PS.BCST (R11), Z14, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST (R12), Z14, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST (R13), Z14, Z12
+	VFMADD231PS.BCST (R13)(DX*1), Z14, Z13
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
 	ADDQ             $0x04, R12
-	DECQ             R13
+	ADDQ             $0x04, R13
+	DECQ             R14
 	JNE              one
 
 done:
@@ -5636,9 +6553,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col14x1(SB), NOSPLIT, $0-72
+// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col14x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5700,10 +6617,57 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z14, Z0
+	VFMADD231PS.BCST 4(CX), Z14, Z1
+	VFMADD231PS.BCST 8(CX), Z14, Z2
+	VFMADD231PS.BCST 12(CX), Z14, Z3
+	VFMADD231PS.BCST 16(CX), Z14, Z4
+	VFMADD231PS.BCST 20(CX), Z14, Z5
+	VFMADD231PS.BCST 24(CX), Z14, Z6
+	VFMADD231PS.BCST 28(CX), Z14, Z7
+	VFMADD231PS.BCST 32(CX), Z14, Z8
+	VFMADD231PS.BCST 36(CX), Z14, Z9
+	VFMADD231PS.BCST 40(CX), Z14, Z10
+	VFMADD231PS.BCST 44(CX), Z14, Z11
+	VFMADD231PS.BCST 48(CX), Z14, Z12
+	VFMADD231PS.BCST 52(CX), Z14, Z13
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z14, Z0
+	VFMADD231PS.BCST 4(CX), Z14, Z1
+	VFMADD231PS.BCST 8(CX), Z14, Z2
+	VFMADD231PS.BCST 12(CX), Z14, Z3
+	VFMADD231PS.BCST 16(CX), Z14, Z4
+	VFMADD231PS.BCST 20(CX), Z14, Z5
+	VFMADD231PS.BCST 24(CX), Z14, Z6
+	VFMADD231PS.BCST 28(CX), Z14, Z7
+	VFMADD231PS.BCST 32(CX), Z14, Z8
+	VFMADD231PS.BCST 36(CX), Z14, Z9
+	VFMADD231PS.BCST 40(CX), Z14, Z10
+	VFMADD231PS.BCST 44(CX), Z14, Z11
+	VFMADD231PS.BCST 48(CX), Z14, Z12
+	VFMADD231PS.BCST 52(CX), Z14, Z13
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
 	VMOVUPS          (BX), Z14
@@ -5799,9 +6763,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row1x2(SB), NOSPLIT, $0-72
+// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row1x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5809,18 +6773,18 @@ TEXT ·tile512Row1x2(SB), NOSPLIT, $0-72
 	MOVQ      sb+32(FP), BX
 	MOVQ      c+40(FP), SI
 	MOVQ      sc+48(FP), DI
-	MOVQ      cols+64(FP), DI
-	MOVQ      $-1, R8
-	BZHIQ     DI, R8, R8
-	KMOVW     R8, K1
-	SHRQ      $0x10, R8
-	KMOVW     R8, K2
-	MOVB      acc+56(FP), DI
-	MOVQ      SI, R8
-	TESTB     DI, DI
+	MOVQ      cols+64(FP), R8
+	MOVQ      $-1, R9
+	BZHIQ     R8, R9, R9
+	KMOVW     R9, K1
+	SHRQ      $0x10, R9
+	KMOVW     R9, K2
+	MOVB      acc+56(FP), R8
+	MOVQ      SI, R9
+	TESTB     R8, R8
 	JE        zero
-	VMOVUPS.Z (R8), K1, Z0
-	VMOVUPS.Z 64(R8), K2, Z1
+	VMOVUPS.Z (R9), K1, Z0
+	VMOVUPS.Z 64(R9), K2, Z1
 	JMP       start
 
 zero:
@@ -5828,10 +6792,37 @@ zero:
 	VPXORD Z1, Z1, Z1
 
 start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
+
+ask:
+	PREFETCHT0   (R9)
+	PREFETCHT0   64(R9)
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $0x08, CX
+	DECQ         R10
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (DX), Z2
@@ -5851,7 +6842,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ DI, DI
+	TESTQ R8, R8
 	JE    done
 
 one:
@@ -5862,7 +6853,7 @@ one:
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
 	ADDQ         $0x04, CX
-	DECQ         DI
+	DECQ         R8
 	JNE          one
 
 done:
@@ -5871,9 +6862,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col1x2(SB), NOSPLIT, $0-72
+// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col1x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5881,18 +6872,18 @@ TEXT ·tile512Col1x2(SB), NOSPLIT, $0-72
 	MOVQ      sb+32(FP), SI
 	MOVQ      c+40(FP), DI
 	MOVQ      sc+48(FP), R8
-	MOVQ      cols+64(FP), R8
-	MOVQ      $-1, R9
-	BZHIQ     R8, R9, R9
-	KMOVW     R9, K1
-	SHRQ      $0x10, R9
-	KMOVW     R9, K2
-	MOVB      acc+56(FP), R8
-	MOVQ      DI, R9
-	TESTB     R8, R8
+	MOVQ      cols+64(FP), R9
+	MOVQ      $-1, R10
+	BZHIQ     R9, R10, R10
+	KMOVW     R10, K1
+	SHRQ      $0x10, R10
+	KMOVW     R10, K2
+	MOVB      acc+56(FP), R9
+	MOVQ      DI, R10
+	TESTB     R9, R9
 	JE        zero
-	VMOVUPS.Z (R9), K1, Z0
-	VMOVUPS.Z 64(R9), K2, Z1
+	VMOVUPS.Z (R10), K1, Z0
+	VMOVUPS.Z 64(R10), K2, Z1
 	JMP       start
 
 zero:
@@ -5900,10 +6891,38 @@ zero:
 	VPXORD Z1, Z1, Z1
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z2
@@ -5924,7 +6943,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R8, R8
+	TESTQ R9, R9
 	JE    done
 
 one:
@@ -5935,7 +6954,7 @@ one:
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
 	ADDQ         DX, CX
-	DECQ         R8
+	DECQ         R9
 	JNE          one
 
 done:
@@ -5944,9 +6963,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row2x2(SB), NOSPLIT, $0-72
+// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row2x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5978,10 +6997,43 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z4
@@ -6033,9 +7085,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col2x2(SB), NOSPLIT, $0-72
+// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col2x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6067,10 +7119,44 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 4(CX), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 4(CX), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z4
@@ -6123,9 +7209,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row3x2(SB), NOSPLIT, $0-72
+// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row3x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6162,10 +7248,49 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS (CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z6
@@ -6229,9 +7354,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col3x2(SB), NOSPLIT, $0-72
+// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col3x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6268,10 +7393,50 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 4(CX), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 8(CX), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 4(CX), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 8(CX), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z6
@@ -6336,9 +7501,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row4x2(SB), NOSPLIT, $0-72
+// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row4x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6380,12 +7545,58 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS (CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS (R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 4(R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z8
@@ -6424,7 +7635,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -6445,7 +7656,7 @@ one:
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -6463,9 +7674,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col4x2(SB), NOSPLIT, $0-72
+// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col4x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6507,10 +7718,56 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 4(CX), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 8(CX), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 12(CX), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 4(CX), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 8(CX), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 12(CX), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z8
@@ -6587,9 +7844,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row5x2(SB), NOSPLIT, $0-72
+// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row5x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6636,12 +7893,64 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS (CX)(DX*1), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS (CX)(DX*2), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS (R9), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS (R9)(DX*1), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS 4(R9), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z10
@@ -6686,7 +7995,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -6710,7 +8019,7 @@ one:
 	VFMADD231PS  Z11, Z12, Z9
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -6731,9 +8040,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col5x2(SB), NOSPLIT, $0-72
+// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col5x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6780,10 +8089,62 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS 4(CX), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS 8(CX), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS 12(CX), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS 16(CX), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS 4(CX), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS 8(CX), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS 12(CX), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS 16(CX), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z10
@@ -6872,9 +8233,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row6x2(SB), NOSPLIT, $0-72
+// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row6x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6926,12 +8287,70 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS (CX)(DX*1), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS (CX)(DX*2), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS (R9), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS (R9)(DX*1), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS (R9)(DX*2), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS 4(R9), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z12
@@ -6982,7 +8401,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -7009,7 +8428,7 @@ one:
 	VFMADD231PS  Z13, Z15, Z11
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -7033,9 +8452,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col6x2(SB), NOSPLIT, $0-72
+// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col6x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7087,10 +8506,68 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS 4(CX), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS 8(CX), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS 12(CX), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS 16(CX), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS 20(CX), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS 4(CX), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS 8(CX), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS 12(CX), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS 16(CX), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS 20(CX), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z12
@@ -7191,9 +8668,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row7x2(SB), NOSPLIT, $0-72
+// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row7x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7250,16 +8727,24 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z14
 	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
@@ -7281,7 +8766,7 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z17
 	VFMADD231PS  Z14, Z17, Z10
 	VFMADD231PS  Z15, Z17, Z11
-	VBROADCASTSS (R10), Z18
+	VBROADCASTSS (R11), Z18
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
 	VMOVUPS      (BX), Z14
@@ -7305,17 +8790,74 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z17
 	VFMADD231PS  Z14, Z17, Z10
 	VFMADD231PS  Z15, Z17, Z11
-	VBROADCASTSS 4(R10), Z18
+	VBROADCASTSS 4(R11), Z18
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
+	ADDQ         $0x08, R11
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS (CX)(DX*1), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS (CX)(DX*2), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS (R9), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS (R9)(DX*1), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS (R9)(DX*2), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS (R11), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS 4(R9), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS 4(R11), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
@@ -7340,13 +8882,13 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z17
 	VFMADD231PS  Z14, Z17, Z10
 	VFMADD231PS  Z15, Z17, Z11
-	VBROADCASTSS (R10), Z18
+	VBROADCASTSS (R11), Z18
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
-	DECQ         R11
+	ADDQ         $0x04, R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -7373,9 +8915,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col7x2(SB), NOSPLIT, $0-72
+// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col7x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7432,10 +8974,74 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS 4(CX), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS 8(CX), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS 12(CX), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS 16(CX), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS 20(CX), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS 24(CX), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS 4(CX), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS 8(CX), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS 12(CX), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS 16(CX), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS 20(CX), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS 24(CX), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z14
@@ -7548,9 +9154,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row8x2(SB), NOSPLIT, $0-72
+// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row8x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7612,16 +9218,24 @@ zero:
 	VPXORD Z15, Z15, Z15
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z16
 	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
@@ -7643,10 +9257,10 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z19
 	VFMADD231PS  Z16, Z19, Z10
 	VFMADD231PS  Z17, Z19, Z11
-	VBROADCASTSS (R10), Z20
+	VBROADCASTSS (R11), Z20
 	VFMADD231PS  Z16, Z20, Z12
 	VFMADD231PS  Z17, Z20, Z13
-	VBROADCASTSS (R10)(DX*1), Z21
+	VBROADCASTSS (R11)(DX*1), Z21
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	VMOVUPS      (BX), Z16
@@ -7670,20 +9284,83 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z19
 	VFMADD231PS  Z16, Z19, Z10
 	VFMADD231PS  Z17, Z19, Z11
-	VBROADCASTSS 4(R10), Z20
+	VBROADCASTSS 4(R11), Z20
 	VFMADD231PS  Z16, Z20, Z12
 	VFMADD231PS  Z17, Z20, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z21
+	VBROADCASTSS 4(R11)(DX*1), Z21
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
+	ADDQ         $0x08, R11
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (CX)(DX*1), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS (CX)(DX*2), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS (R9), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS (R9)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (R9)(DX*2), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS (R11), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS (R11)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS 4(R9), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS 4(R11), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
@@ -7708,16 +9385,16 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z19
 	VFMADD231PS  Z16, Z19, Z10
 	VFMADD231PS  Z17, Z19, Z11
-	VBROADCASTSS (R10), Z20
+	VBROADCASTSS (R11), Z20
 	VFMADD231PS  Z16, Z20, Z12
 	VFMADD231PS  Z17, Z20, Z13
-	VBROADCASTSS (R10)(DX*1), Z21
+	VBROADCASTSS (R11)(DX*1), Z21
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
-	DECQ         R11
+	ADDQ         $0x04, R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -7747,9 +9424,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col8x2(SB), NOSPLIT, $0-72
+// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col8x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7811,10 +9488,80 @@ zero:
 	VPXORD Z15, Z15, Z15
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS 4(CX), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS 8(CX), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS 12(CX), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS 16(CX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS 20(CX), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS 24(CX), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS 28(CX), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS 4(CX), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS 8(CX), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS 12(CX), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS 16(CX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS 20(CX), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS 24(CX), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS 28(CX), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z16
@@ -7939,9 +9686,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row9x2(SB), NOSPLIT, $0-72
+// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row9x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8008,16 +9755,24 @@ zero:
 	VPXORD Z17, Z17, Z17
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z18
 	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
@@ -8039,13 +9794,13 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z21
 	VFMADD231PS  Z18, Z21, Z10
 	VFMADD231PS  Z19, Z21, Z11
-	VBROADCASTSS (R10), Z22
+	VBROADCASTSS (R11), Z22
 	VFMADD231PS  Z18, Z22, Z12
 	VFMADD231PS  Z19, Z22, Z13
-	VBROADCASTSS (R10)(DX*1), Z23
+	VBROADCASTSS (R11)(DX*1), Z23
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
-	VBROADCASTSS (R10)(DX*2), Z20
+	VBROADCASTSS (R11)(DX*2), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
 	VMOVUPS      (BX), Z18
@@ -8069,23 +9824,92 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z21
 	VFMADD231PS  Z18, Z21, Z10
 	VFMADD231PS  Z19, Z21, Z11
-	VBROADCASTSS 4(R10), Z22
+	VBROADCASTSS 4(R11), Z22
 	VFMADD231PS  Z18, Z22, Z12
 	VFMADD231PS  Z19, Z22, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z23
+	VBROADCASTSS 4(R11)(DX*1), Z23
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z20
+	VBROADCASTSS 4(R11)(DX*2), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
+	ADDQ         $0x08, R11
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS (CX)(DX*1), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS (CX)(DX*2), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS (R9), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS (R9)(DX*1), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS (R9)(DX*2), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS (R11), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS (R11)(DX*1), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS (R11)(DX*2), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS 4(R9), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS 4(R11), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
@@ -8110,19 +9934,19 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z21
 	VFMADD231PS  Z18, Z21, Z10
 	VFMADD231PS  Z19, Z21, Z11
-	VBROADCASTSS (R10), Z22
+	VBROADCASTSS (R11), Z22
 	VFMADD231PS  Z18, Z22, Z12
 	VFMADD231PS  Z19, Z22, Z13
-	VBROADCASTSS (R10)(DX*1), Z23
+	VBROADCASTSS (R11)(DX*1), Z23
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
-	VBROADCASTSS (R10)(DX*2), Z20
+	VBROADCASTSS (R11)(DX*2), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
-	DECQ         R11
+	ADDQ         $0x04, R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -8155,9 +9979,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col9x2(SB), NOSPLIT, $0-72
+// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col9x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8224,10 +10048,86 @@ zero:
 	VPXORD Z17, Z17, Z17
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS 4(CX), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS 8(CX), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS 12(CX), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS 16(CX), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS 20(CX), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS 24(CX), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS 28(CX), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS 32(CX), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS 4(CX), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS 8(CX), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS 12(CX), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS 16(CX), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS 20(CX), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS 24(CX), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS 28(CX), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS 32(CX), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z18
@@ -8364,9 +10264,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row10x2(SB), NOSPLIT, $0-72
+// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row10x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8438,18 +10338,26 @@ zero:
 	VPXORD Z19, Z19, Z19
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z20
 	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
@@ -8471,16 +10379,16 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z23
 	VFMADD231PS  Z20, Z23, Z10
 	VFMADD231PS  Z21, Z23, Z11
-	VBROADCASTSS (R10), Z24
+	VBROADCASTSS (R11), Z24
 	VFMADD231PS  Z20, Z24, Z12
 	VFMADD231PS  Z21, Z24, Z13
-	VBROADCASTSS (R10)(DX*1), Z25
+	VBROADCASTSS (R11)(DX*1), Z25
 	VFMADD231PS  Z20, Z25, Z14
 	VFMADD231PS  Z21, Z25, Z15
-	VBROADCASTSS (R10)(DX*2), Z22
+	VBROADCASTSS (R11)(DX*2), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS (R11), Z23
+	VBROADCASTSS (R12), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
 	VMOVUPS      (BX), Z20
@@ -8504,27 +10412,103 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z23
 	VFMADD231PS  Z20, Z23, Z10
 	VFMADD231PS  Z21, Z23, Z11
-	VBROADCASTSS 4(R10), Z24
+	VBROADCASTSS 4(R11), Z24
 	VFMADD231PS  Z20, Z24, Z12
 	VFMADD231PS  Z21, Z24, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z25
+	VBROADCASTSS 4(R11)(DX*1), Z25
 	VFMADD231PS  Z20, Z25, Z14
 	VFMADD231PS  Z21, Z25, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z22
+	VBROADCASTSS 4(R11)(DX*2), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS 4(R11), Z23
+	VBROADCASTSS 4(R12), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	DECQ         R14
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS (CX)(DX*1), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS (CX)(DX*2), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS (R9), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS (R9)(DX*1), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS (R9)(DX*2), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS (R11)(DX*1), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS (R11)(DX*2), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS (R12), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS 4(R9), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS 4(R11), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS 4(R12), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R12, R12
+	TESTQ R13, R13
 	JE    done
 
 one:
@@ -8549,23 +10533,23 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z23
 	VFMADD231PS  Z20, Z23, Z10
 	VFMADD231PS  Z21, Z23, Z11
-	VBROADCASTSS (R10), Z24
+	VBROADCASTSS (R11), Z24
 	VFMADD231PS  Z20, Z24, Z12
 	VFMADD231PS  Z21, Z24, Z13
-	VBROADCASTSS (R10)(DX*1), Z25
+	VBROADCASTSS (R11)(DX*1), Z25
 	VFMADD231PS  Z20, Z25, Z14
 	VFMADD231PS  Z21, Z25, Z15
-	VBROADCASTSS (R10)(DX*2), Z22
+	VBROADCASTSS (R11)(DX*2), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS (R11), Z23
+	VBROADCASTSS (R12), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x04, R12
+	DECQ         R13
 	JNE          one
 
 done:
@@ -8601,9 +10585,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col10x2(SB), NOSPLIT, $0-72
+// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col10x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8675,10 +10659,92 @@ zero:
 	VPXORD Z19, Z19, Z19
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS 4(CX), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS 8(CX), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS 12(CX), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS 16(CX), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS 20(CX), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS 24(CX), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS 28(CX), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS 32(CX), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS 36(CX), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS 4(CX), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS 8(CX), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS 12(CX), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS 16(CX), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS 20(CX), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS 24(CX), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS 28(CX), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS 32(CX), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS 36(CX), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z20
@@ -8827,9 +10893,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row11x2(SB), NOSPLIT, $0-72
+// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row11x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8906,18 +10972,26 @@ zero:
 	VPXORD Z21, Z21, Z21
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z22
 	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
@@ -8939,19 +11013,19 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z25
 	VFMADD231PS  Z22, Z25, Z10
 	VFMADD231PS  Z23, Z25, Z11
-	VBROADCASTSS (R10), Z26
+	VBROADCASTSS (R11), Z26
 	VFMADD231PS  Z22, Z26, Z12
 	VFMADD231PS  Z23, Z26, Z13
-	VBROADCASTSS (R10)(DX*1), Z27
+	VBROADCASTSS (R11)(DX*1), Z27
 	VFMADD231PS  Z22, Z27, Z14
 	VFMADD231PS  Z23, Z27, Z15
-	VBROADCASTSS (R10)(DX*2), Z24
+	VBROADCASTSS (R11)(DX*2), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS (R11), Z25
+	VBROADCASTSS (R12), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSS (R11)(DX*1), Z26
+	VBROADCASTSS (R12)(DX*1), Z26
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
 	VMOVUPS      (BX), Z22
@@ -8975,30 +11049,112 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z25
 	VFMADD231PS  Z22, Z25, Z10
 	VFMADD231PS  Z23, Z25, Z11
-	VBROADCASTSS 4(R10), Z26
+	VBROADCASTSS 4(R11), Z26
 	VFMADD231PS  Z22, Z26, Z12
 	VFMADD231PS  Z23, Z26, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z27
+	VBROADCASTSS 4(R11)(DX*1), Z27
 	VFMADD231PS  Z22, Z27, Z14
 	VFMADD231PS  Z23, Z27, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z24
+	VBROADCASTSS 4(R11)(DX*2), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS 4(R11), Z25
+	VBROADCASTSS 4(R12), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z26
+	VBROADCASTSS 4(R12)(DX*1), Z26
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	DECQ         R14
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS (CX)(DX*1), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS (CX)(DX*2), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS (R9), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS (R9)(DX*1), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS (R9)(DX*2), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS (R11), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS (R11)(DX*1), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS (R11)(DX*2), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R12), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS (R12)(DX*1), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS 4(R9), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS 4(R11), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS 4(R12), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R12, R12
+	TESTQ R13, R13
 	JE    done
 
 one:
@@ -9023,26 +11179,26 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z25
 	VFMADD231PS  Z22, Z25, Z10
 	VFMADD231PS  Z23, Z25, Z11
-	VBROADCASTSS (R10), Z26
+	VBROADCASTSS (R11), Z26
 	VFMADD231PS  Z22, Z26, Z12
 	VFMADD231PS  Z23, Z26, Z13
-	VBROADCASTSS (R10)(DX*1), Z27
+	VBROADCASTSS (R11)(DX*1), Z27
 	VFMADD231PS  Z22, Z27, Z14
 	VFMADD231PS  Z23, Z27, Z15
-	VBROADCASTSS (R10)(DX*2), Z24
+	VBROADCASTSS (R11)(DX*2), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS (R11), Z25
+	VBROADCASTSS (R12), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSS (R11)(DX*1), Z26
+	VBROADCASTSS (R12)(DX*1), Z26
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x04, R12
+	DECQ         R13
 	JNE          one
 
 done:
@@ -9081,9 +11237,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col11x2(SB), NOSPLIT, $0-72
+// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col11x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9160,10 +11316,98 @@ zero:
 	VPXORD Z21, Z21, Z21
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS 4(CX), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS 8(CX), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS 12(CX), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS 16(CX), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS 20(CX), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS 24(CX), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS 28(CX), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS 32(CX), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS 36(CX), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS 40(CX), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS 4(CX), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS 8(CX), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS 12(CX), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS 16(CX), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS 20(CX), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS 24(CX), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS 28(CX), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS 32(CX), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS 36(CX), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS 40(CX), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z22
@@ -9324,9 +11568,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row12x2(SB), NOSPLIT, $0-72
+// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row12x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9408,18 +11652,26 @@ zero:
 	VPXORD Z23, Z23, Z23
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z24
 	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
@@ -9441,22 +11693,22 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z27
 	VFMADD231PS  Z24, Z27, Z10
 	VFMADD231PS  Z25, Z27, Z11
-	VBROADCASTSS (R10), Z28
+	VBROADCASTSS (R11), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
-	VBROADCASTSS (R10)(DX*1), Z29
+	VBROADCASTSS (R11)(DX*1), Z29
 	VFMADD231PS  Z24, Z29, Z14
 	VFMADD231PS  Z25, Z29, Z15
-	VBROADCASTSS (R10)(DX*2), Z26
+	VBROADCASTSS (R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (R11), Z27
+	VBROADCASTSS (R12), Z27
 	VFMADD231PS  Z24, Z27, Z18
 	VFMADD231PS  Z25, Z27, Z19
-	VBROADCASTSS (R11)(DX*1), Z28
+	VBROADCASTSS (R12)(DX*1), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
-	VBROADCASTSS (R11)(DX*2), Z29
+	VBROADCASTSS (R12)(DX*2), Z29
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
 	VMOVUPS      (BX), Z24
@@ -9480,33 +11732,121 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z27
 	VFMADD231PS  Z24, Z27, Z10
 	VFMADD231PS  Z25, Z27, Z11
-	VBROADCASTSS 4(R10), Z28
+	VBROADCASTSS 4(R11), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z29
+	VBROADCASTSS 4(R11)(DX*1), Z29
 	VFMADD231PS  Z24, Z29, Z14
 	VFMADD231PS  Z25, Z29, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z26
+	VBROADCASTSS 4(R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 4(R11), Z27
+	VBROADCASTSS 4(R12), Z27
 	VFMADD231PS  Z24, Z27, Z18
 	VFMADD231PS  Z25, Z27, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z28
+	VBROADCASTSS 4(R12)(DX*1), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
-	VBROADCASTSS 4(R11)(DX*2), Z29
+	VBROADCASTSS 4(R12)(DX*2), Z29
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	DECQ         R14
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS (CX)(DX*1), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS (CX)(DX*2), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS (R9), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS (R9)(DX*1), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS (R9)(DX*2), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS (R11), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS (R11)(DX*1), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS (R11)(DX*2), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS (R12), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS (R12)(DX*1), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS (R12)(DX*2), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS 4(R9), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS 4(R11), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 4(R12), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS 4(R12)(DX*2), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R12, R12
+	TESTQ R13, R13
 	JE    done
 
 one:
@@ -9531,29 +11871,29 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z27
 	VFMADD231PS  Z24, Z27, Z10
 	VFMADD231PS  Z25, Z27, Z11
-	VBROADCASTSS (R10), Z28
+	VBROADCASTSS (R11), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
-	VBROADCASTSS (R10)(DX*1), Z29
+	VBROADCASTSS (R11)(DX*1), Z29
 	VFMADD231PS  Z24, Z29, Z14
 	VFMADD231PS  Z25, Z29, Z15
-	VBROADCASTSS (R10)(DX*2), Z26
+	VBROADCASTSS (R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (R11), Z27
+	VBROADCASTSS (R12), Z27
 	VFMADD231PS  Z24, Z27, Z18
 	VFMADD231PS  Z25, Z27, Z19
-	VBROADCASTSS (R11)(DX*1), Z28
+	VBROADCASTSS (R12)(DX*1), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
-	VBROADCASTSS (R11)(DX*2), Z29
+	VBROADCASTSS (R12)(DX*2), Z29
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x04, R12
+	DECQ         R13
 	JNE          one
 
 done:
@@ -9595,9 +11935,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col12x2(SB), NOSPLIT, $0-72
+// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col12x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9679,10 +12019,104 @@ zero:
 	VPXORD Z23, Z23, Z23
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 4(CX), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS 8(CX), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS 12(CX), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS 16(CX), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 20(CX), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS 24(CX), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS 28(CX), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS 32(CX), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 36(CX), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS 40(CX), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS 44(CX), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 4(CX), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS 8(CX), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS 12(CX), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS 16(CX), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 20(CX), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS 24(CX), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS 28(CX), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS 32(CX), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 36(CX), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS 40(CX), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS 44(CX), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z24
@@ -9855,9 +12289,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row13x2(SB), NOSPLIT, $0-72
+// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row13x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9944,20 +12378,28 @@ zero:
 	VPXORD Z25, Z25, Z25
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z26
 	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
@@ -9979,25 +12421,25 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z29
 	VFMADD231PS  Z26, Z29, Z10
 	VFMADD231PS  Z27, Z29, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z26, Z30, Z12
 	VFMADD231PS  Z27, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z26, Z31, Z14
 	VFMADD231PS  Z27, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z28
+	VBROADCASTSS (R11)(DX*2), Z28
 	VFMADD231PS  Z26, Z28, Z16
 	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11), Z29
+	VBROADCASTSS (R12), Z29
 	VFMADD231PS  Z26, Z29, Z18
 	VFMADD231PS  Z27, Z29, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z26, Z30, Z20
 	VFMADD231PS  Z27, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z26, Z31, Z22
 	VFMADD231PS  Z27, Z31, Z23
-	VBROADCASTSS (R12), Z28
+	VBROADCASTSS (R13), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
 	VMOVUPS      (BX), Z26
@@ -10021,37 +12463,132 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z29
 	VFMADD231PS  Z26, Z29, Z10
 	VFMADD231PS  Z27, Z29, Z11
-	VBROADCASTSS 4(R10), Z30
+	VBROADCASTSS 4(R11), Z30
 	VFMADD231PS  Z26, Z30, Z12
 	VFMADD231PS  Z27, Z30, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z31
+	VBROADCASTSS 4(R11)(DX*1), Z31
 	VFMADD231PS  Z26, Z31, Z14
 	VFMADD231PS  Z27, Z31, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z28
+	VBROADCASTSS 4(R11)(DX*2), Z28
 	VFMADD231PS  Z26, Z28, Z16
 	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS 4(R11), Z29
+	VBROADCASTSS 4(R12), Z29
 	VFMADD231PS  Z26, Z29, Z18
 	VFMADD231PS  Z27, Z29, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z30
+	VBROADCASTSS 4(R12)(DX*1), Z30
 	VFMADD231PS  Z26, Z30, Z20
 	VFMADD231PS  Z27, Z30, Z21
-	VBROADCASTSS 4(R11)(DX*2), Z31
+	VBROADCASTSS 4(R12)(DX*2), Z31
 	VFMADD231PS  Z26, Z31, Z22
 	VFMADD231PS  Z27, Z31, Z23
-	VBROADCASTSS 4(R12), Z28
+	VBROADCASTSS 4(R13), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
 	ADDQ         $0x08, R12
+	ADDQ         $0x08, R13
+	DECQ         R15
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS (CX)(DX*1), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS (CX)(DX*2), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS (R9), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS (R9)(DX*1), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS (R9)(DX*2), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS (R11), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS (R11)(DX*1), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS (R11)(DX*2), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS (R12), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS (R12)(DX*1), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS (R12)(DX*2), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS (R13), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS 4(R9), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS 4(R11), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS 4(R12), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS 4(R12)(DX*2), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS 4(R13), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	ADDQ         $0x08, R13
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R13, R13
+	TESTQ R14, R14
 	JE    done
 
 one:
@@ -10076,33 +12613,33 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z29
 	VFMADD231PS  Z26, Z29, Z10
 	VFMADD231PS  Z27, Z29, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z26, Z30, Z12
 	VFMADD231PS  Z27, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z26, Z31, Z14
 	VFMADD231PS  Z27, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z28
+	VBROADCASTSS (R11)(DX*2), Z28
 	VFMADD231PS  Z26, Z28, Z16
 	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11), Z29
+	VBROADCASTSS (R12), Z29
 	VFMADD231PS  Z26, Z29, Z18
 	VFMADD231PS  Z27, Z29, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z26, Z30, Z20
 	VFMADD231PS  Z27, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z26, Z31, Z22
 	VFMADD231PS  Z27, Z31, Z23
-	VBROADCASTSS (R12), Z28
+	VBROADCASTSS (R13), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
 	ADDQ         $0x04, R12
-	DECQ         R13
+	ADDQ         $0x04, R13
+	DECQ         R14
 	JNE          one
 
 done:
@@ -10147,9 +12684,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col13x2(SB), NOSPLIT, $0-72
+// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col13x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -10236,10 +12773,110 @@ zero:
 	VPXORD Z25, Z25, Z25
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS 4(CX), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS 16(CX), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS 20(CX), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS 32(CX), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS 36(CX), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS 48(CX), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS 4(CX), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS 16(CX), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS 20(CX), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS 32(CX), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS 36(CX), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS 48(CX), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z26
@@ -10424,9 +13061,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row14x2(SB), NOSPLIT, $0-72
+// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row14x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -10518,20 +13155,28 @@ zero:
 	VPXORD Z27, Z27, Z27
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Z28
 	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
@@ -10553,28 +13198,28 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z10
 	VFMADD231PS  Z29, Z31, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z28, Z30, Z12
 	VFMADD231PS  Z29, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z14
 	VFMADD231PS  Z29, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z30
+	VBROADCASTSS (R11)(DX*2), Z30
 	VFMADD231PS  Z28, Z30, Z16
 	VFMADD231PS  Z29, Z30, Z17
-	VBROADCASTSS (R11), Z31
+	VBROADCASTSS (R12), Z31
 	VFMADD231PS  Z28, Z31, Z18
 	VFMADD231PS  Z29, Z31, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z28, Z30, Z20
 	VFMADD231PS  Z29, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z22
 	VFMADD231PS  Z29, Z31, Z23
-	VBROADCASTSS (R12), Z30
+	VBROADCASTSS (R13), Z30
 	VFMADD231PS  Z28, Z30, Z24
 	VFMADD231PS  Z29, Z30, Z25
-	VBROADCASTSS (R12)(DX*1), Z31
+	VBROADCASTSS (R13)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
 	VMOVUPS      (BX), Z28
@@ -10598,40 +13243,141 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z10
 	VFMADD231PS  Z29, Z31, Z11
-	VBROADCASTSS 4(R10), Z30
+	VBROADCASTSS 4(R11), Z30
 	VFMADD231PS  Z28, Z30, Z12
 	VFMADD231PS  Z29, Z30, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z31
+	VBROADCASTSS 4(R11)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z14
 	VFMADD231PS  Z29, Z31, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z30
+	VBROADCASTSS 4(R11)(DX*2), Z30
 	VFMADD231PS  Z28, Z30, Z16
 	VFMADD231PS  Z29, Z30, Z17
-	VBROADCASTSS 4(R11), Z31
+	VBROADCASTSS 4(R12), Z31
 	VFMADD231PS  Z28, Z31, Z18
 	VFMADD231PS  Z29, Z31, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z30
+	VBROADCASTSS 4(R12)(DX*1), Z30
 	VFMADD231PS  Z28, Z30, Z20
 	VFMADD231PS  Z29, Z30, Z21
-	VBROADCASTSS 4(R11)(DX*2), Z31
+	VBROADCASTSS 4(R12)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z22
 	VFMADD231PS  Z29, Z31, Z23
-	VBROADCASTSS 4(R12), Z30
+	VBROADCASTSS 4(R13), Z30
 	VFMADD231PS  Z28, Z30, Z24
 	VFMADD231PS  Z29, Z30, Z25
-	VBROADCASTSS 4(R12)(DX*1), Z31
+	VBROADCASTSS 4(R13)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
 	ADDQ         $0x08, R12
+	ADDQ         $0x08, R13
+	DECQ         R15
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS (CX)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS (CX)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS (R9), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS (R9)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS (R9)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS (R11), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS (R11)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS (R11)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS (R12), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS (R12)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS (R12)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS (R13), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS (R13)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS 4(R9), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS 4(R11), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS 4(R12), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS 4(R12)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS 4(R13), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS 4(R13)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	ADDQ         $0x08, R13
 	DECQ         AX
 	JNE          loop
 
 rest:
-	TESTQ R13, R13
+	TESTQ R14, R14
 	JE    done
 
 one:
@@ -10656,36 +13402,36 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z10
 	VFMADD231PS  Z29, Z31, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z28, Z30, Z12
 	VFMADD231PS  Z29, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z14
 	VFMADD231PS  Z29, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z30
+	VBROADCASTSS (R11)(DX*2), Z30
 	VFMADD231PS  Z28, Z30, Z16
 	VFMADD231PS  Z29, Z30, Z17
-	VBROADCASTSS (R11), Z31
+	VBROADCASTSS (R12), Z31
 	VFMADD231PS  Z28, Z31, Z18
 	VFMADD231PS  Z29, Z31, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z28, Z30, Z20
 	VFMADD231PS  Z29, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z22
 	VFMADD231PS  Z29, Z31, Z23
-	VBROADCASTSS (R12), Z30
+	VBROADCASTSS (R13), Z30
 	VFMADD231PS  Z28, Z30, Z24
 	VFMADD231PS  Z29, Z30, Z25
-	VBROADCASTSS (R12)(DX*1), Z31
+	VBROADCASTSS (R13)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
 	ADDQ         $0x04, R12
-	DECQ         R13
+	ADDQ         $0x04, R13
+	DECQ         R14
 	JNE          one
 
 done:
@@ -10733,9 +13479,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col14x2(SB), NOSPLIT, $0-72
+// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col14x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -10827,10 +13573,116 @@ zero:
 	VPXORD Z27, Z27, Z27
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS 4(CX), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS 16(CX), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS 20(CX), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS 32(CX), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS 36(CX), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS 48(CX), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS 52(CX), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS 4(CX), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS 16(CX), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS 20(CX), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS 32(CX), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS 36(CX), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS 48(CX), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS 52(CX), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Z28
@@ -11027,9 +13879,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x1(SB), NOSPLIT, $0-72
+// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11037,65 +13889,8 @@ TEXT ·tile256Row1x1(SB), NOSPLIT, $0-72
 	MOVQ    sb+32(FP), BX
 	MOVQ    c+40(FP), SI
 	MOVQ    sc+48(FP), DI
-	MOVB    acc+56(FP), DI
-	MOVQ    SI, R8
-	TESTB   DI, DI
-	JE      zero
-	VMOVUPS (R8), Y0
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (DX), Y1
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	VMOVUPS      (DX), Y1
-	ADDQ         BX, DX
-	VBROADCASTSS 4(CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         $0x08, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ DI, DI
-	JE    done
-
-one:
-	VMOVUPS      (DX), Y1
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         $0x04, CX
-	DECQ         DI
-	JNE          one
-
-done:
-	VMOVUPS Y0, (SI)
-	VZEROUPPER
-	RET
-
-// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x1(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
 	MOVB    acc+56(FP), R8
-	MOVQ    DI, R9
+	MOVQ    SI, R9
 	TESTB   R8, R8
 	JE      zero
 	VMOVUPS (R9), Y0
@@ -11105,73 +13900,32 @@ zero:
 	VXORPS Y0, Y0, Y0
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
 
-loop:
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
+ask:
+	PREFETCHT0   (R9)
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y2
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	DECQ         R8
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x1Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), DX
-	MOVQ       sb+32(FP), BX
-	MOVQ       c+40(FP), SI
-	MOVQ       sc+48(FP), DI
-	MOVQ       cols+64(FP), DI
-	LEAQ       tailMask<>+64(SB), R8
-	SHLQ       $0x02, DI
-	SUBQ       DI, R8
-	MOVB       acc+56(FP), DI
-	MOVQ       SI, R9
-	TESTB      DI, DI
-	JE         zero
-	VMOVUPS    (R8), Y2
-	VMASKMOVPS (R9), Y2, Y0
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
+	ADDQ         $0x08, CX
+	DECQ         R10
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (DX), Y1
@@ -11187,7 +13941,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ DI, DI
+	TESTQ R8, R8
 	JE    done
 
 one:
@@ -11196,31 +13950,111 @@ one:
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
 	ADDQ         $0x04, CX
-	DECQ         DI
+	DECQ         R8
 	JNE          one
 
 done:
-	VMOVUPS    (R8), Y2
-	VMASKMOVPS Y0, Y2, (SI)
+	VMOVUPS Y0, (SI)
 	VZEROUPPER
 	RET
 
-// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x1(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
+	MOVQ       b+24(FP), DX
+	MOVQ       sb+32(FP), BX
+	MOVQ       c+40(FP), SI
+	MOVQ       sc+48(FP), DI
 	MOVQ       cols+64(FP), R8
 	LEAQ       tailMask<>+64(SB), R9
 	SHLQ       $0x02, R8
 	SUBQ       R8, R9
 	MOVB       acc+56(FP), R8
-	MOVQ       DI, R10
+	MOVQ       SI, R10
 	TESTB      R8, R8
 	JE         zero
 	VMOVUPS    (R9), Y2
@@ -11231,22 +14065,43 @@ zero:
 	VXORPS Y0, Y0, Y0
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         DI, R10
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y2
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
+	ADDQ         $0x08, CX
 	DECQ         AX
 	JNE          loop
 
@@ -11255,23 +14110,110 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
+	ADDQ         $0x04, CX
 	DECQ         R8
 	JNE          one
 
 done:
 	VMOVUPS    (R9), Y2
+	VMASKMOVPS Y0, Y2, (SI)
+	VZEROUPPER
+	RET
+
+// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x1Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (R11), Y2, Y0
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000001, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y2
 	VMASKMOVPS Y0, Y2, (DI)
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x1(SB), NOSPLIT, $0-72
+// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11293,10 +14235,36 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS (CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y2
@@ -11337,9 +14305,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x1(SB), NOSPLIT, $0-72
+// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11361,10 +14329,37 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y2
@@ -11406,9 +14401,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x1Masked(SB), NOSPLIT, $0-72
+// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11436,10 +14431,36 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS (CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y2
@@ -11482,9 +14503,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11512,10 +14533,37 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y2
@@ -11559,9 +14607,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x1(SB), NOSPLIT, $0-72
+// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11586,10 +14634,40 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS (CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y3
@@ -11638,9 +14716,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x1(SB), NOSPLIT, $0-72
+// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11665,10 +14743,41 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y3
@@ -11718,9 +14827,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x1Masked(SB), NOSPLIT, $0-72
+// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11752,10 +14861,40 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS (CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y3
@@ -11807,9 +14946,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11841,10 +14980,41 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y3
@@ -11897,9 +15067,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x1(SB), NOSPLIT, $0-72
+// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11927,14 +15097,21 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
@@ -11957,175 +15134,10 @@ loop:
 	VFMADD231PS  Y4, Y8, Y3
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R10, R10
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS (CX)(DX*1), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS (CX)(DX*2), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS (R9), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         $0x04, CX
-	ADDQ         $0x04, R9
-	DECQ         R10
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x1(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
-	MOVB    acc+56(FP), R9
-	MOVQ    DI, R10
-	TESTB   R9, R9
-	JE      zero
-	VMOVUPS (R10), Y0
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y2
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y3
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-
-start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (BX), Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS 4(CX), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS 8(CX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS 12(CX), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS 4(CX), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS 8(CX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS 12(CX), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R9, R9
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS 4(CX), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS 8(CX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS 12(CX), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         DX, CX
-	DECQ         R9
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x1Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
-	MOVQ       cols+64(FP), R9
-	LEAQ       tailMask<>+64(SB), R10
-	SHLQ       $0x02, R9
-	SUBQ       R9, R10
-	MOVB       acc+56(FP), R9
-	MOVQ       DI, R11
-	TESTB      R9, R9
-	JE         zero
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y0
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y1
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y2
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y3
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-
-start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -12174,23 +15186,145 @@ one:
 	JNE          one
 
 done:
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y0, Y5, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y1, Y5, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y2, Y5, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y3, Y5, (DI)
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
 	VZEROUPPER
 	RET
 
-// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x1(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y1
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y2
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y3
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -12226,10 +15360,186 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS (CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 4(R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS (CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 4(R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS (CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R12
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y0, Y5, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y1, Y5, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y2, Y5, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y3, Y5, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x1Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y0
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y1
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y2
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y3
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -12291,9 +15601,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x1(SB), NOSPLIT, $0-72
+// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -12324,14 +15634,21 @@ zero:
 	VXORPS Y4, Y4, Y4
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
@@ -12358,194 +15675,10 @@ loop:
 	VFMADD231PS  Y5, Y6, Y4
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R10, R10
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y5
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y5, Y6, Y0
-	VBROADCASTSS (CX)(DX*1), Y7
-	VFMADD231PS  Y5, Y7, Y1
-	VBROADCASTSS (CX)(DX*2), Y8
-	VFMADD231PS  Y5, Y8, Y2
-	VBROADCASTSS (R9), Y9
-	VFMADD231PS  Y5, Y9, Y3
-	VBROADCASTSS (R9)(DX*1), Y6
-	VFMADD231PS  Y5, Y6, Y4
-	ADDQ         $0x04, CX
-	ADDQ         $0x04, R9
-	DECQ         R10
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x1(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
-	MOVB    acc+56(FP), R9
-	MOVQ    DI, R10
-	TESTB   R9, R9
-	JE      zero
-	VMOVUPS (R10), Y0
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y2
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y3
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y4
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-
-start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (BX), Y5
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y5, Y6, Y0
-	VBROADCASTSS 4(CX), Y7
-	VFMADD231PS  Y5, Y7, Y1
-	VBROADCASTSS 8(CX), Y8
-	VFMADD231PS  Y5, Y8, Y2
-	VBROADCASTSS 12(CX), Y9
-	VFMADD231PS  Y5, Y9, Y3
-	VBROADCASTSS 16(CX), Y6
-	VFMADD231PS  Y5, Y6, Y4
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y5
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y5, Y6, Y0
-	VBROADCASTSS 4(CX), Y7
-	VFMADD231PS  Y5, Y7, Y1
-	VBROADCASTSS 8(CX), Y8
-	VFMADD231PS  Y5, Y8, Y2
-	VBROADCASTSS 12(CX), Y9
-	VFMADD231PS  Y5, Y9, Y3
-	VBROADCASTSS 16(CX), Y6
-	VFMADD231PS  Y5, Y6, Y4
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R9, R9
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y5
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y5, Y6, Y0
-	VBROADCASTSS 4(CX), Y7
-	VFMADD231PS  Y5, Y7, Y1
-	VBROADCASTSS 8(CX), Y8
-	VFMADD231PS  Y5, Y8, Y2
-	VBROADCASTSS 12(CX), Y9
-	VFMADD231PS  Y5, Y9, Y3
-	VBROADCASTSS 16(CX), Y6
-	VFMADD231PS  Y5, Y6, Y4
-	ADDQ         DX, CX
-	DECQ         R9
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x1Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
-	MOVQ       cols+64(FP), R9
-	LEAQ       tailMask<>+64(SB), R10
-	SHLQ       $0x02, R9
-	SUBQ       R9, R10
-	MOVB       acc+56(FP), R9
-	MOVQ       DI, R11
-	TESTB      R9, R9
-	JE         zero
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS (R11), Y6, Y0
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS (R11), Y6, Y1
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS (R11), Y6, Y2
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS (R11), Y6, Y3
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS (R11), Y6, Y4
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-
-start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y5
@@ -12600,26 +15733,162 @@ one:
 	JNE          one
 
 done:
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS Y0, Y6, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS Y1, Y6, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS Y2, Y6, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS Y3, Y6, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y6
-	VMASKMOVPS Y4, Y6, (DI)
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
 	VZEROUPPER
 	RET
 
-// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x1(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y1
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y2
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y3
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y4
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -12659,10 +15928,207 @@ zero:
 	VXORPS Y4, Y4, Y4
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS (CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS (R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS (R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 4(R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS (CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS (R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS (R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 4(R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS (CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS (R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS (R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R12
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS Y0, Y6, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS Y1, Y6, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS Y2, Y6, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS Y3, Y6, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS Y4, Y6, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x1Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (R11), Y6, Y0
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (R11), Y6, Y1
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (R11), Y6, Y2
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (R11), Y6, Y3
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (R11), Y6, Y4
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y5
@@ -12733,9 +16199,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x1(SB), NOSPLIT, $0-72
+// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -12769,14 +16235,21 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
@@ -12807,213 +16280,10 @@ loop:
 	VFMADD231PS  Y6, Y8, Y5
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R10, R10
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y6
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y7
-	VFMADD231PS  Y6, Y7, Y0
-	VBROADCASTSS (CX)(DX*1), Y8
-	VFMADD231PS  Y6, Y8, Y1
-	VBROADCASTSS (CX)(DX*2), Y9
-	VFMADD231PS  Y6, Y9, Y2
-	VBROADCASTSS (R9), Y10
-	VFMADD231PS  Y6, Y10, Y3
-	VBROADCASTSS (R9)(DX*1), Y7
-	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS (R9)(DX*2), Y8
-	VFMADD231PS  Y6, Y8, Y5
-	ADDQ         $0x04, CX
-	ADDQ         $0x04, R9
-	DECQ         R10
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y5, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x1(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
-	MOVB    acc+56(FP), R9
-	MOVQ    DI, R10
-	TESTB   R9, R9
-	JE      zero
-	VMOVUPS (R10), Y0
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y2
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y3
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y4
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y5
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-
-start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (BX), Y6
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y7
-	VFMADD231PS  Y6, Y7, Y0
-	VBROADCASTSS 4(CX), Y8
-	VFMADD231PS  Y6, Y8, Y1
-	VBROADCASTSS 8(CX), Y9
-	VFMADD231PS  Y6, Y9, Y2
-	VBROADCASTSS 12(CX), Y10
-	VFMADD231PS  Y6, Y10, Y3
-	VBROADCASTSS 16(CX), Y7
-	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS 20(CX), Y8
-	VFMADD231PS  Y6, Y8, Y5
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y6
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y7
-	VFMADD231PS  Y6, Y7, Y0
-	VBROADCASTSS 4(CX), Y8
-	VFMADD231PS  Y6, Y8, Y1
-	VBROADCASTSS 8(CX), Y9
-	VFMADD231PS  Y6, Y9, Y2
-	VBROADCASTSS 12(CX), Y10
-	VFMADD231PS  Y6, Y10, Y3
-	VBROADCASTSS 16(CX), Y7
-	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS 20(CX), Y8
-	VFMADD231PS  Y6, Y8, Y5
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R9, R9
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y6
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y7
-	VFMADD231PS  Y6, Y7, Y0
-	VBROADCASTSS 4(CX), Y8
-	VFMADD231PS  Y6, Y8, Y1
-	VBROADCASTSS 8(CX), Y9
-	VFMADD231PS  Y6, Y9, Y2
-	VBROADCASTSS 12(CX), Y10
-	VFMADD231PS  Y6, Y10, Y3
-	VBROADCASTSS 16(CX), Y7
-	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS 20(CX), Y8
-	VFMADD231PS  Y6, Y8, Y5
-	ADDQ         DX, CX
-	DECQ         R9
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y5, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x1Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
-	MOVQ       cols+64(FP), R9
-	LEAQ       tailMask<>+64(SB), R10
-	SHLQ       $0x02, R9
-	SUBQ       R9, R10
-	MOVB       acc+56(FP), R9
-	MOVQ       DI, R11
-	TESTB      R9, R9
-	JE         zero
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS (R11), Y7, Y0
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS (R11), Y7, Y1
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS (R11), Y7, Y2
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS (R11), Y7, Y3
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS (R11), Y7, Y4
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS (R11), Y7, Y5
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-
-start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -13074,29 +16344,179 @@ one:
 	JNE          one
 
 done:
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS Y0, Y7, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS Y1, Y7, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS Y2, Y7, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS Y3, Y7, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS Y4, Y7, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y7
-	VMASKMOVPS Y5, Y7, (DI)
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y5, (DI)
 	VZEROUPPER
 	RET
 
-// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x1(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y1
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y2
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y3
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y4
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y5
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y5, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -13140,10 +16560,228 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS (CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS (R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS (R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 4(R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 4(R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS (CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS (R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS (R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 4(R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 4(R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS (CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS (R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS (R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R12
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS Y0, Y7, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS Y1, Y7, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS Y2, Y7, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS Y3, Y7, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS Y4, Y7, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS Y5, Y7, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x1Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS (R11), Y7, Y0
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS (R11), Y7, Y1
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS (R11), Y7, Y2
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS (R11), Y7, Y3
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS (R11), Y7, Y4
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y7
+	VMASKMOVPS (R11), Y7, Y5
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -13223,9 +16861,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x2(SB), NOSPLIT, $0-72
+// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13233,74 +16871,8 @@ TEXT ·tile256Row1x2(SB), NOSPLIT, $0-72
 	MOVQ    sb+32(FP), BX
 	MOVQ    c+40(FP), SI
 	MOVQ    sc+48(FP), DI
-	MOVB    acc+56(FP), DI
-	MOVQ    SI, R8
-	TESTB   DI, DI
-	JE      zero
-	VMOVUPS (R8), Y0
-	VMOVUPS 32(R8), Y1
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	ADDQ         BX, DX
-	VBROADCASTSS 4(CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $0x08, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ DI, DI
-	JE    done
-
-one:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $0x04, CX
-	DECQ         DI
-	JNE          one
-
-done:
-	VMOVUPS Y0, (SI)
-	VMOVUPS Y1, 32(SI)
-	VZEROUPPER
-	RET
-
-// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x2(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
 	MOVB    acc+56(FP), R8
-	MOVQ    DI, R9
+	MOVQ    SI, R9
 	TESTB   R8, R8
 	JE      zero
 	VMOVUPS (R9), Y0
@@ -13312,83 +16884,36 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
 
-loop:
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
+ask:
+	PREFETCHT0   (R9)
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y4
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	DECQ         R8
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x2Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), DX
-	MOVQ       sb+32(FP), BX
-	MOVQ       c+40(FP), SI
-	MOVQ       sc+48(FP), DI
-	MOVQ       cols+64(FP), DI
-	LEAQ       tailMask<>+64(SB), R8
-	SHLQ       $0x02, DI
-	SUBQ       DI, R8
-	MOVB       acc+56(FP), DI
-	MOVQ       SI, R9
-	TESTB      DI, DI
-	JE         zero
-	VMOVUPS    (R8), Y4
-	VMASKMOVPS (R9), Y4, Y0
-	VMOVUPS    32(R8), Y5
-	VMASKMOVPS 32(R9), Y5, Y1
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
+	ADDQ         $0x08, CX
+	DECQ         R10
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (DX), Y2
@@ -13408,7 +16933,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ DI, DI
+	TESTQ R8, R8
 	JE    done
 
 one:
@@ -13419,33 +16944,125 @@ one:
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
 	ADDQ         $0x04, CX
-	DECQ         DI
+	DECQ         R8
 	JNE          one
 
 done:
-	VMOVUPS    (R8), Y4
-	VMASKMOVPS Y0, Y4, (SI)
-	VMOVUPS    32(R8), Y5
-	VMASKMOVPS Y1, Y5, 32(SI)
+	VMOVUPS Y0, (SI)
+	VMOVUPS Y1, 32(SI)
 	VZEROUPPER
 	RET
 
-// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x2(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	VMOVUPS 32(R10), Y1
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
+	MOVQ       b+24(FP), DX
+	MOVQ       sb+32(FP), BX
+	MOVQ       c+40(FP), SI
+	MOVQ       sc+48(FP), DI
 	MOVQ       cols+64(FP), R8
 	LEAQ       tailMask<>+64(SB), R9
 	SHLQ       $0x02, R8
 	SUBQ       R8, R9
 	MOVB       acc+56(FP), R8
-	MOVQ       DI, R10
+	MOVQ       SI, R10
 	TESTB      R8, R8
 	JE         zero
 	VMOVUPS    (R9), Y4
@@ -13459,26 +17076,51 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         DI, R10
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y4
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
+	ADDQ         $0x08, CX
 	DECQ         AX
 	JNE          loop
 
@@ -13487,6 +17129,66 @@ rest:
 	JE    done
 
 one:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $0x04, CX
+	DECQ         R8
+	JNE          one
+
+done:
+	VMOVUPS    (R9), Y4
+	VMASKMOVPS Y0, Y4, (SI)
+	VMOVUPS    32(R9), Y5
+	VMASKMOVPS Y1, Y5, 32(SI)
+	VZEROUPPER
+	RET
+
+// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x2Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y4
+	VMASKMOVPS (R11), Y4, Y0
+	VMOVUPS    32(R10), Y5
+	VMASKMOVPS 32(R11), Y5, Y1
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000001, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
 	VMOVUPS      (BX), Y2
 	VMOVUPS      32(BX), Y3
 	ADDQ         SI, BX
@@ -13494,20 +17196,62 @@ one:
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
 	ADDQ         DX, CX
-	DECQ         R8
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R9
 	JNE          one
 
 done:
-	VMOVUPS    (R9), Y4
+	VMOVUPS    (R10), Y4
 	VMASKMOVPS Y0, Y4, (DI)
-	VMOVUPS    32(R9), Y5
+	VMOVUPS    32(R10), Y5
 	VMASKMOVPS Y1, Y5, 32(DI)
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x2(SB), NOSPLIT, $0-72
+// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13533,10 +17277,42 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -13588,9 +17364,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x2(SB), NOSPLIT, $0-72
+// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13616,10 +17392,43 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -13672,9 +17481,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x2Masked(SB), NOSPLIT, $0-72
+// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -13708,10 +17517,42 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -13767,9 +17608,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -13803,10 +17644,43 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -13863,9 +17737,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x2(SB), NOSPLIT, $0-72
+// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13896,10 +17770,48 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS (CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -13963,9 +17875,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x2(SB), NOSPLIT, $0-72
+// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13996,10 +17908,49 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -14064,9 +18015,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x2Masked(SB), NOSPLIT, $0-72
+// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -14107,10 +18058,48 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS (CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -14180,9 +18169,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -14223,10 +18212,49 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -14297,9 +18325,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x2(SB), NOSPLIT, $0-72
+// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -14335,14 +18363,21 @@ zero:
 	VXORPS Y7, Y7, Y7
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Y8
 	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
@@ -14375,223 +18410,10 @@ loop:
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R10, R10
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y8
-	VMOVUPS      32(BX), Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (CX)(DX*1), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS (CX)(DX*2), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS (R9), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         $0x04, CX
-	ADDQ         $0x04, R9
-	DECQ         R10
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x2(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
-	MOVB    acc+56(FP), R9
-	MOVQ    DI, R10
-	TESTB   R9, R9
-	JE      zero
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y6
-	VMOVUPS 32(R10), Y7
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (BX), Y8
-	VMOVUPS      32(BX), Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS 4(CX), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS 8(CX), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS 12(CX), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y8
-	VMOVUPS      32(BX), Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS 4(CX), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS 8(CX), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS 12(CX), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R9, R9
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y8
-	VMOVUPS      32(BX), Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS 4(CX), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS 8(CX), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS 12(CX), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         DX, CX
-	DECQ         R9
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x2Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
-	MOVQ       cols+64(FP), R9
-	LEAQ       tailMask<>+64(SB), R10
-	SHLQ       $0x02, R9
-	SUBQ       R9, R10
-	MOVB       acc+56(FP), R9
-	MOVQ       DI, R11
-	TESTB      R9, R9
-	JE         zero
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y0
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y1
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y2
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y3
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y4
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y5
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y6
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y7
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y8
@@ -14655,31 +18477,186 @@ one:
 	JNE          one
 
 done:
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y0, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y1, Y11, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y2, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y3, Y11, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y4, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y5, Y11, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y6, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y7, Y11, 32(DI)
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
 	VZEROUPPER
 	RET
 
-// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x2(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	VMOVUPS 32(R10), Y1
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y2
+	VMOVUPS 32(R10), Y3
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y4
+	VMOVUPS 32(R10), Y5
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y6
+	VMOVUPS 32(R10), Y7
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -14727,10 +18704,241 @@ zero:
 	VXORPS Y7, Y7, Y7
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS (CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS (R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 4(R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS (CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS (R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 4(R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS (CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS (R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R12
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y0, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y1, Y11, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y2, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y3, Y11, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y4, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y5, Y11, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y6, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y7, Y11, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x2Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y0
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y1
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y2
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y3
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y4
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y5
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y6
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y7
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y8
@@ -14815,9 +19023,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x2(SB), NOSPLIT, $0-72
+// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -14858,14 +19066,21 @@ zero:
 	VXORPS Y9, Y9, Y9
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Y10
 	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
@@ -14904,253 +19119,10 @@ loop:
 	VFMADD231PS  Y11, Y12, Y9
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R10, R10
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y10
-	VMOVUPS      32(BX), Y11
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS (CX)(DX*1), Y13
-	VFMADD231PS  Y10, Y13, Y2
-	VFMADD231PS  Y11, Y13, Y3
-	VBROADCASTSS (CX)(DX*2), Y14
-	VFMADD231PS  Y10, Y14, Y4
-	VFMADD231PS  Y11, Y14, Y5
-	VBROADCASTSS (R9), Y15
-	VFMADD231PS  Y10, Y15, Y6
-	VFMADD231PS  Y11, Y15, Y7
-	VBROADCASTSS (R9)(DX*1), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         $0x04, CX
-	ADDQ         $0x04, R9
-	DECQ         R10
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y8, (DI)
-	VMOVUPS Y9, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x2(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
-	MOVB    acc+56(FP), R9
-	MOVQ    DI, R10
-	TESTB   R9, R9
-	JE      zero
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y6
-	VMOVUPS 32(R10), Y7
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y8
-	VMOVUPS 32(R10), Y9
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-
-start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (BX), Y10
-	VMOVUPS      32(BX), Y11
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS 4(CX), Y13
-	VFMADD231PS  Y10, Y13, Y2
-	VFMADD231PS  Y11, Y13, Y3
-	VBROADCASTSS 8(CX), Y14
-	VFMADD231PS  Y10, Y14, Y4
-	VFMADD231PS  Y11, Y14, Y5
-	VBROADCASTSS 12(CX), Y15
-	VFMADD231PS  Y10, Y15, Y6
-	VFMADD231PS  Y11, Y15, Y7
-	VBROADCASTSS 16(CX), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y10
-	VMOVUPS      32(BX), Y11
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS 4(CX), Y13
-	VFMADD231PS  Y10, Y13, Y2
-	VFMADD231PS  Y11, Y13, Y3
-	VBROADCASTSS 8(CX), Y14
-	VFMADD231PS  Y10, Y14, Y4
-	VFMADD231PS  Y11, Y14, Y5
-	VBROADCASTSS 12(CX), Y15
-	VFMADD231PS  Y10, Y15, Y6
-	VFMADD231PS  Y11, Y15, Y7
-	VBROADCASTSS 16(CX), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R9, R9
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y10
-	VMOVUPS      32(BX), Y11
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS 4(CX), Y13
-	VFMADD231PS  Y10, Y13, Y2
-	VFMADD231PS  Y11, Y13, Y3
-	VBROADCASTSS 8(CX), Y14
-	VFMADD231PS  Y10, Y14, Y4
-	VFMADD231PS  Y11, Y14, Y5
-	VBROADCASTSS 12(CX), Y15
-	VFMADD231PS  Y10, Y15, Y6
-	VFMADD231PS  Y11, Y15, Y7
-	VBROADCASTSS 16(CX), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         DX, CX
-	DECQ         R9
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y8, (DI)
-	VMOVUPS Y9, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x2Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
-	MOVQ       cols+64(FP), R9
-	LEAQ       tailMask<>+64(SB), R10
-	SHLQ       $0x02, R9
-	SUBQ       R9, R10
-	MOVB       acc+56(FP), R9
-	MOVQ       DI, R11
-	TESTB      R9, R9
-	JE         zero
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS (R11), Y12, Y0
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS 32(R11), Y13, Y1
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS (R11), Y12, Y2
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS 32(R11), Y13, Y3
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS (R11), Y12, Y4
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS 32(R11), Y13, Y5
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS (R11), Y12, Y6
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS 32(R11), Y13, Y7
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS (R11), Y12, Y8
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS 32(R11), Y13, Y9
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-
-start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y10
@@ -15223,36 +19195,212 @@ one:
 	JNE          one
 
 done:
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS Y0, Y12, (DI)
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS Y1, Y13, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS Y2, Y12, (DI)
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS Y3, Y13, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS Y4, Y12, (DI)
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS Y5, Y13, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS Y6, Y12, (DI)
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS Y7, Y13, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y12
-	VMASKMOVPS Y8, Y12, (DI)
-	VMOVUPS    32(R10), Y13
-	VMASKMOVPS Y9, Y13, 32(DI)
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y8, (DI)
+	VMOVUPS Y9, 32(DI)
 	VZEROUPPER
 	RET
 
-// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x2(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	VMOVUPS 32(R10), Y1
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y2
+	VMOVUPS 32(R10), Y3
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y4
+	VMOVUPS 32(R10), Y5
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y6
+	VMOVUPS 32(R10), Y7
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y8
+	VMOVUPS 32(R10), Y9
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y8, (DI)
+	VMOVUPS Y9, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -15307,10 +19455,274 @@ zero:
 	VXORPS Y9, Y9, Y9
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R12
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS Y0, Y12, (DI)
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS Y1, Y13, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS Y2, Y12, (DI)
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS Y3, Y13, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS Y4, Y12, (DI)
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS Y5, Y13, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS Y6, Y12, (DI)
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS Y7, Y13, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS Y8, Y12, (DI)
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS Y9, Y13, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x2Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS (R11), Y12, Y0
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS 32(R11), Y13, Y1
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS (R11), Y12, Y2
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS 32(R11), Y13, Y3
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS (R11), Y12, Y4
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS 32(R11), Y13, Y5
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS (R11), Y12, Y6
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS 32(R11), Y13, Y7
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS (R11), Y12, Y8
+	VMOVUPS    32(R10), Y13
+	VMASKMOVPS 32(R11), Y13, Y9
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y10
@@ -15409,9 +19821,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x2(SB), NOSPLIT, $0-72
+// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -15457,12 +19869,69 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 4(R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y12
@@ -15513,7 +19982,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -15540,7 +20009,7 @@ one:
 	VFMADD231PS  Y13, Y15, Y11
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -15564,9 +20033,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x2(SB), NOSPLIT, $0-72
+// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -15612,10 +20081,67 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y12
@@ -15716,9 +20242,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x2Masked(SB), NOSPLIT, $0-72
+// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -15780,12 +20306,69 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 4(R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y12
@@ -15836,7 +20419,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
@@ -15863,7 +20446,7 @@ one:
 	VFMADD231PS  Y13, Y15, Y11
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -15899,9 +20482,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -15963,10 +20546,67 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y12

@@ -9,8 +9,8 @@ import (
 )
 
 // A tile is a block of C that stays in registers while k runs; see
-// asm/tile.go. Strides are in bytes.
-type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// asm/tile.go. Strides are in bytes; next is where the following tile's C begins.
+type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
 
 // A tiling is the tiles of one instruction set, by vectors and rows.
 type tiling struct {
@@ -110,13 +110,17 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					for i := range strips {
 						i1 := r0 + (r1-r0)*(i+1)/strips
 						cp := ptr(c, i0*ldc+j0)
+						next := ptr(c, i1*ldc+j0)
+						if i+1 == strips {
+							next = ptr(c, r0*ldc+min(j0+width, n-1))
+						}
 						switch {
 						case packA:
-							col[i1-i0](kb, ptr(w.strips, i*kb*t.lanes), 4*t.lanes, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
+							col[i1-i0](kb, ptr(w.strips, i*kb*t.lanes), 4*t.lanes, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						case l == gpu.TN:
-							col[i1-i0](kb, ptr(a, k0*lda+i0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
+							col[i1-i0](kb, ptr(a, k0*lda+i0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						default:
-							row[i1-i0](kb, ptr(a, i0*lda+k0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
+							row[i1-i0](kb, ptr(a, i0*lda+k0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						}
 						i0 = i1
 					}
