@@ -21431,6 +21431,50 @@ done:
 	VZEROUPPER
 	RET
 
+// func strips512(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·strips512(SB), NOSPLIT, $0-64
+	MOVQ  k+0(FP), AX
+	MOVQ  n+8(FP), CX
+	MOVQ  h+16(FP), DX
+	MOVQ  last+24(FP), BX
+	MOVQ  src+32(FP), SI
+	MOVQ  ss+40(FP), DI
+	MOVQ  dst+48(FP), R8
+	MOVQ  ds+56(FP), R9
+	MOVQ  $-1, R10
+	BZHIQ BX, R10, R10
+	KMOVW R10, K1
+	SHLQ  $0x02, DX
+	DECQ  CX
+
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS    (BX), Z0
+	VMOVUPS    Z0, (R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS.Z  (BX), K1, Z0
+	VMOVUPS    Z0, (R10)
+	ADDQ       DI, SI
+	ADDQ       $0x40, R8
+	DECQ       AX
+	JNE        row
+	VZEROUPPER
+	RET
+
 // func panel256(k int, cols int, src *float32, ss int, dst *float32, ds int)
 // Requires: AVX, MMX+
 TEXT ·panel256(SB), NOSPLIT, $0-48
@@ -21563,5 +21607,50 @@ one:
 	JNE        one
 
 done:
+	VZEROUPPER
+	RET
+
+// func strips256(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, MMX+
+TEXT ·strips256(SB), NOSPLIT, $0-64
+	MOVQ    k+0(FP), AX
+	MOVQ    n+8(FP), CX
+	MOVQ    h+16(FP), DX
+	MOVQ    last+24(FP), BX
+	MOVQ    src+32(FP), SI
+	MOVQ    ss+40(FP), DI
+	MOVQ    dst+48(FP), R8
+	MOVQ    ds+56(FP), R9
+	LEAQ    tailMask<>+64(SB), R10
+	SHLQ    $0x02, BX
+	SUBQ    BX, R10
+	VMOVUPS (R10), Y1
+	SHLQ    $0x02, DX
+	DECQ    CX
+
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS    (BX), Y0
+	VMOVUPS    Y0, (R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	VMASKMOVPS (BX), Y1, Y0
+	VMOVUPS    Y0, (R10)
+	ADDQ       DI, SI
+	ADDQ       $0x20, R8
+	DECQ       AX
+	JNE        row
 	VZEROUPPER
 	RET

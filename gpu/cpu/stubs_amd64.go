@@ -401,7 +401,13 @@ func panel512(k int, cols int, src *float32, ss int, dst *float32, ds int)
 func full512(k int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
+func strips512(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
 func panel256(k int, cols int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
 func full256(k int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
+func strips256(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)

@@ -24,7 +24,9 @@ type tiling struct {
 	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
 	panel     func(k, cols int, src *float32, ss int, dst *float32, ds int)
 	full      func(k int, src *float32, ss int, dst *float32, ds int) // panel of vectors whole ones
-	round     func(x []float32)                                       // to bfloat16
+	// strips copies n strips of h columns, the last of last, of k rows into blocks of rows of one vector.
+	strips func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)
+	round  func(x []float32) // to bfloat16
 }
 
 // ptr is the address of s[i], unchecked: the shapes were checked before.
@@ -81,11 +83,9 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 			for r0 := 0; r0 < m; r0 += blockM {
 				r1 := min(m, r0+blockM)
 				strips := (r1 - r0 + t.rows - 1) / t.rows
+				h := (r1 - r0 + strips - 1) / strips
 				if packA {
-					for i := range strips {
-						i0, i1 := r0+(r1-r0)*i/strips, r0+(r1-r0)*(i+1)/strips
-						t.packA(l, kb, a, k0, i0, i1, lda, w.strips[i*kb*t.lanes:])
-					}
+					t.packA(l, kb, a, k0, r0, r1, h, lda, w.strips)
 					if half {
 						t.round(w.strips[:strips*kb*t.lanes])
 					}
@@ -106,9 +106,8 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 						t.packB(l, kb, b, k0, j0, n, ldb, w.pack)
 						bp, sb = ptr(w.pack, 0), 4*nv*t.lanes
 					}
-					i0 := r0
 					for i := range strips {
-						i1 := r0 + (r1-r0)*(i+1)/strips
+						i0, i1 := r0+i*h, min(r0+i*h+h, r1)
 						cp := ptr(c, i0*ldc+j0)
 						next := ptr(c, i1*ldc+j0)
 						if i+1 == strips {
@@ -122,7 +121,6 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 						default:
 							row[i1-i0](kb, ptr(a, i0*lda+k0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						}
-						i0 = i1
 					}
 				}
 			}
@@ -149,11 +147,16 @@ func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, n, ldb int, ds
 	}
 }
 
-// packA writes rows i0 to i1 of op(A) from k0 on to dst: one row for each k.
-func (t *tiling) packA(l gpu.Layout, kb int, a []float32, k0, i0, i1, lda int, dst []float32) {
+// packA writes rows r0 to r1 of op(A) from k0 on to dst, h rows to a block of kb vectors:
+// one for each k.
+func (t *tiling) packA(l gpu.Layout, kb int, a []float32, k0, r0, r1, h, lda int, dst []float32) {
+	n := (r1 - r0 + h - 1) / h
 	if l == gpu.TN {
-		t.panel(kb, i1-i0, ptr(a, k0*lda+i0), 4*lda, ptr(dst, 0), 4*t.lanes)
-	} else {
-		t.transpose(kb, i1-i0, ptr(a, i0*lda+k0), 4*lda, ptr(dst, 0), 4*t.lanes)
+		t.strips(kb, n, h, r1-r0-(n-1)*h, ptr(a, k0*lda+r0), 4*lda, ptr(dst, 0), 4*t.lanes*kb)
+		return
+	}
+	for i := range n {
+		i0 := r0 + i*h
+		t.transpose(kb, min(h, r1-i0), ptr(a, i0*lda+k0), 4*lda, ptr(dst, i*kb*t.lanes), 4*t.lanes)
 	}
 }

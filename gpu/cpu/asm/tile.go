@@ -42,6 +42,7 @@ func tiles() {
 	for _, w := range []width{zmm, ymm} {
 		panel(w)
 		full(w)
+		strips(w)
 	}
 }
 
@@ -374,6 +375,63 @@ func copying(w width, n reg.Register, nv int, get func(m Mem, v reg.VecVirtual))
 	DECQ(rest)
 	JNE(LabelRef("one"))
 	Label("done")
+	end()
+}
+
+// strips emits the packing of A as columns: of each of k rows of src, ss bytes apart, n
+// strips of h elements that follow one another go into rows of one vector of n blocks
+// of dst, ds bytes apart; the last strip has last elements only. What lies in a vector
+// beyond its strip is of no matter.
+func strips(w width) {
+	TEXT("strips"+w.name, attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
+	Pragma("noescape")
+	k := Load(Param("k"), GP64())
+	n := Load(Param("n"), GP64())
+	h := Load(Param("h"), GP64())
+	last := Load(Param("last"), GP64())
+	s := Load(Param("src"), GP64())
+	ss := Load(Param("ss"), GP64())
+	d := Load(Param("dst"), GP64())
+	ds := Load(Param("ds"), GP64())
+	v, m := w.vec(), w.vec()
+	if w.halves == 1 {
+		loadMask(last, reg.K1)
+	} else {
+		p := GP64()
+		LEAQ(tailMask.Offset(4*lanes), p)
+		SHLQ(Imm(2), last)
+		SUBQ(last, p)
+		VMOVUPS(Mem{Base: p}, m)
+	}
+	SHLQ(Imm(2), h)
+	DECQ(n)
+	from, to, left := GP64(), GP64(), GP64()
+	Label("row")
+	MOVQ(s, from)
+	MOVQ(d, to)
+	MOVQ(n, left)
+	TESTQ(left, left)
+	JE(LabelRef("last"))
+	Label("strip")
+	PREFETCHT0(Mem{Base: from, Index: ss, Scale: 8})
+	VMOVUPS(Mem{Base: from}, v)
+	VMOVUPS(v, Mem{Base: to})
+	ADDQ(h, from)
+	ADDQ(ds, to)
+	DECQ(left)
+	JNE(LabelRef("strip"))
+	Label("last")
+	PREFETCHT0(Mem{Base: from, Index: ss, Scale: 8})
+	if w.halves == 1 {
+		VMOVUPS_Z(Mem{Base: from}, reg.K1, v)
+	} else {
+		VMASKMOVPS(Mem{Base: from}, m, v)
+	}
+	VMOVUPS(v, Mem{Base: to})
+	ADDQ(ss, s)
+	ADDQ(Imm(uint64(w.bytes)), d)
+	DECQ(k)
+	JNE(LabelRef("row"))
 	end()
 }
 
