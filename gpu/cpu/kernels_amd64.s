@@ -21292,148 +21292,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func panel512(k int, cols int, src *float32, ss int, dst *float32, ds int)
+// func strips512x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·panel512(SB), NOSPLIT, $0-48
-	MOVQ  k+0(FP), AX
-	MOVQ  cols+8(FP), CX
-	MOVQ  $-1, DX
-	BZHIQ CX, DX, DX
-	KMOVW DX, K1
-	MOVQ  src+16(FP), CX
-	MOVQ  ss+24(FP), DX
-	MOVQ  dst+32(FP), BX
-	MOVQ  ds+40(FP), SI
-	LEAQ  (CX)(DX*8), DI
-	MOVQ  AX, R8
-	ANDQ  $0x03, R8
-	SHRQ  $0x02, AX
-	JE    rest
-
-loop:
-	PREFETCHT0 (DI)
-	VMOVUPS.Z  (CX), K1, Z0
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS.Z  (CX), K1, Z1
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS.Z  (CX), K1, Z2
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS.Z  (CX), K1, Z3
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Z0, (BX)
-	ADDQ       SI, BX
-	VMOVUPS    Z1, (BX)
-	ADDQ       SI, BX
-	VMOVUPS    Z2, (BX)
-	ADDQ       SI, BX
-	VMOVUPS    Z3, (BX)
-	ADDQ       SI, BX
-	DECQ       AX
-	JNE        loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	PREFETCHT0 (DI)
-	VMOVUPS.Z  (CX), K1, Z0
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Z0, (BX)
-	ADDQ       SI, BX
-	DECQ       R8
-	JNE        one
-
-done:
-	VZEROUPPER
-	RET
-
-// func full512(k int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·full512(SB), NOSPLIT, $0-40
-	MOVQ k+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ ss+16(FP), DX
-	MOVQ dst+24(FP), BX
-	MOVQ ds+32(FP), SI
-	LEAQ (CX)(DX*8), DI
-	MOVQ AX, R8
-	ANDQ $0x03, R8
-	SHRQ $0x02, AX
-	JE   rest
-
-loop:
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Z0
-	PREFETCHT0 64(DI)
-	VMOVUPS    64(CX), Z1
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Z2
-	PREFETCHT0 64(DI)
-	VMOVUPS    64(CX), Z3
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Z4
-	PREFETCHT0 64(DI)
-	VMOVUPS    64(CX), Z5
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Z6
-	PREFETCHT0 64(DI)
-	VMOVUPS    64(CX), Z7
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Z0, (BX)
-	VMOVUPS    Z1, 64(BX)
-	ADDQ       SI, BX
-	VMOVUPS    Z2, (BX)
-	VMOVUPS    Z3, 64(BX)
-	ADDQ       SI, BX
-	VMOVUPS    Z4, (BX)
-	VMOVUPS    Z5, 64(BX)
-	ADDQ       SI, BX
-	VMOVUPS    Z6, (BX)
-	VMOVUPS    Z7, 64(BX)
-	ADDQ       SI, BX
-	DECQ       AX
-	JNE        loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Z0
-	PREFETCHT0 64(DI)
-	VMOVUPS    64(CX), Z1
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Z0, (BX)
-	VMOVUPS    Z1, 64(BX)
-	ADDQ       SI, BX
-	DECQ       R8
-	JNE        one
-
-done:
-	VZEROUPPER
-	RET
-
-// func strips512(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·strips512(SB), NOSPLIT, $0-64
+TEXT ·strips512x1(SB), NOSPLIT, $0-64
 	MOVQ  k+0(FP), AX
 	MOVQ  n+8(FP), CX
 	MOVQ  h+16(FP), DX
@@ -21475,144 +21336,61 @@ last:
 	VZEROUPPER
 	RET
 
-// func panel256(k int, cols int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX, MMX+
-TEXT ·panel256(SB), NOSPLIT, $0-48
-	MOVQ    k+0(FP), AX
-	MOVQ    cols+8(FP), CX
-	LEAQ    tailMask<>+64(SB), DX
-	SHLQ    $0x02, CX
-	SUBQ    CX, DX
-	VMOVUPS (DX), Y0
-	MOVQ    src+16(FP), CX
-	MOVQ    ss+24(FP), DX
-	MOVQ    dst+32(FP), BX
-	MOVQ    ds+40(FP), SI
-	LEAQ    (CX)(DX*8), DI
-	MOVQ    AX, R8
-	ANDQ    $0x03, R8
-	SHRQ    $0x02, AX
-	JE      rest
+// func strips512x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·strips512x2(SB), NOSPLIT, $0-64
+	MOVQ  k+0(FP), AX
+	MOVQ  n+8(FP), CX
+	MOVQ  h+16(FP), DX
+	MOVQ  last+24(FP), BX
+	MOVQ  src+32(FP), SI
+	MOVQ  ss+40(FP), DI
+	MOVQ  dst+48(FP), R8
+	MOVQ  ds+56(FP), R9
+	MOVQ  $-1, R10
+	BZHIQ BX, R10, R10
+	KMOVW R10, K1
+	SHRQ  $0x10, R10
+	KMOVW R10, K2
+	SHLQ  $0x02, DX
+	DECQ  CX
 
-loop:
-	PREFETCHT0 (DI)
-	VMASKMOVPS (CX), Y0, Y1
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMASKMOVPS (CX), Y0, Y2
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMASKMOVPS (CX), Y0, Y3
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMASKMOVPS (CX), Y0, Y4
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Y1, (BX)
-	ADDQ       SI, BX
-	VMOVUPS    Y2, (BX)
-	ADDQ       SI, BX
-	VMOVUPS    Y3, (BX)
-	ADDQ       SI, BX
-	VMOVUPS    Y4, (BX)
-	ADDQ       SI, BX
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	PREFETCHT0 64(BX)(DI*8)
+	VMOVUPS    (BX), Z0
+	VMOVUPS    64(BX), Z1
+	VMOVUPS    Z0, (R10)
+	VMOVUPS    Z1, 64(R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	PREFETCHT0 64(BX)(DI*8)
+	VMOVUPS.Z  (BX), K1, Z0
+	VMOVUPS.Z  64(BX), K2, Z1
+	VMOVUPS    Z0, (R10)
+	VMOVUPS    Z1, 64(R10)
+	ADDQ       DI, SI
+	ADDQ       $0x80, R8
 	DECQ       AX
-	JNE        loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	PREFETCHT0 (DI)
-	VMASKMOVPS (CX), Y0, Y1
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Y1, (BX)
-	ADDQ       SI, BX
-	DECQ       R8
-	JNE        one
-
-done:
+	JNE        row
 	VZEROUPPER
 	RET
 
-// func full256(k int, src *float32, ss int, dst *float32, ds int)
+// func strips256x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
 // Requires: AVX, MMX+
-TEXT ·full256(SB), NOSPLIT, $0-40
-	MOVQ k+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ ss+16(FP), DX
-	MOVQ dst+24(FP), BX
-	MOVQ ds+32(FP), SI
-	LEAQ (CX)(DX*8), DI
-	MOVQ AX, R8
-	ANDQ $0x03, R8
-	SHRQ $0x02, AX
-	JE   rest
-
-loop:
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Y0
-	VMOVUPS    32(CX), Y1
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Y2
-	VMOVUPS    32(CX), Y3
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Y4
-	VMOVUPS    32(CX), Y5
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Y6
-	VMOVUPS    32(CX), Y7
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Y0, (BX)
-	VMOVUPS    Y1, 32(BX)
-	ADDQ       SI, BX
-	VMOVUPS    Y2, (BX)
-	VMOVUPS    Y3, 32(BX)
-	ADDQ       SI, BX
-	VMOVUPS    Y4, (BX)
-	VMOVUPS    Y5, 32(BX)
-	ADDQ       SI, BX
-	VMOVUPS    Y6, (BX)
-	VMOVUPS    Y7, 32(BX)
-	ADDQ       SI, BX
-	DECQ       AX
-	JNE        loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	PREFETCHT0 (DI)
-	VMOVUPS    (CX), Y0
-	VMOVUPS    32(CX), Y1
-	ADDQ       DX, CX
-	ADDQ       DX, DI
-	VMOVUPS    Y0, (BX)
-	VMOVUPS    Y1, 32(BX)
-	ADDQ       SI, BX
-	DECQ       R8
-	JNE        one
-
-done:
-	VZEROUPPER
-	RET
-
-// func strips256(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX, MMX+
-TEXT ·strips256(SB), NOSPLIT, $0-64
+TEXT ·strips256x1(SB), NOSPLIT, $0-64
 	MOVQ    k+0(FP), AX
 	MOVQ    n+8(FP), CX
 	MOVQ    h+16(FP), DX
@@ -21650,6 +21428,56 @@ last:
 	VMOVUPS    Y0, (R10)
 	ADDQ       DI, SI
 	ADDQ       $0x20, R8
+	DECQ       AX
+	JNE        row
+	VZEROUPPER
+	RET
+
+// func strips256x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, MMX+
+TEXT ·strips256x2(SB), NOSPLIT, $0-64
+	MOVQ    k+0(FP), AX
+	MOVQ    n+8(FP), CX
+	MOVQ    h+16(FP), DX
+	MOVQ    last+24(FP), BX
+	MOVQ    src+32(FP), SI
+	MOVQ    ss+40(FP), DI
+	MOVQ    dst+48(FP), R8
+	MOVQ    ds+56(FP), R9
+	LEAQ    tailMask<>+64(SB), R10
+	SHLQ    $0x02, BX
+	SUBQ    BX, R10
+	VMOVUPS (R10), Y2
+	VMOVUPS 32(R10), Y3
+	SHLQ    $0x02, DX
+	DECQ    CX
+
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS    (BX), Y0
+	VMOVUPS    32(BX), Y1
+	VMOVUPS    Y0, (R10)
+	VMOVUPS    Y1, 32(R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	VMASKMOVPS (BX), Y2, Y0
+	VMASKMOVPS 32(BX), Y3, Y1
+	VMOVUPS    Y0, (R10)
+	VMOVUPS    Y1, 32(R10)
+	ADDQ       DI, SI
+	ADDQ       $0x40, R8
 	DECQ       AX
 	JNE        row
 	VZEROUPPER

@@ -395,19 +395,13 @@ func transpose512(k int, rows int, src *float32, ss int, dst *float32, ds int)
 func transpose256(k int, rows int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
-func panel512(k int, cols int, src *float32, ss int, dst *float32, ds int)
+func strips512x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
-func full512(k int, src *float32, ss int, dst *float32, ds int)
+func strips512x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
-func strips512(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+func strips256x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
-func panel256(k int, cols int, src *float32, ss int, dst *float32, ds int)
-
-//go:noescape
-func full256(k int, src *float32, ss int, dst *float32, ds int)
-
-//go:noescape
-func strips256(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+func strips256x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)

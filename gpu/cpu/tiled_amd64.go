@@ -19,14 +19,13 @@ type tiling struct {
 	rows             int      // at most, one below another; no more than lanes
 	row, col         [][]tile // A as it lies, and transposed
 	rowEdge, colEdge [][]tile // the same where the last vector is not full
-	// transpose writes up to lanes rows of src as columns of dst, panel copies up
-	// to lanes columns; both make rows of one vector.
+	// transpose writes up to lanes rows of src as columns of dst, whose rows are ds bytes apart.
 	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
-	panel     func(k, cols int, src *float32, ss int, dst *float32, ds int)
-	full      func(k int, src *float32, ss int, dst *float32, ds int) // panel of vectors whole ones
-	// strips copies n strips of h columns, the last of last, of k rows into blocks of rows of one vector.
-	strips func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)
-	round  func(x []float32) // to bfloat16
+	// strips cuts k rows of src into n pieces of h values, the last of last, each for a row of
+	// one vector of a block of dst; blocks are ds bytes apart. panels does so for rows of all
+	// vectors of a tile.
+	strips, panels func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)
+	round          func(x []float32) // to bfloat16
 }
 
 // ptr is the address of s[i], unchecked: the shapes were checked before.
@@ -73,9 +72,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
 			if packB {
-				for p := p0; p < p1; p++ {
-					t.packB(l, kb, b, k0, p*width, n, ldb, w.pack[(p-p0)*kb*width:])
-				}
+				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, w.pack)
 				if half {
 					t.round(w.pack[:(p1-p0)*kb*width])
 				}
@@ -101,10 +98,10 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					bp, sb := ptr(b, k0*ldb+j0), 4*ldb
 					switch {
 					case packB:
-						bp, sb = ptr(w.pack, (p-p0)*kb*width), 4*nv*t.lanes
+						bp, sb = ptr(w.pack, (p-p0)*kb*width), 4*width
 					case cols < nv*t.lanes: // tiles read whole vectors
 						t.packB(l, kb, b, k0, j0, n, ldb, w.pack)
-						bp, sb = ptr(w.pack, 0), 4*nv*t.lanes
+						bp, sb = ptr(w.pack, 0), 4*width
 					}
 					for i := range strips {
 						i0, i1 := r0+i*h, min(r0+i*h+h, r1)
@@ -128,22 +125,18 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	}
 }
 
-// packB writes the panel of op(B) that begins at k0, j0 to dst, whose rows are
-// full vectors; what columns beyond n hold is of no matter.
-func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, n, ldb int, dst []float32) {
-	cols := min(t.vectors*t.lanes, n-j0)
-	width := (cols + t.lanes - 1) / t.lanes * t.lanes
-	if cols == t.vectors*t.lanes && l != gpu.NT {
-		t.full(kb, ptr(b, k0*ldb+j0), 4*ldb, ptr(dst, 0), 4*width)
+// packB writes columns j0 to j1 of op(B) from k0 on to dst, panel after panel; what a
+// panel holds beyond j1 is of no matter.
+func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, j1, ldb int, dst []float32) {
+	width := t.vectors * t.lanes
+	if l != gpu.NT {
+		n := (j1 - j0 + width - 1) / width
+		t.panels(kb, n, width, j1-j0-(n-1)*width, ptr(b, k0*ldb+j0), 4*ldb, ptr(dst, 0), 4*kb*width)
 		return
 	}
-	for j := 0; j < cols; j += t.lanes {
-		c := min(t.lanes, cols-j)
-		if l == gpu.NT {
-			t.transpose(kb, c, ptr(b, (j0+j)*ldb+k0), 4*ldb, ptr(dst, j), 4*width)
-		} else {
-			t.panel(kb, c, ptr(b, k0*ldb+j0+j), 4*ldb, ptr(dst, j), 4*width)
-		}
+	for j := j0; j < j1; j += t.lanes {
+		p, at := (j-j0)/width, (j-j0)%width
+		t.transpose(kb, min(t.lanes, j1-j), ptr(b, j*ldb+k0), 4*ldb, ptr(dst, p*kb*width+at), 4*width)
 	}
 }
 

@@ -40,9 +40,8 @@ func tiles() {
 	transpose512()
 	transpose256()
 	for _, w := range []width{zmm, ymm} {
-		panel(w)
-		full(w)
-		strips(w)
+		strips(w, 1)
+		strips(w, 2)
 	}
 }
 
@@ -221,15 +220,7 @@ func (t *tileRegs) begin() {
 	}
 	cols := Load(Param("cols"), GP64())
 	if t.halves == 1 {
-		m := GP64()
-		MOVQ(I64(-1), m)
-		BZHIQ(cols, m, m)
-		for v := range t.nv {
-			KMOVW(m.As32(), ks[v])
-			if v < t.nv-1 {
-				SHRQ(Imm(16), m)
-			}
-		}
+		loadMasks(cols, t.nv)
 		return
 	}
 	p := GP64()
@@ -295,95 +286,12 @@ func (t *tileRegs) multiply(a Mem, i int) {
 	}
 }
 
-// panel emits the packing of rows that are copied as they lie: cols elements, one
-// vector at most, of each of k rows of src, ss bytes apart, into rows of dst. What
-// is beyond cols becomes 0.
-func panel(w width) {
-	TEXT("panel"+w.name, attr.NOSPLIT, "func(k, cols int, src *float32, ss int, dst *float32, ds int)")
-	Pragma("noescape")
-	n := Load(Param("k"), GP64())
-	cols := Load(Param("cols"), GP64())
-	get := func(m Mem, v reg.VecVirtual) {}
-	if w.halves == 1 {
-		loadMask(cols, reg.K1)
-		get = func(m Mem, v reg.VecVirtual) { VMOVUPS_Z(m, reg.K1, v) }
-	} else {
-		m, p := w.vec(), GP64()
-		LEAQ(tailMask.Offset(4*lanes), p)
-		SHLQ(Imm(2), cols)
-		SUBQ(cols, p)
-		VMOVUPS(Mem{Base: p}, m)
-		get = func(from Mem, v reg.VecVirtual) { VMASKMOVPS(from, m, v) }
-	}
-	copying(w, n, 1, get)
-}
-
-// full emits panel for rows of two whole vectors.
-func full(w width) {
-	TEXT("full"+w.name, attr.NOSPLIT, "func(k int, src *float32, ss int, dst *float32, ds int)")
-	Pragma("noescape")
-	n := Load(Param("k"), GP64())
-	copying(w, n, 2, func(m Mem, v reg.VecVirtual) { VMOVUPS(m, v) })
-}
-
-// copying emits the loop of panel and full: nv vectors of each of n rows. Rows are
-// asked for before they are read, as no hardware foresees long strides.
-func copying(w width, n reg.Register, nv int, get func(m Mem, v reg.VecVirtual)) {
-	const unroll = 4
-	s := Load(Param("src"), GP64())
-	ss := Load(Param("ss"), GP64())
-	d := Load(Param("dst"), GP64())
-	ds := Load(Param("ds"), GP64())
-	ahead := GP64()
-	LEAQ(Mem{Base: s, Index: ss, Scale: 8}, ahead)
-	v := make([]reg.VecVirtual, unroll*nv)
-	for i := range v {
-		v[i] = w.vec()
-	}
-	some := func(rows int) {
-		for i := range rows {
-			for j := range nv {
-				if w.bytes*j%64 == 0 {
-					PREFETCHT0(Mem{Base: ahead, Disp: w.bytes * j})
-				}
-				get(Mem{Base: s, Disp: w.bytes * j}, v[i*nv+j])
-			}
-			ADDQ(ss, s)
-			ADDQ(ss, ahead)
-		}
-		for i := range rows {
-			for j := range nv {
-				VMOVUPS(v[i*nv+j], Mem{Base: d, Disp: w.bytes * j})
-			}
-			ADDQ(ds, d)
-		}
-	}
-	rest := GP64()
-	MOVQ(n, rest)
-	ANDQ(Imm(unroll-1), rest)
-	SHRQ(Imm(2), n)
-	JE(LabelRef("rest"))
-	Label("loop")
-	some(unroll)
-	DECQ(n)
-	JNE(LabelRef("loop"))
-	Label("rest")
-	TESTQ(rest, rest)
-	JE(LabelRef("done"))
-	Label("one")
-	some(1)
-	DECQ(rest)
-	JNE(LabelRef("one"))
-	Label("done")
-	end()
-}
-
-// strips emits the packing of A as columns: of each of k rows of src, ss bytes apart, n
-// strips of h elements that follow one another go into rows of one vector of n blocks
-// of dst, ds bytes apart; the last strip has last elements only. What lies in a vector
-// beyond its strip is of no matter.
-func strips(w width) {
-	TEXT("strips"+w.name, attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
+// strips emits a packing that reads memory in its order: each of k rows of src, ss
+// bytes apart, holds n pieces of h elements that follow one another, the last piece of last
+// elements; they go into rows of nv vectors of n blocks of dst, ds bytes apart. What lies in
+// a row beyond its piece is of no matter. Rows are asked for before they are read.
+func strips(w width, nv int) {
+	TEXT(fmt.Sprintf("strips%sx%d", w.name, nv), attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
 	Pragma("noescape")
 	k := Load(Param("k"), GP64())
 	n := Load(Param("n"), GP64())
@@ -393,19 +301,33 @@ func strips(w width) {
 	ss := Load(Param("ss"), GP64())
 	d := Load(Param("dst"), GP64())
 	ds := Load(Param("ds"), GP64())
-	v, m := w.vec(), w.vec()
+	at := func(p reg.Register, i int) Mem { return Mem{Base: p, Disp: w.bytes * i} }
+	v, masks := w.some(nv), w.some(nv)
 	if w.halves == 1 {
-		loadMask(last, reg.K1)
+		loadMasks(last, nv)
 	} else {
 		p := GP64()
 		LEAQ(tailMask.Offset(4*lanes), p)
 		SHLQ(Imm(2), last)
 		SUBQ(last, p)
-		VMOVUPS(Mem{Base: p}, m)
+		for i, m := range masks {
+			VMOVUPS(at(p, i), m)
+		}
 	}
 	SHLQ(Imm(2), h)
 	DECQ(n)
 	from, to, left := GP64(), GP64(), GP64()
+	piece := func(load func(i int)) {
+		for i := 0; i < nv; i += 64 / w.bytes {
+			PREFETCHT0(Mem{Base: from, Index: ss, Scale: 8, Disp: w.bytes * i})
+		}
+		for i := range nv {
+			load(i)
+		}
+		for i := range nv {
+			VMOVUPS(v[i], at(to, i))
+		}
+	}
 	Label("row")
 	MOVQ(s, from)
 	MOVQ(d, to)
@@ -413,34 +335,46 @@ func strips(w width) {
 	TESTQ(left, left)
 	JE(LabelRef("last"))
 	Label("strip")
-	PREFETCHT0(Mem{Base: from, Index: ss, Scale: 8})
-	VMOVUPS(Mem{Base: from}, v)
-	VMOVUPS(v, Mem{Base: to})
+	piece(func(i int) { VMOVUPS(at(from, i), v[i]) })
 	ADDQ(h, from)
 	ADDQ(ds, to)
 	DECQ(left)
 	JNE(LabelRef("strip"))
 	Label("last")
-	PREFETCHT0(Mem{Base: from, Index: ss, Scale: 8})
-	if w.halves == 1 {
-		VMOVUPS_Z(Mem{Base: from}, reg.K1, v)
-	} else {
-		VMASKMOVPS(Mem{Base: from}, m, v)
-	}
-	VMOVUPS(v, Mem{Base: to})
+	piece(func(i int) {
+		if w.halves == 1 {
+			VMOVUPS_Z(at(from, i), ks[i], v[i])
+		} else {
+			VMASKMOVPS(at(from, i), masks[i], v[i])
+		}
+	})
 	ADDQ(ss, s)
-	ADDQ(Imm(uint64(w.bytes)), d)
+	ADDQ(Imm(uint64(nv*w.bytes)), d)
 	DECQ(k)
 	JNE(LabelRef("row"))
 	end()
 }
 
-// loadMask sets the lower n bits of k.
-func loadMask(n reg.Register, k reg.OpmaskPhysical) {
+// some are n registers.
+func (w width) some(n int) []reg.VecVirtual {
+	v := make([]reg.VecVirtual, n)
+	for i := range v {
+		v[i] = w.vec()
+	}
+	return v
+}
+
+// loadMasks sets the lower n bits of the first nv mask registers, 16 to each.
+func loadMasks(n reg.Register, nv int) {
 	m := GP64()
 	MOVQ(I64(-1), m)
 	BZHIQ(n, m, m)
-	KMOVW(m.As32(), k)
+	for v := range nv {
+		KMOVW(m.As32(), ks[v])
+		if v < nv-1 {
+			SHRQ(Imm(16), m)
+		}
+	}
 }
 
 // turning is the frame of the two packings of transposed rows: up to lanes rows
@@ -491,7 +425,7 @@ func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
 	TESTQ(n, n)
 	JE(LabelRef("done"))
 	if w.halves == 1 {
-		loadMask(n, reg.K1)
+		loadMasks(n, 1)
 		block(func(i int) { VMOVUPS_Z(Mem{Base: p}, reg.K1, in[i]) })
 	} else {
 		m := GP64()
