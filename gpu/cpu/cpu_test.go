@@ -108,3 +108,20 @@ func TestGenerated(t *testing.T) {
 		t.Error("gpu/cpu/asm has changed since kernels_amd64.s was written: run go generate in gpu/cpu")
 	}
 }
+
+// TestNoSSELoads keeps SSE instructions that write a register out of the assembly:
+// where the wide part of any register is in use, each costs hundreds of cycles.
+func TestNoSSELoads(t *testing.T) {
+	for _, name := range []string{"kernels_amd64.s", "decode_amd64.s"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(b), "\n") {
+			f := strings.Fields(line)
+			if len(f) > 2 && strings.HasPrefix(f[0], "MOVS") && strings.HasPrefix(f[len(f)-1], "X") {
+				t.Errorf("%s:%d: %s", name, i+1, strings.TrimSpace(line))
+			}
+		}
+	}
+}

@@ -418,14 +418,13 @@ done_d:
 	RET
 
 // func normalize512(out []float32, x []float32, gain []float32, a float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normalize512(SB), NOSPLIT, $0-76
 	MOVQ         out_len+8(FP), AX
 	MOVQ         out_base+0(FP), CX
 	MOVQ         x_base+24(FP), DX
 	MOVQ         gain_base+48(FP), BX
-	MOVSS        a+72(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS a+72(FP), Z0
 	CMPQ         AX, $0x10
 	JL           tail_e
 
@@ -459,7 +458,7 @@ done_e:
 	RET
 
 // func normBack512(dx []float32, dgain []float32, dy []float32, x []float32, gain []float32, a float32, b float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·normBack512(SB), NOSPLIT, $0-128
 	MOVQ         dx_len+8(FP), AX
 	MOVQ         dx_base+0(FP), CX
@@ -467,10 +466,8 @@ TEXT ·normBack512(SB), NOSPLIT, $0-128
 	MOVQ         dy_base+48(FP), BX
 	MOVQ         x_base+72(FP), SI
 	MOVQ         gain_base+96(FP), DI
-	MOVSS        a+120(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        b+124(FP), X1
-	VBROADCASTSS X1, Z1
+	VBROADCASTSS a+120(FP), Z0
+	VBROADCASTSS b+124(FP), Z1
 	CMPQ         AX, $0x10
 	JL           tail_f
 
@@ -556,7 +553,7 @@ done_g:
 	VMAXPS        X1, X0, X0
 	VPERMILPS     $0xb1, X0, X1
 	VMAXPS        X1, X0, X0
-	MOVSS         a+24(FP), X1
+	VMOVSS        a+24(FP), X1
 	VMULSS        X1, X0, X0
 	MOVSS         X0, m+32(FP)
 	VBROADCASTSS  X0, Z0
@@ -639,7 +636,7 @@ done_h:
 	VPERMILPS     $0xb1, X1, X0
 	VADDPS        X0, X1, X1
 	MOVSS         X1, sum+36(FP)
-	MOVSS         b+28(FP), X0
+	VMOVSS        b+28(FP), X0
 	VDIVSS        X1, X0, X0
 	VBROADCASTSS  X0, Z0
 	MOVQ          AX, DX
@@ -671,19 +668,15 @@ done_i:
 	RET
 
 // func softmaxBack512(dp []float32, p []float32, a float32, m float32, inv float32, d float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·softmaxBack512(SB), NOSPLIT, $0-64
 	MOVQ         dp_len+8(FP), AX
 	MOVQ         dp_base+0(FP), CX
 	MOVQ         p_base+24(FP), DX
-	MOVSS        a+48(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        m+52(FP), X1
-	VBROADCASTSS X1, Z1
-	MOVSS        inv+56(FP), X2
-	VBROADCASTSS X2, Z2
-	MOVSS        d+60(FP), X3
-	VBROADCASTSS X3, Z3
+	VBROADCASTSS a+48(FP), Z0
+	VBROADCASTSS m+52(FP), Z1
+	VBROADCASTSS inv+56(FP), Z2
+	VBROADCASTSS d+60(FP), Z3
 	CMPQ         AX, $0x10
 	JL           tail_j
 
@@ -764,15 +757,14 @@ done_j:
 	RET
 
 // func rope512(x []float32, c []float32, s []float32, heads int, a float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·rope512(SB), NOSPLIT, $0-84
 	MOVQ         heads+72(FP), AX
 	MOVQ         c_len+32(FP), CX
 	MOVQ         x_base+0(FP), DX
 	MOVQ         c_base+24(FP), BX
 	MOVQ         s_base+48(FP), SI
-	MOVSS        a+80(FP), X0
-	VBROADCASTSS X0, Z0
+	VBROADCASTSS a+80(FP), Z0
 	TESTQ        AX, AX
 	JE           end
 
@@ -1021,27 +1013,20 @@ done_m:
 	RET
 
 // func adamw512(p []float32, g []float32, m []float32, v []float32, scale float32, beta1 float32, beta2 float32, rate float32, correct2 float32, eps float32, keep float32)
-// Requires: AVX, AVX512F, BMI2, SSE
+// Requires: AVX, AVX512F, BMI2
 TEXT ·adamw512(SB), NOSPLIT, $0-124
 	MOVQ         p_len+8(FP), AX
 	MOVQ         p_base+0(FP), CX
 	MOVQ         g_base+24(FP), DX
 	MOVQ         m_base+48(FP), BX
 	MOVQ         v_base+72(FP), SI
-	MOVSS        scale+96(FP), X0
-	VBROADCASTSS X0, Z0
-	MOVSS        beta1+100(FP), X1
-	VBROADCASTSS X1, Z1
-	MOVSS        beta2+104(FP), X2
-	VBROADCASTSS X2, Z2
-	MOVSS        rate+108(FP), X3
-	VBROADCASTSS X3, Z3
-	MOVSS        correct2+112(FP), X4
-	VBROADCASTSS X4, Z4
-	MOVSS        eps+116(FP), X5
-	VBROADCASTSS X5, Z5
-	MOVSS        keep+120(FP), X6
-	VBROADCASTSS X6, Z6
+	VBROADCASTSS scale+96(FP), Z0
+	VBROADCASTSS beta1+100(FP), Z1
+	VBROADCASTSS beta2+104(FP), Z2
+	VBROADCASTSS rate+108(FP), Z3
+	VBROADCASTSS correct2+112(FP), Z4
+	VBROADCASTSS eps+116(FP), Z5
+	VBROADCASTSS keep+120(FP), Z6
 	CMPQ         AX, $0x10
 	JL           tail_n
 
@@ -1340,14 +1325,13 @@ done_r:
 	RET
 
 // func normalize256(out []float32, x []float32, gain []float32, a float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX
 TEXT ·normalize256(SB), NOSPLIT, $0-76
 	MOVQ         out_len+8(FP), AX
 	MOVQ         out_base+0(FP), CX
 	MOVQ         x_base+24(FP), DX
 	MOVQ         gain_base+48(FP), BX
-	MOVSS        a+72(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS a+72(FP), Y0
 	CMPQ         AX, $0x10
 	JL           tail_s
 
@@ -1393,7 +1377,7 @@ done_s:
 	RET
 
 // func normBack256(dx []float32, dgain []float32, dy []float32, x []float32, gain []float32, a float32, b float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, FMA3
 TEXT ·normBack256(SB), NOSPLIT, $0-128
 	MOVQ         dx_len+8(FP), AX
 	MOVQ         dx_base+0(FP), CX
@@ -1401,10 +1385,8 @@ TEXT ·normBack256(SB), NOSPLIT, $0-128
 	MOVQ         dy_base+48(FP), BX
 	MOVQ         x_base+72(FP), SI
 	MOVQ         gain_base+96(FP), DI
-	MOVSS        a+120(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        b+124(FP), X1
-	VBROADCASTSS X1, Y1
+	VBROADCASTSS a+120(FP), Y0
+	VBROADCASTSS b+124(FP), Y1
 	CMPQ         AX, $0x10
 	JL           tail_t
 
@@ -1522,7 +1504,7 @@ done_u:
 	VMAXPS       X0, X1, X1
 	VPERMILPS    $0xb1, X1, X0
 	VMAXPS       X0, X1, X1
-	MOVSS        a+24(FP), X0
+	VMOVSS       a+24(FP), X0
 	VMULSS       X0, X1, X1
 	MOVSS        X1, m+32(FP)
 	VBROADCASTSS X1, Y1
@@ -1688,7 +1670,7 @@ done_v:
 	VPERMILPS    $0xb1, X1, X0
 	VADDPS       X0, X1, X1
 	MOVSS        X1, sum+36(FP)
-	MOVSS        b+28(FP), X0
+	VMOVSS       b+28(FP), X0
 	VDIVSS       X1, X0, X0
 	VBROADCASTSS X0, Y0
 	MOVQ         AX, DX
@@ -1728,19 +1710,15 @@ done_w:
 	RET
 
 // func softmaxBack256(dp []float32, p []float32, a float32, m float32, inv float32, d float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3
 TEXT ·softmaxBack256(SB), NOSPLIT, $0-64
 	MOVQ         dp_len+8(FP), AX
 	MOVQ         dp_base+0(FP), CX
 	MOVQ         p_base+24(FP), DX
-	MOVSS        a+48(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        m+52(FP), X1
-	VBROADCASTSS X1, Y1
-	MOVSS        inv+56(FP), X2
-	VBROADCASTSS X2, Y2
-	MOVSS        d+60(FP), X3
-	VBROADCASTSS X3, Y3
+	VBROADCASTSS a+48(FP), Y0
+	VBROADCASTSS m+52(FP), Y1
+	VBROADCASTSS inv+56(FP), Y2
+	VBROADCASTSS d+60(FP), Y3
 	CMPQ         AX, $0x10
 	JL           tail_x
 
@@ -1913,15 +1891,14 @@ done_x:
 	RET
 
 // func rope256(x []float32, c []float32, s []float32, heads int, a float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, FMA3
 TEXT ·rope256(SB), NOSPLIT, $0-84
 	MOVQ         heads+72(FP), AX
 	MOVQ         c_len+32(FP), CX
 	MOVQ         x_base+0(FP), DX
 	MOVQ         c_base+24(FP), BX
 	MOVQ         s_base+48(FP), SI
-	MOVSS        a+80(FP), X0
-	VBROADCASTSS X0, Y0
+	VBROADCASTSS a+80(FP), Y0
 	TESTQ        AX, AX
 	JE           end
 
@@ -2388,27 +2365,20 @@ done_a:
 	RET
 
 // func adamw256(p []float32, g []float32, m []float32, v []float32, scale float32, beta1 float32, beta2 float32, rate float32, correct2 float32, eps float32, keep float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, FMA3
 TEXT ·adamw256(SB), NOSPLIT, $0-124
 	MOVQ         p_len+8(FP), AX
 	MOVQ         p_base+0(FP), CX
 	MOVQ         g_base+24(FP), DX
 	MOVQ         m_base+48(FP), BX
 	MOVQ         v_base+72(FP), SI
-	MOVSS        scale+96(FP), X0
-	VBROADCASTSS X0, Y0
-	MOVSS        beta1+100(FP), X1
-	VBROADCASTSS X1, Y1
-	MOVSS        beta2+104(FP), X2
-	VBROADCASTSS X2, Y2
-	MOVSS        rate+108(FP), X3
-	VBROADCASTSS X3, Y3
-	MOVSS        correct2+112(FP), X4
-	VBROADCASTSS X4, Y4
-	MOVSS        eps+116(FP), X5
-	VBROADCASTSS X5, Y5
-	MOVSS        keep+120(FP), X6
-	VBROADCASTSS X6, Y6
+	VBROADCASTSS scale+96(FP), Y0
+	VBROADCASTSS beta1+100(FP), Y1
+	VBROADCASTSS beta2+104(FP), Y2
+	VBROADCASTSS rate+108(FP), Y3
+	VBROADCASTSS correct2+112(FP), Y4
+	VBROADCASTSS eps+116(FP), Y5
+	VBROADCASTSS keep+120(FP), Y6
 	CMPQ         AX, $0x10
 	JL           tail_b
 
@@ -2631,9 +2601,9 @@ done_c:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row1x1(SB), NOSPLIT, $0-72
+// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row1x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2641,70 +2611,12 @@ TEXT ·tile512Row1x1(SB), NOSPLIT, $0-72
 	MOVQ      sb+32(FP), BX
 	MOVQ      c+40(FP), SI
 	MOVQ      sc+48(FP), DI
-	MOVQ      cols+64(FP), DI
-	MOVQ      $-1, R8
-	BZHIQ     DI, R8, R8
-	KMOVW     R8, K1
-	MOVB      acc+56(FP), DI
-	MOVQ      SI, R8
-	TESTB     DI, DI
-	JE        zero
-	VMOVUPS.Z (R8), K1, Z0
-	JMP       start
-
-zero:
-	VPXORD Z0, Z0, Z0
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS.Z        (DX), K1, Z1
-	ADDQ             BX, DX
-	VFMADD231PS.BCST (CX), Z1, Z0
-	VMOVUPS.Z        (DX), K1, Z1
-	ADDQ             BX, DX
-	VFMADD231PS.BCST 4(CX), Z1, Z0
-	ADDQ             $0x08, CX
-	DECQ             AX
-	JNE              loop
-
-rest:
-	TESTQ DI, DI
-	JE    done
-
-one:
-	VMOVUPS.Z        (DX), K1, Z1
-	ADDQ             BX, DX
-	VFMADD231PS.BCST (CX), Z1, Z0
-	ADDQ             $0x04, CX
-	DECQ             DI
-	JNE              one
-
-done:
-	VMOVUPS Z0, K1, (SI)
-	VZEROUPPER
-	RET
-
-// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col1x1(SB), NOSPLIT, $0-72
-	MOVQ      k+0(FP), AX
-	MOVQ      a+8(FP), CX
-	MOVQ      sa+16(FP), DX
-	MOVQ      b+24(FP), BX
-	MOVQ      sb+32(FP), SI
-	MOVQ      c+40(FP), DI
-	MOVQ      sc+48(FP), R8
 	MOVQ      cols+64(FP), R8
 	MOVQ      $-1, R9
 	BZHIQ     R8, R9, R9
 	KMOVW     R9, K1
 	MOVB      acc+56(FP), R8
-	MOVQ      DI, R9
+	MOVQ      SI, R9
 	TESTB     R8, R8
 	JE        zero
 	VMOVUPS.Z (R9), K1, Z0
@@ -2714,20 +2626,39 @@ zero:
 	VPXORD Z0, Z0, Z0
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
+
+ask:
+	PREFETCHT0       (R9)
+	ADDQ             DI, R9
+	VMOVUPS          (DX), Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	VMOVUPS          (DX), Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST 4(CX), Z1, Z0
+	ADDQ             $0x08, CX
+	DECQ             R10
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
 loop:
-	VMOVUPS.Z        (BX), K1, Z1
-	ADDQ             SI, BX
+	VMOVUPS          (DX), Z1
+	ADDQ             BX, DX
 	VFMADD231PS.BCST (CX), Z1, Z0
-	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z1
-	ADDQ             SI, BX
-	VFMADD231PS.BCST (CX), Z1, Z0
-	ADDQ             DX, CX
+	VMOVUPS          (DX), Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST 4(CX), Z1, Z0
+	ADDQ             $0x08, CX
 	DECQ             AX
 	JNE              loop
 
@@ -2736,11 +2667,91 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z1
+	VMOVUPS          (DX), Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             $0x04, CX
+	DECQ             R8
+	JNE              one
+
+done:
+	VMOVUPS Z0, K1, (SI)
+	VZEROUPPER
+	RET
+
+// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col1x1(SB), NOSPLIT, $0-80
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVQ      cols+64(FP), R9
+	MOVQ      $-1, R10
+	BZHIQ     R9, R10, R10
+	KMOVW     R10, K1
+	MOVB      acc+56(FP), R9
+	MOVQ      DI, R10
+	TESTB     R9, R9
+	JE        zero
+	VMOVUPS.Z (R10), K1, Z0
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z1
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             DX, CX
-	DECQ             R8
+	VMOVUPS          (BX), Z1
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z1
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z1
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             DX, CX
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z1
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             DX, CX
+	DECQ             R9
 	JNE              one
 
 done:
@@ -2748,9 +2759,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row2x1(SB), NOSPLIT, $0-72
+// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row2x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2776,17 +2787,39 @@ zero:
 	VPXORD Z1, Z1, Z1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z2
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z2, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z2, Z1
+	ADDQ             $0x08, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z2, Z1
@@ -2799,7 +2832,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
@@ -2814,9 +2847,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col2x1(SB), NOSPLIT, $0-72
+// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col2x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2842,18 +2875,41 @@ zero:
 	VPXORD Z1, Z1, Z1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z2
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX), Z2, Z1
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST 4(CX), Z2, Z1
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST 4(CX), Z2, Z1
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX), Z2, Z1
@@ -2866,7 +2922,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z2
+	VMOVUPS          (BX), Z2
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST 4(CX), Z2, Z1
@@ -2881,9 +2937,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row3x1(SB), NOSPLIT, $0-72
+// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row3x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2912,18 +2968,42 @@ zero:
 	VPXORD Z2, Z2, Z2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z3
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
 	VFMADD231PS.BCST (CX)(DX*2), Z3, Z2
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z3, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z3, Z2
+	ADDQ             $0x08, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z3, Z2
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z3, Z1
@@ -2937,7 +3017,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
@@ -2955,9 +3035,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col3x1(SB), NOSPLIT, $0-72
+// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col3x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -2986,19 +3066,44 @@ zero:
 	VPXORD Z2, Z2, Z2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z3
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX), Z3, Z1
 	VFMADD231PS.BCST 8(CX), Z3, Z2
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST 4(CX), Z3, Z1
+	VFMADD231PS.BCST 8(CX), Z3, Z2
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST 4(CX), Z3, Z1
+	VFMADD231PS.BCST 8(CX), Z3, Z2
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX), Z3, Z1
@@ -3012,7 +3117,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z3
+	VMOVUPS          (BX), Z3
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z3, Z0
 	VFMADD231PS.BCST 4(CX), Z3, Z1
@@ -3030,9 +3135,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row4x1(SB), NOSPLIT, $0-72
+// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row4x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3064,21 +3169,48 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z4
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
 	VFMADD231PS.BCST (CX)(DX*2), Z4, Z2
 	VFMADD231PS.BCST (R9), Z4, Z3
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z4, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST 4(R9), Z4, Z3
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	DECQ             R12
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST (R9), Z4, Z3
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z4, Z1
@@ -3090,11 +3222,11 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
@@ -3102,7 +3234,7 @@ one:
 	VFMADD231PS.BCST (R9), Z4, Z3
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	DECQ             R10
+	DECQ             R11
 	JNE              one
 
 done:
@@ -3116,9 +3248,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col4x1(SB), NOSPLIT, $0-72
+// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col4x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3150,20 +3282,47 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z4
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX), Z4, Z1
 	VFMADD231PS.BCST 8(CX), Z4, Z2
 	VFMADD231PS.BCST 12(CX), Z4, Z3
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST 4(CX), Z4, Z1
+	VFMADD231PS.BCST 8(CX), Z4, Z2
+	VFMADD231PS.BCST 12(CX), Z4, Z3
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST 4(CX), Z4, Z1
+	VFMADD231PS.BCST 8(CX), Z4, Z2
+	VFMADD231PS.BCST 12(CX), Z4, Z3
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX), Z4, Z1
@@ -3178,7 +3337,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z4
+	VMOVUPS          (BX), Z4
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z4, Z0
 	VFMADD231PS.BCST 4(CX), Z4, Z1
@@ -3199,9 +3358,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row5x1(SB), NOSPLIT, $0-72
+// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row5x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3236,22 +3395,51 @@ zero:
 	VPXORD Z4, Z4, Z4
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z5
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z5, Z1
 	VFMADD231PS.BCST (CX)(DX*2), Z5, Z2
 	VFMADD231PS.BCST (R9), Z5, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z5, Z4
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z5, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z5, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z5, Z2
+	VFMADD231PS.BCST 4(R9), Z5, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z5, Z4
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	DECQ             R12
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z5, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z5, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z5, Z2
+	VFMADD231PS.BCST (R9), Z5, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z5, Z4
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z5, Z1
@@ -3264,11 +3452,11 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z5, Z1
@@ -3277,7 +3465,7 @@ one:
 	VFMADD231PS.BCST (R9)(DX*1), Z5, Z4
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	DECQ             R10
+	DECQ             R11
 	JNE              one
 
 done:
@@ -3293,9 +3481,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col5x1(SB), NOSPLIT, $0-72
+// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col5x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3330,13 +3518,20 @@ zero:
 	VPXORD Z4, Z4, Z4
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z5
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX), Z5, Z1
@@ -3344,7 +3539,29 @@ loop:
 	VFMADD231PS.BCST 12(CX), Z5, Z3
 	VFMADD231PS.BCST 16(CX), Z5, Z4
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z5, Z0
+	VFMADD231PS.BCST 4(CX), Z5, Z1
+	VFMADD231PS.BCST 8(CX), Z5, Z2
+	VFMADD231PS.BCST 12(CX), Z5, Z3
+	VFMADD231PS.BCST 16(CX), Z5, Z4
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z5
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z5, Z0
+	VFMADD231PS.BCST 4(CX), Z5, Z1
+	VFMADD231PS.BCST 8(CX), Z5, Z2
+	VFMADD231PS.BCST 12(CX), Z5, Z3
+	VFMADD231PS.BCST 16(CX), Z5, Z4
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX), Z5, Z1
@@ -3360,7 +3577,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z5
+	VMOVUPS          (BX), Z5
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z5, Z0
 	VFMADD231PS.BCST 4(CX), Z5, Z1
@@ -3384,9 +3601,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row6x1(SB), NOSPLIT, $0-72
+// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row6x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3424,15 +3641,22 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z6
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z6, Z1
@@ -3440,7 +3664,31 @@ loop:
 	VFMADD231PS.BCST (R9), Z6, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z6, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z6, Z5
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z6, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z6, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z6, Z2
+	VFMADD231PS.BCST 4(R9), Z6, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z6, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z6, Z5
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	DECQ             R12
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z6, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z6, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z6, Z2
+	VFMADD231PS.BCST (R9), Z6, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z6, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z6, Z5
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z6, Z1
@@ -3454,11 +3702,11 @@ loop:
 	JNE              loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z6, Z1
@@ -3468,7 +3716,7 @@ one:
 	VFMADD231PS.BCST (R9)(DX*2), Z6, Z5
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	DECQ             R10
+	DECQ             R11
 	JNE              one
 
 done:
@@ -3486,9 +3734,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col6x1(SB), NOSPLIT, $0-72
+// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col6x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3526,13 +3774,20 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z6
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX), Z6, Z1
@@ -3541,7 +3796,31 @@ loop:
 	VFMADD231PS.BCST 16(CX), Z6, Z4
 	VFMADD231PS.BCST 20(CX), Z6, Z5
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z6, Z0
+	VFMADD231PS.BCST 4(CX), Z6, Z1
+	VFMADD231PS.BCST 8(CX), Z6, Z2
+	VFMADD231PS.BCST 12(CX), Z6, Z3
+	VFMADD231PS.BCST 16(CX), Z6, Z4
+	VFMADD231PS.BCST 20(CX), Z6, Z5
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z6
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z6, Z0
+	VFMADD231PS.BCST 4(CX), Z6, Z1
+	VFMADD231PS.BCST 8(CX), Z6, Z2
+	VFMADD231PS.BCST 12(CX), Z6, Z3
+	VFMADD231PS.BCST 16(CX), Z6, Z4
+	VFMADD231PS.BCST 20(CX), Z6, Z5
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX), Z6, Z1
@@ -3558,7 +3837,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z6
+	VMOVUPS          (BX), Z6
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z6, Z0
 	VFMADD231PS.BCST 4(CX), Z6, Z1
@@ -3585,9 +3864,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row7x1(SB), NOSPLIT, $0-72
+// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row7x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3628,17 +3907,24 @@ zero:
 	VPXORD Z6, Z6, Z6
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z7
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z7, Z1
@@ -3646,8 +3932,8 @@ loop:
 	VFMADD231PS.BCST (R9), Z7, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z7, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z7, Z5
-	VFMADD231PS.BCST (R10), Z7, Z6
-	VMOVUPS.Z        (BX), K1, Z7
+	VFMADD231PS.BCST (R11), Z7, Z6
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z7, Z1
@@ -3655,19 +3941,17 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z7, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z7, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z7, Z5
-	VFMADD231PS.BCST 4(R10), Z7, Z6
+	VFMADD231PS.BCST 4(R11), Z7, Z6
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R11
+	DECQ             R13
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R11, R11
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z7
+loop:
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z7, Z1
@@ -3675,11 +3959,40 @@ one:
 	VFMADD231PS.BCST (R9), Z7, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z7, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z7, Z5
-	VFMADD231PS.BCST (R10), Z7, Z6
+	VFMADD231PS.BCST (R11), Z7, Z6
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z7, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z7, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z7, Z2
+	VFMADD231PS.BCST 4(R9), Z7, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z7, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z7, Z5
+	VFMADD231PS.BCST 4(R11), Z7, Z6
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z7, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z7, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z7, Z2
+	VFMADD231PS.BCST (R9), Z7, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z7, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z7, Z5
+	VFMADD231PS.BCST (R11), Z7, Z6
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
-	DECQ             R11
+	ADDQ             $0x04, R11
+	DECQ             R12
 	JNE              one
 
 done:
@@ -3699,9 +4012,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col7x1(SB), NOSPLIT, $0-72
+// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col7x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3742,13 +4055,20 @@ zero:
 	VPXORD Z6, Z6, Z6
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z7
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX), Z7, Z1
@@ -3758,7 +4078,33 @@ loop:
 	VFMADD231PS.BCST 20(CX), Z7, Z5
 	VFMADD231PS.BCST 24(CX), Z7, Z6
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z7, Z0
+	VFMADD231PS.BCST 4(CX), Z7, Z1
+	VFMADD231PS.BCST 8(CX), Z7, Z2
+	VFMADD231PS.BCST 12(CX), Z7, Z3
+	VFMADD231PS.BCST 16(CX), Z7, Z4
+	VFMADD231PS.BCST 20(CX), Z7, Z5
+	VFMADD231PS.BCST 24(CX), Z7, Z6
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z7
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z7, Z0
+	VFMADD231PS.BCST 4(CX), Z7, Z1
+	VFMADD231PS.BCST 8(CX), Z7, Z2
+	VFMADD231PS.BCST 12(CX), Z7, Z3
+	VFMADD231PS.BCST 16(CX), Z7, Z4
+	VFMADD231PS.BCST 20(CX), Z7, Z5
+	VFMADD231PS.BCST 24(CX), Z7, Z6
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX), Z7, Z1
@@ -3776,7 +4122,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z7
+	VMOVUPS          (BX), Z7
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z7, Z0
 	VFMADD231PS.BCST 4(CX), Z7, Z1
@@ -3806,9 +4152,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row8x1(SB), NOSPLIT, $0-72
+// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row8x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3852,17 +4198,24 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z8
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z8, Z1
@@ -3870,9 +4223,9 @@ loop:
 	VFMADD231PS.BCST (R9), Z8, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z8, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z8, Z5
-	VFMADD231PS.BCST (R10), Z8, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z8, Z7
-	VMOVUPS.Z        (BX), K1, Z8
+	VFMADD231PS.BCST (R11), Z8, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z8, Z7
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z8, Z1
@@ -3880,20 +4233,18 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z8, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z8, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z8, Z5
-	VFMADD231PS.BCST 4(R10), Z8, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z8, Z7
+	VFMADD231PS.BCST 4(R11), Z8, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z8, Z7
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R11
+	DECQ             R13
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R11, R11
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z8
+loop:
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z8, Z1
@@ -3901,12 +4252,43 @@ one:
 	VFMADD231PS.BCST (R9), Z8, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z8, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z8, Z5
-	VFMADD231PS.BCST (R10), Z8, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z8, Z7
+	VFMADD231PS.BCST (R11), Z8, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z8, Z7
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z8, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z8, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z8, Z2
+	VFMADD231PS.BCST 4(R9), Z8, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z8, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z8, Z5
+	VFMADD231PS.BCST 4(R11), Z8, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z8, Z7
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z8, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z8, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z8, Z2
+	VFMADD231PS.BCST (R9), Z8, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z8, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z8, Z5
+	VFMADD231PS.BCST (R11), Z8, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z8, Z7
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
-	DECQ             R11
+	ADDQ             $0x04, R11
+	DECQ             R12
 	JNE              one
 
 done:
@@ -3928,9 +4310,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col8x1(SB), NOSPLIT, $0-72
+// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col8x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -3974,13 +4356,20 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z8
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX), Z8, Z1
@@ -3991,7 +4380,35 @@ loop:
 	VFMADD231PS.BCST 24(CX), Z8, Z6
 	VFMADD231PS.BCST 28(CX), Z8, Z7
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z8, Z0
+	VFMADD231PS.BCST 4(CX), Z8, Z1
+	VFMADD231PS.BCST 8(CX), Z8, Z2
+	VFMADD231PS.BCST 12(CX), Z8, Z3
+	VFMADD231PS.BCST 16(CX), Z8, Z4
+	VFMADD231PS.BCST 20(CX), Z8, Z5
+	VFMADD231PS.BCST 24(CX), Z8, Z6
+	VFMADD231PS.BCST 28(CX), Z8, Z7
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z8
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z8, Z0
+	VFMADD231PS.BCST 4(CX), Z8, Z1
+	VFMADD231PS.BCST 8(CX), Z8, Z2
+	VFMADD231PS.BCST 12(CX), Z8, Z3
+	VFMADD231PS.BCST 16(CX), Z8, Z4
+	VFMADD231PS.BCST 20(CX), Z8, Z5
+	VFMADD231PS.BCST 24(CX), Z8, Z6
+	VFMADD231PS.BCST 28(CX), Z8, Z7
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX), Z8, Z1
@@ -4010,7 +4427,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z8
+	VMOVUPS          (BX), Z8
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z8, Z0
 	VFMADD231PS.BCST 4(CX), Z8, Z1
@@ -4043,9 +4460,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row9x1(SB), NOSPLIT, $0-72
+// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row9x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4092,17 +4509,24 @@ zero:
 	VPXORD Z8, Z8, Z8
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z9
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z9, Z1
@@ -4110,10 +4534,10 @@ loop:
 	VFMADD231PS.BCST (R9), Z9, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z9, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z9, Z5
-	VFMADD231PS.BCST (R10), Z9, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z9, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z9, Z8
-	VMOVUPS.Z        (BX), K1, Z9
+	VFMADD231PS.BCST (R11), Z9, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z9, Z8
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z9, Z1
@@ -4121,21 +4545,19 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z9, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z9, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z9, Z5
-	VFMADD231PS.BCST 4(R10), Z9, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z9, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z9, Z8
+	VFMADD231PS.BCST 4(R11), Z9, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z9, Z8
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R11
+	DECQ             R13
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R11, R11
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z9
+loop:
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z9, Z1
@@ -4143,13 +4565,46 @@ one:
 	VFMADD231PS.BCST (R9), Z9, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z9, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z9, Z5
-	VFMADD231PS.BCST (R10), Z9, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z9, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z9, Z8
+	VFMADD231PS.BCST (R11), Z9, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z9, Z8
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z9, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z9, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z9, Z2
+	VFMADD231PS.BCST 4(R9), Z9, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z9, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z9, Z5
+	VFMADD231PS.BCST 4(R11), Z9, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z9, Z8
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z9, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z9, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z9, Z2
+	VFMADD231PS.BCST (R9), Z9, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z9, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z9, Z5
+	VFMADD231PS.BCST (R11), Z9, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z9, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z9, Z8
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
-	DECQ             R11
+	ADDQ             $0x04, R11
+	DECQ             R12
 	JNE              one
 
 done:
@@ -4173,9 +4628,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col9x1(SB), NOSPLIT, $0-72
+// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col9x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4222,13 +4677,20 @@ zero:
 	VPXORD Z8, Z8, Z8
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z9
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX), Z9, Z1
@@ -4240,7 +4702,37 @@ loop:
 	VFMADD231PS.BCST 28(CX), Z9, Z7
 	VFMADD231PS.BCST 32(CX), Z9, Z8
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z9, Z0
+	VFMADD231PS.BCST 4(CX), Z9, Z1
+	VFMADD231PS.BCST 8(CX), Z9, Z2
+	VFMADD231PS.BCST 12(CX), Z9, Z3
+	VFMADD231PS.BCST 16(CX), Z9, Z4
+	VFMADD231PS.BCST 20(CX), Z9, Z5
+	VFMADD231PS.BCST 24(CX), Z9, Z6
+	VFMADD231PS.BCST 28(CX), Z9, Z7
+	VFMADD231PS.BCST 32(CX), Z9, Z8
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z9
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z9, Z0
+	VFMADD231PS.BCST 4(CX), Z9, Z1
+	VFMADD231PS.BCST 8(CX), Z9, Z2
+	VFMADD231PS.BCST 12(CX), Z9, Z3
+	VFMADD231PS.BCST 16(CX), Z9, Z4
+	VFMADD231PS.BCST 20(CX), Z9, Z5
+	VFMADD231PS.BCST 24(CX), Z9, Z6
+	VFMADD231PS.BCST 28(CX), Z9, Z7
+	VFMADD231PS.BCST 32(CX), Z9, Z8
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX), Z9, Z1
@@ -4260,7 +4752,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z9
+	VMOVUPS          (BX), Z9
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z9, Z0
 	VFMADD231PS.BCST 4(CX), Z9, Z1
@@ -4296,9 +4788,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row10x1(SB), NOSPLIT, $0-72
+// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row10x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4348,19 +4840,26 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z10
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z10, Z1
@@ -4368,11 +4867,11 @@ loop:
 	VFMADD231PS.BCST (R9), Z10, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z10, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z10, Z5
-	VFMADD231PS.BCST (R10), Z10, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z10, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z10, Z8
-	VFMADD231PS.BCST (R11), Z10, Z9
-	VMOVUPS.Z        (BX), K1, Z10
+	VFMADD231PS.BCST (R11), Z10, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST (R12), Z10, Z9
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z10, Z1
@@ -4380,23 +4879,21 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z10, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z10, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z10, Z5
-	VFMADD231PS.BCST 4(R10), Z10, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z10, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z10, Z8
-	VFMADD231PS.BCST 4(R11), Z10, Z9
+	VFMADD231PS.BCST 4(R11), Z10, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST 4(R12), Z10, Z9
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R12
+	DECQ             R14
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R12, R12
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z10
+loop:
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z10, Z1
@@ -4404,15 +4901,51 @@ one:
 	VFMADD231PS.BCST (R9), Z10, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z10, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z10, Z5
-	VFMADD231PS.BCST (R10), Z10, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z10, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z10, Z8
-	VFMADD231PS.BCST (R11), Z10, Z9
+	VFMADD231PS.BCST (R11), Z10, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST (R12), Z10, Z9
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z10, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z10, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z10, Z2
+	VFMADD231PS.BCST 4(R9), Z10, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z10, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z10, Z5
+	VFMADD231PS.BCST 4(R11), Z10, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST 4(R12), Z10, Z9
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R13, R13
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z10, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z10, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z10, Z2
+	VFMADD231PS.BCST (R9), Z10, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z10, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z10, Z5
+	VFMADD231PS.BCST (R11), Z10, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z10, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z10, Z8
+	VFMADD231PS.BCST (R12), Z10, Z9
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
-	DECQ             R12
+	ADDQ             $0x04, R12
+	DECQ             R13
 	JNE              one
 
 done:
@@ -4438,9 +4971,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col10x1(SB), NOSPLIT, $0-72
+// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col10x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4490,13 +5023,20 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z10
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX), Z10, Z1
@@ -4509,7 +5049,39 @@ loop:
 	VFMADD231PS.BCST 32(CX), Z10, Z8
 	VFMADD231PS.BCST 36(CX), Z10, Z9
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z10, Z0
+	VFMADD231PS.BCST 4(CX), Z10, Z1
+	VFMADD231PS.BCST 8(CX), Z10, Z2
+	VFMADD231PS.BCST 12(CX), Z10, Z3
+	VFMADD231PS.BCST 16(CX), Z10, Z4
+	VFMADD231PS.BCST 20(CX), Z10, Z5
+	VFMADD231PS.BCST 24(CX), Z10, Z6
+	VFMADD231PS.BCST 28(CX), Z10, Z7
+	VFMADD231PS.BCST 32(CX), Z10, Z8
+	VFMADD231PS.BCST 36(CX), Z10, Z9
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z10
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z10, Z0
+	VFMADD231PS.BCST 4(CX), Z10, Z1
+	VFMADD231PS.BCST 8(CX), Z10, Z2
+	VFMADD231PS.BCST 12(CX), Z10, Z3
+	VFMADD231PS.BCST 16(CX), Z10, Z4
+	VFMADD231PS.BCST 20(CX), Z10, Z5
+	VFMADD231PS.BCST 24(CX), Z10, Z6
+	VFMADD231PS.BCST 28(CX), Z10, Z7
+	VFMADD231PS.BCST 32(CX), Z10, Z8
+	VFMADD231PS.BCST 36(CX), Z10, Z9
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX), Z10, Z1
@@ -4530,7 +5102,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z10
+	VMOVUPS          (BX), Z10
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z10, Z0
 	VFMADD231PS.BCST 4(CX), Z10, Z1
@@ -4569,9 +5141,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row11x1(SB), NOSPLIT, $0-72
+// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row11x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4624,19 +5196,26 @@ zero:
 	VPXORD Z10, Z10, Z10
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z11
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z11, Z1
@@ -4644,12 +5223,12 @@ loop:
 	VFMADD231PS.BCST (R9), Z11, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z11, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z11, Z5
-	VFMADD231PS.BCST (R10), Z11, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z11, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z11, Z8
-	VFMADD231PS.BCST (R11), Z11, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z11, Z10
-	VMOVUPS.Z        (BX), K1, Z11
+	VFMADD231PS.BCST (R11), Z11, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST (R12), Z11, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z11, Z10
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z11, Z1
@@ -4657,24 +5236,22 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z11, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z11, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z11, Z5
-	VFMADD231PS.BCST 4(R10), Z11, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z11, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z11, Z8
-	VFMADD231PS.BCST 4(R11), Z11, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z11, Z10
+	VFMADD231PS.BCST 4(R11), Z11, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST 4(R12), Z11, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z11, Z10
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R12
+	DECQ             R14
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R12, R12
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z11
+loop:
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z11, Z1
@@ -4682,16 +5259,54 @@ one:
 	VFMADD231PS.BCST (R9), Z11, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z11, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z11, Z5
-	VFMADD231PS.BCST (R10), Z11, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z11, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z11, Z8
-	VFMADD231PS.BCST (R11), Z11, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z11, Z10
+	VFMADD231PS.BCST (R11), Z11, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST (R12), Z11, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z11, Z10
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z11, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z11, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z11, Z2
+	VFMADD231PS.BCST 4(R9), Z11, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z11, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z11, Z5
+	VFMADD231PS.BCST 4(R11), Z11, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST 4(R12), Z11, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z11, Z10
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R13, R13
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z11, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z11, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z11, Z2
+	VFMADD231PS.BCST (R9), Z11, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z11, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z11, Z5
+	VFMADD231PS.BCST (R11), Z11, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z11, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z11, Z8
+	VFMADD231PS.BCST (R12), Z11, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z11, Z10
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
-	DECQ             R12
+	ADDQ             $0x04, R12
+	DECQ             R13
 	JNE              one
 
 done:
@@ -4719,9 +5334,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col11x1(SB), NOSPLIT, $0-72
+// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col11x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4774,13 +5389,20 @@ zero:
 	VPXORD Z10, Z10, Z10
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z11
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX), Z11, Z1
@@ -4794,7 +5416,41 @@ loop:
 	VFMADD231PS.BCST 36(CX), Z11, Z9
 	VFMADD231PS.BCST 40(CX), Z11, Z10
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z11, Z0
+	VFMADD231PS.BCST 4(CX), Z11, Z1
+	VFMADD231PS.BCST 8(CX), Z11, Z2
+	VFMADD231PS.BCST 12(CX), Z11, Z3
+	VFMADD231PS.BCST 16(CX), Z11, Z4
+	VFMADD231PS.BCST 20(CX), Z11, Z5
+	VFMADD231PS.BCST 24(CX), Z11, Z6
+	VFMADD231PS.BCST 28(CX), Z11, Z7
+	VFMADD231PS.BCST 32(CX), Z11, Z8
+	VFMADD231PS.BCST 36(CX), Z11, Z9
+	VFMADD231PS.BCST 40(CX), Z11, Z10
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z11
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z11, Z0
+	VFMADD231PS.BCST 4(CX), Z11, Z1
+	VFMADD231PS.BCST 8(CX), Z11, Z2
+	VFMADD231PS.BCST 12(CX), Z11, Z3
+	VFMADD231PS.BCST 16(CX), Z11, Z4
+	VFMADD231PS.BCST 20(CX), Z11, Z5
+	VFMADD231PS.BCST 24(CX), Z11, Z6
+	VFMADD231PS.BCST 28(CX), Z11, Z7
+	VFMADD231PS.BCST 32(CX), Z11, Z8
+	VFMADD231PS.BCST 36(CX), Z11, Z9
+	VFMADD231PS.BCST 40(CX), Z11, Z10
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX), Z11, Z1
@@ -4816,7 +5472,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z11
+	VMOVUPS          (BX), Z11
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z11, Z0
 	VFMADD231PS.BCST 4(CX), Z11, Z1
@@ -4858,9 +5514,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row12x1(SB), NOSPLIT, $0-72
+// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row12x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -4916,19 +5572,26 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z12
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z12, Z1
@@ -4936,13 +5599,13 @@ loop:
 	VFMADD231PS.BCST (R9), Z12, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z12, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z12, Z5
-	VFMADD231PS.BCST (R10), Z12, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z12, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z12, Z8
-	VFMADD231PS.BCST (R11), Z12, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z12, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z12, Z11
-	VMOVUPS.Z        (BX), K1, Z12
+	VFMADD231PS.BCST (R11), Z12, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST (R12), Z12, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z12, Z11
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z12, Z1
@@ -4950,25 +5613,23 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z12, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z12, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z12, Z5
-	VFMADD231PS.BCST 4(R10), Z12, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z12, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z12, Z8
-	VFMADD231PS.BCST 4(R11), Z12, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z12, Z10
-	VFMADD231PS.BCST 4(R11)(DX*2), Z12, Z11
+	VFMADD231PS.BCST 4(R11), Z12, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST 4(R12), Z12, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z12, Z11
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R12
+	DECQ             R14
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R12, R12
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z12
+loop:
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z12, Z1
@@ -4976,17 +5637,57 @@ one:
 	VFMADD231PS.BCST (R9), Z12, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z12, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z12, Z5
-	VFMADD231PS.BCST (R10), Z12, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z12, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z12, Z8
-	VFMADD231PS.BCST (R11), Z12, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z12, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z12, Z11
+	VFMADD231PS.BCST (R11), Z12, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST (R12), Z12, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z12, Z11
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z12, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z12, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z12, Z2
+	VFMADD231PS.BCST 4(R9), Z12, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z12, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z12, Z5
+	VFMADD231PS.BCST 4(R11), Z12, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST 4(R12), Z12, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z12, Z11
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R13, R13
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z12, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z12, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z12, Z2
+	VFMADD231PS.BCST (R9), Z12, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z12, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z12, Z5
+	VFMADD231PS.BCST (R11), Z12, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z12, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z12, Z8
+	VFMADD231PS.BCST (R12), Z12, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z12, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z12, Z11
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
-	DECQ             R12
+	ADDQ             $0x04, R12
+	DECQ             R13
 	JNE              one
 
 done:
@@ -5016,9 +5717,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col12x1(SB), NOSPLIT, $0-72
+// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col12x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5074,13 +5775,20 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z12
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX), Z12, Z1
@@ -5095,7 +5803,43 @@ loop:
 	VFMADD231PS.BCST 40(CX), Z12, Z10
 	VFMADD231PS.BCST 44(CX), Z12, Z11
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z12, Z0
+	VFMADD231PS.BCST 4(CX), Z12, Z1
+	VFMADD231PS.BCST 8(CX), Z12, Z2
+	VFMADD231PS.BCST 12(CX), Z12, Z3
+	VFMADD231PS.BCST 16(CX), Z12, Z4
+	VFMADD231PS.BCST 20(CX), Z12, Z5
+	VFMADD231PS.BCST 24(CX), Z12, Z6
+	VFMADD231PS.BCST 28(CX), Z12, Z7
+	VFMADD231PS.BCST 32(CX), Z12, Z8
+	VFMADD231PS.BCST 36(CX), Z12, Z9
+	VFMADD231PS.BCST 40(CX), Z12, Z10
+	VFMADD231PS.BCST 44(CX), Z12, Z11
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z12
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z12, Z0
+	VFMADD231PS.BCST 4(CX), Z12, Z1
+	VFMADD231PS.BCST 8(CX), Z12, Z2
+	VFMADD231PS.BCST 12(CX), Z12, Z3
+	VFMADD231PS.BCST 16(CX), Z12, Z4
+	VFMADD231PS.BCST 20(CX), Z12, Z5
+	VFMADD231PS.BCST 24(CX), Z12, Z6
+	VFMADD231PS.BCST 28(CX), Z12, Z7
+	VFMADD231PS.BCST 32(CX), Z12, Z8
+	VFMADD231PS.BCST 36(CX), Z12, Z9
+	VFMADD231PS.BCST 40(CX), Z12, Z10
+	VFMADD231PS.BCST 44(CX), Z12, Z11
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX), Z12, Z1
@@ -5118,7 +5862,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z12
+	VMOVUPS          (BX), Z12
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 4(CX), Z12, Z1
@@ -5163,9 +5907,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row13x1(SB), NOSPLIT, $0-72
+// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row13x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5224,21 +5968,28 @@ zero:
 	VPXORD Z12, Z12, Z12
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z13
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z13, Z1
@@ -5246,14 +5997,14 @@ loop:
 	VFMADD231PS.BCST (R9), Z13, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z13, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z13, Z5
-	VFMADD231PS.BCST (R10), Z13, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z13, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z13, Z8
-	VFMADD231PS.BCST (R11), Z13, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z13, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z13, Z11
-	VFMADD231PS.BCST (R12), Z13, Z12
-	VMOVUPS.Z        (BX), K1, Z13
+	VFMADD231PS.BCST (R11), Z13, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST (R12), Z13, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST (R13), Z13, Z12
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z13, Z1
@@ -5261,27 +6012,25 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z13, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z13, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z13, Z5
-	VFMADD231PS.BCST 4(R10), Z13, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z13, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z13, Z8
-	VFMADD231PS.BCST 4(R11), Z13, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z13, Z10
-	VFMADD231PS.BCST 4(R11)(DX*2), Z13, Z11
-	VFMADD231PS.BCST 4(R12), Z13, Z12
+	VFMADD231PS.BCST 4(R11), Z13, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST 4(R12), Z13, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST 4(R13), Z13, Z12
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
 	ADDQ             $0x08, R12
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R13
+	DECQ             R15
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R13, R13
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z13
+loop:
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z13, Z1
@@ -5289,19 +6038,62 @@ one:
 	VFMADD231PS.BCST (R9), Z13, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z13, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z13, Z5
-	VFMADD231PS.BCST (R10), Z13, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z13, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z13, Z8
-	VFMADD231PS.BCST (R11), Z13, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z13, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z13, Z11
-	VFMADD231PS.BCST (R12), Z13, Z12
+	VFMADD231PS.BCST (R11), Z13, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST (R12), Z13, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST (R13), Z13, Z12
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z13, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z13, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z13, Z2
+	VFMADD231PS.BCST 4(R9), Z13, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z13, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z13, Z5
+	VFMADD231PS.BCST 4(R11), Z13, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST 4(R12), Z13, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST 4(R13), Z13, Z12
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	ADDQ             $0x08, R13
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R14, R14
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z13, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z13, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z13, Z2
+	VFMADD231PS.BCST (R9), Z13, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z13, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z13, Z5
+	VFMADD231PS.BCST (R11), Z13, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z13, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z13, Z8
+	VFMADD231PS.BCST (R12), Z13, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z13, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z13, Z11
+	VFMADD231PS.BCST (R13), Z13, Z12
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
 	ADDQ             $0x04, R12
-	DECQ             R13
+	ADDQ             $0x04, R13
+	DECQ             R14
 	JNE              one
 
 done:
@@ -5333,9 +6125,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col13x1(SB), NOSPLIT, $0-72
+// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col13x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5394,13 +6186,20 @@ zero:
 	VPXORD Z12, Z12, Z12
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z13
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX), Z13, Z1
@@ -5416,7 +6215,45 @@ loop:
 	VFMADD231PS.BCST 44(CX), Z13, Z11
 	VFMADD231PS.BCST 48(CX), Z13, Z12
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z13, Z0
+	VFMADD231PS.BCST 4(CX), Z13, Z1
+	VFMADD231PS.BCST 8(CX), Z13, Z2
+	VFMADD231PS.BCST 12(CX), Z13, Z3
+	VFMADD231PS.BCST 16(CX), Z13, Z4
+	VFMADD231PS.BCST 20(CX), Z13, Z5
+	VFMADD231PS.BCST 24(CX), Z13, Z6
+	VFMADD231PS.BCST 28(CX), Z13, Z7
+	VFMADD231PS.BCST 32(CX), Z13, Z8
+	VFMADD231PS.BCST 36(CX), Z13, Z9
+	VFMADD231PS.BCST 40(CX), Z13, Z10
+	VFMADD231PS.BCST 44(CX), Z13, Z11
+	VFMADD231PS.BCST 48(CX), Z13, Z12
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z13
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z13, Z0
+	VFMADD231PS.BCST 4(CX), Z13, Z1
+	VFMADD231PS.BCST 8(CX), Z13, Z2
+	VFMADD231PS.BCST 12(CX), Z13, Z3
+	VFMADD231PS.BCST 16(CX), Z13, Z4
+	VFMADD231PS.BCST 20(CX), Z13, Z5
+	VFMADD231PS.BCST 24(CX), Z13, Z6
+	VFMADD231PS.BCST 28(CX), Z13, Z7
+	VFMADD231PS.BCST 32(CX), Z13, Z8
+	VFMADD231PS.BCST 36(CX), Z13, Z9
+	VFMADD231PS.BCST 40(CX), Z13, Z10
+	VFMADD231PS.BCST 44(CX), Z13, Z11
+	VFMADD231PS.BCST 48(CX), Z13, Z12
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX), Z13, Z1
@@ -5440,7 +6277,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z13
+	VMOVUPS          (BX), Z13
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z13, Z0
 	VFMADD231PS.BCST 4(CX), Z13, Z1
@@ -5488,9 +6325,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row14x1(SB), NOSPLIT, $0-72
+// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row14x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5552,21 +6389,28 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z14
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z14, Z1
@@ -5574,15 +6418,15 @@ loop:
 	VFMADD231PS.BCST (R9), Z14, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z14, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z14, Z5
-	VFMADD231PS.BCST (R10), Z14, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z14, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z14, Z8
-	VFMADD231PS.BCST (R11), Z14, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z14, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z14, Z11
-	VFMADD231PS.BCST (R12), Z14, Z12
-	VFMADD231PS.BCST (R12)(DX*1), Z14, Z13
-	VMOVUPS.Z        (BX), K1, Z14
+	VFMADD231PS.BCST (R11), Z14, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST (R12), Z14, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST (R13), Z14, Z12
+	VFMADD231PS.BCST (R13)(DX*1), Z14, Z13
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST 4(CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX)(DX*1), Z14, Z1
@@ -5590,28 +6434,26 @@ loop:
 	VFMADD231PS.BCST 4(R9), Z14, Z3
 	VFMADD231PS.BCST 4(R9)(DX*1), Z14, Z4
 	VFMADD231PS.BCST 4(R9)(DX*2), Z14, Z5
-	VFMADD231PS.BCST 4(R10), Z14, Z6
-	VFMADD231PS.BCST 4(R10)(DX*1), Z14, Z7
-	VFMADD231PS.BCST 4(R10)(DX*2), Z14, Z8
-	VFMADD231PS.BCST 4(R11), Z14, Z9
-	VFMADD231PS.BCST 4(R11)(DX*1), Z14, Z10
-	VFMADD231PS.BCST 4(R11)(DX*2), Z14, Z11
-	VFMADD231PS.BCST 4(R12), Z14, Z12
-	VFMADD231PS.BCST 4(R12)(DX*1), Z14, Z13
+	VFMADD231PS.BCST 4(R11), Z14, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST 4(R12), Z14, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST 4(R13), Z14, Z12
+	VFMADD231PS.BCST 4(R13)(DX*1), Z14, Z13
 	ADDQ             $0x08, CX
 	ADDQ             $0x08, R9
-	ADDQ             $0x08, R10
 	ADDQ             $0x08, R11
 	ADDQ             $0x08, R12
-	DECQ             AX
-	JNE              loop
+	ADDQ             $0x08, R13
+	DECQ             R15
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
 
-rest:
-	TESTQ R13, R13
-	JE    done
-
-one:
-	VMOVUPS.Z        (BX), K1, Z14
+loop:
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST (CX)(DX*1), Z14, Z1
@@ -5619,20 +6461,65 @@ one:
 	VFMADD231PS.BCST (R9), Z14, Z3
 	VFMADD231PS.BCST (R9)(DX*1), Z14, Z4
 	VFMADD231PS.BCST (R9)(DX*2), Z14, Z5
-	VFMADD231PS.BCST (R10), Z14, Z6
-	VFMADD231PS.BCST (R10)(DX*1), Z14, Z7
-	VFMADD231PS.BCST (R10)(DX*2), Z14, Z8
-	VFMADD231PS.BCST (R11), Z14, Z9
-	VFMADD231PS.BCST (R11)(DX*1), Z14, Z10
-	VFMADD231PS.BCST (R11)(DX*2), Z14, Z11
-	VFMADD231PS.BCST (R12), Z14, Z12
-	VFMADD231PS.BCST (R12)(DX*1), Z14, Z13
+	VFMADD231PS.BCST (R11), Z14, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST (R12), Z14, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST (R13), Z14, Z12
+	VFMADD231PS.BCST (R13)(DX*1), Z14, Z13
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z14, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z14, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z14, Z2
+	VFMADD231PS.BCST 4(R9), Z14, Z3
+	VFMADD231PS.BCST 4(R9)(DX*1), Z14, Z4
+	VFMADD231PS.BCST 4(R9)(DX*2), Z14, Z5
+	VFMADD231PS.BCST 4(R11), Z14, Z6
+	VFMADD231PS.BCST 4(R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST 4(R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST 4(R12), Z14, Z9
+	VFMADD231PS.BCST 4(R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST 4(R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST 4(R13), Z14, Z12
+	VFMADD231PS.BCST 4(R13)(DX*1), Z14, Z13
+	ADDQ             $0x08, CX
+	ADDQ             $0x08, R9
+	ADDQ             $0x08, R11
+	ADDQ             $0x08, R12
+	ADDQ             $0x08, R13
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R14, R14
+	JE    done
+
+one:
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z14, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z14, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z14, Z2
+	VFMADD231PS.BCST (R9), Z14, Z3
+	VFMADD231PS.BCST (R9)(DX*1), Z14, Z4
+	VFMADD231PS.BCST (R9)(DX*2), Z14, Z5
+	VFMADD231PS.BCST (R11), Z14, Z6
+	VFMADD231PS.BCST (R11)(DX*1), Z14, Z7
+	VFMADD231PS.BCST (R11)(DX*2), Z14, Z8
+	VFMADD231PS.BCST (R12), Z14, Z9
+	VFMADD231PS.BCST (R12)(DX*1), Z14, Z10
+	VFMADD231PS.BCST (R12)(DX*2), Z14, Z11
+	VFMADD231PS.BCST (R13), Z14, Z12
+	VFMADD231PS.BCST (R13)(DX*1), Z14, Z13
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, R9
-	ADDQ             $0x04, R10
 	ADDQ             $0x04, R11
 	ADDQ             $0x04, R12
-	DECQ             R13
+	ADDQ             $0x04, R13
+	DECQ             R14
 	JNE              one
 
 done:
@@ -5666,9 +6553,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col14x1(SB), NOSPLIT, $0-72
+// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col14x1(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5730,13 +6617,20 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z        (BX), K1, Z14
+ask:
+	PREFETCHT0       (R10)
+	ADDQ             R8, R10
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX), Z14, Z1
@@ -5753,7 +6647,47 @@ loop:
 	VFMADD231PS.BCST 48(CX), Z14, Z12
 	VFMADD231PS.BCST 52(CX), Z14, Z13
 	ADDQ             DX, CX
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z14, Z0
+	VFMADD231PS.BCST 4(CX), Z14, Z1
+	VFMADD231PS.BCST 8(CX), Z14, Z2
+	VFMADD231PS.BCST 12(CX), Z14, Z3
+	VFMADD231PS.BCST 16(CX), Z14, Z4
+	VFMADD231PS.BCST 20(CX), Z14, Z5
+	VFMADD231PS.BCST 24(CX), Z14, Z6
+	VFMADD231PS.BCST 28(CX), Z14, Z7
+	VFMADD231PS.BCST 32(CX), Z14, Z8
+	VFMADD231PS.BCST 36(CX), Z14, Z9
+	VFMADD231PS.BCST 40(CX), Z14, Z10
+	VFMADD231PS.BCST 44(CX), Z14, Z11
+	VFMADD231PS.BCST 48(CX), Z14, Z12
+	VFMADD231PS.BCST 52(CX), Z14, Z13
+	ADDQ             DX, CX
+	DECQ             R11
+	JNE              ask
+	TESTQ            AX, AX
+	JE               rest
+
+loop:
+	VMOVUPS          (BX), Z14
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z14, Z0
+	VFMADD231PS.BCST 4(CX), Z14, Z1
+	VFMADD231PS.BCST 8(CX), Z14, Z2
+	VFMADD231PS.BCST 12(CX), Z14, Z3
+	VFMADD231PS.BCST 16(CX), Z14, Z4
+	VFMADD231PS.BCST 20(CX), Z14, Z5
+	VFMADD231PS.BCST 24(CX), Z14, Z6
+	VFMADD231PS.BCST 28(CX), Z14, Z7
+	VFMADD231PS.BCST 32(CX), Z14, Z8
+	VFMADD231PS.BCST 36(CX), Z14, Z9
+	VFMADD231PS.BCST 40(CX), Z14, Z10
+	VFMADD231PS.BCST 44(CX), Z14, Z11
+	VFMADD231PS.BCST 48(CX), Z14, Z12
+	VFMADD231PS.BCST 52(CX), Z14, Z13
+	ADDQ             DX, CX
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX), Z14, Z1
@@ -5778,7 +6712,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z        (BX), K1, Z14
+	VMOVUPS          (BX), Z14
 	ADDQ             SI, BX
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 4(CX), Z14, Z1
@@ -5829,9 +6763,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row1x2(SB), NOSPLIT, $0-72
+// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row1x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -5839,78 +6773,6 @@ TEXT ·tile512Row1x2(SB), NOSPLIT, $0-72
 	MOVQ      sb+32(FP), BX
 	MOVQ      c+40(FP), SI
 	MOVQ      sc+48(FP), DI
-	MOVQ      cols+64(FP), DI
-	MOVQ      $-1, R8
-	BZHIQ     DI, R8, R8
-	KMOVW     R8, K1
-	SHRQ      $0x10, R8
-	KMOVW     R8, K2
-	MOVB      acc+56(FP), DI
-	MOVQ      SI, R8
-	TESTB     DI, DI
-	JE        zero
-	VMOVUPS.Z (R8), K1, Z0
-	VMOVUPS.Z 64(R8), K2, Z1
-	JMP       start
-
-zero:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS.Z    (DX), K1, Z2
-	VMOVUPS.Z    64(DX), K2, Z3
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS.Z    (DX), K1, Z2
-	VMOVUPS.Z    64(DX), K2, Z3
-	ADDQ         BX, DX
-	VBROADCASTSS 4(CX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $0x08, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ DI, DI
-	JE    done
-
-one:
-	VMOVUPS.Z    (DX), K1, Z2
-	VMOVUPS.Z    64(DX), K2, Z3
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $0x04, CX
-	DECQ         DI
-	JNE          one
-
-done:
-	VMOVUPS Z0, K1, (SI)
-	VMOVUPS Z1, K2, 64(SI)
-	VZEROUPPER
-	RET
-
-// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col1x2(SB), NOSPLIT, $0-72
-	MOVQ      k+0(FP), AX
-	MOVQ      a+8(FP), CX
-	MOVQ      sa+16(FP), DX
-	MOVQ      b+24(FP), BX
-	MOVQ      sb+32(FP), SI
-	MOVQ      c+40(FP), DI
-	MOVQ      sc+48(FP), R8
 	MOVQ      cols+64(FP), R8
 	MOVQ      $-1, R9
 	BZHIQ     R8, R9, R9
@@ -5918,7 +6780,7 @@ TEXT ·tile512Col1x2(SB), NOSPLIT, $0-72
 	SHRQ      $0x10, R9
 	KMOVW     R9, K2
 	MOVB      acc+56(FP), R8
-	MOVQ      DI, R9
+	MOVQ      SI, R9
 	TESTB     R8, R8
 	JE        zero
 	VMOVUPS.Z (R9), K1, Z0
@@ -5930,21 +6792,148 @@ zero:
 	VPXORD Z1, Z1, Z1
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
+
+ask:
+	PREFETCHT0   (R9)
+	PREFETCHT0   64(R9)
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $0x08, CX
+	DECQ         R10
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
-	VMOVUPS.Z    (BX), K1, Z2
-	VMOVUPS.Z    64(BX), K2, Z3
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $0x08, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R8, R8
+	JE    done
+
+one:
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $0x04, CX
+	DECQ         R8
+	JNE          one
+
+done:
+	VMOVUPS Z0, K1, (SI)
+	VMOVUPS Z1, K2, 64(SI)
+	VZEROUPPER
+	RET
+
+// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col1x2(SB), NOSPLIT, $0-80
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVQ      cols+64(FP), R9
+	MOVQ      $-1, R10
+	BZHIQ     R9, R10, R10
+	KMOVW     R10, K1
+	SHRQ      $0x10, R10
+	KMOVW     R10, K2
+	MOVB      acc+56(FP), R9
+	MOVQ      DI, R10
+	TESTB     R9, R9
+	JE        zero
+	VMOVUPS.Z (R10), K1, Z0
+	VMOVUPS.Z 64(R10), K2, Z1
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z2
-	VMOVUPS.Z    64(BX), K2, Z3
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
@@ -5954,18 +6943,18 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R8, R8
+	TESTQ R9, R9
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z2
-	VMOVUPS.Z    64(BX), K2, Z3
+	VMOVUPS      (BX), Z2
+	VMOVUPS      64(BX), Z3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
 	ADDQ         DX, CX
-	DECQ         R8
+	DECQ         R9
 	JNE          one
 
 done:
@@ -5974,9 +6963,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row2x2(SB), NOSPLIT, $0-72
+// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row2x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6008,14 +6997,22 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6023,8 +7020,33 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Z7
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6041,8 +7063,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6063,9 +7085,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col2x2(SB), NOSPLIT, $0-72
+// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col2x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6097,14 +7119,22 @@ zero:
 	VPXORD Z3, Z3, Z3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6113,8 +7143,34 @@ loop:
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 4(CX), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 4(CX), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6131,8 +7187,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z4
-	VMOVUPS.Z    64(BX), K2, Z5
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z6
 	VFMADD231PS  Z4, Z6, Z0
@@ -6153,9 +7209,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row3x2(SB), NOSPLIT, $0-72
+// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row3x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6192,14 +7248,22 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6210,8 +7274,39 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z10
 	VFMADD231PS  Z6, Z10, Z4
 	VFMADD231PS  Z7, Z10, Z5
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS (CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6231,8 +7326,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6259,9 +7354,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col3x2(SB), NOSPLIT, $0-72
+// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col3x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6298,14 +7393,22 @@ zero:
 	VPXORD Z5, Z5, Z5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6317,8 +7420,40 @@ loop:
 	VFMADD231PS  Z6, Z10, Z4
 	VFMADD231PS  Z7, Z10, Z5
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 4(CX), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 8(CX), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 4(CX), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 8(CX), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6338,8 +7473,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z6
-	VMOVUPS.Z    64(BX), K2, Z7
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z8
 	VFMADD231PS  Z6, Z8, Z0
@@ -6366,9 +7501,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row4x2(SB), NOSPLIT, $0-72
+// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row4x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6410,16 +7545,24 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6433,8 +7576,46 @@ loop:
 	VBROADCASTSS (R9), Z13
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 4(R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS (CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS (R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6454,12 +7635,12 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6475,7 +7656,7 @@ one:
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -6493,9 +7674,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col4x2(SB), NOSPLIT, $0-72
+// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col4x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6537,14 +7718,22 @@ zero:
 	VPXORD Z7, Z7, Z7
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6559,8 +7748,46 @@ loop:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 4(CX), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 8(CX), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 12(CX), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 4(CX), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 8(CX), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 12(CX), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6583,8 +7810,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z8
-	VMOVUPS.Z    64(BX), K2, Z9
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -6617,9 +7844,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row5x2(SB), NOSPLIT, $0-72
+// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row5x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6666,16 +7893,24 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6692,8 +7927,52 @@ loop:
 	VBROADCASTSS (R9)(DX*1), Z12
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS 4(R9), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS (CX)(DX*1), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS (CX)(DX*2), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS (R9), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS (R9)(DX*1), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6716,12 +7995,12 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6740,7 +8019,7 @@ one:
 	VFMADD231PS  Z11, Z12, Z9
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -6761,9 +8040,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col5x2(SB), NOSPLIT, $0-72
+// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col5x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6810,14 +8089,22 @@ zero:
 	VPXORD Z9, Z9, Z9
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6835,8 +8122,52 @@ loop:
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS 4(CX), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS 8(CX), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS 12(CX), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS 16(CX), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS 4(CX), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSS 8(CX), Z14
+	VFMADD231PS  Z10, Z14, Z4
+	VFMADD231PS  Z11, Z14, Z5
+	VBROADCASTSS 12(CX), Z15
+	VFMADD231PS  Z10, Z15, Z6
+	VFMADD231PS  Z11, Z15, Z7
+	VBROADCASTSS 16(CX), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6862,8 +8193,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z10
-	VMOVUPS.Z    64(BX), K2, Z11
+	VMOVUPS      (BX), Z10
+	VMOVUPS      64(BX), Z11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z12
 	VFMADD231PS  Z10, Z12, Z0
@@ -6902,9 +8233,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row6x2(SB), NOSPLIT, $0-72
+// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row6x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -6956,16 +8287,24 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -6985,8 +8324,58 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z15
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS 4(R9), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS (CX)(DX*1), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS (CX)(DX*2), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS (R9), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS (R9)(DX*1), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS (R9)(DX*2), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7012,12 +8401,12 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7039,7 +8428,7 @@ one:
 	VFMADD231PS  Z13, Z15, Z11
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -7063,9 +8452,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col6x2(SB), NOSPLIT, $0-72
+// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col6x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7117,14 +8506,22 @@ zero:
 	VPXORD Z11, Z11, Z11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7145,8 +8542,58 @@ loop:
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS 4(CX), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS 8(CX), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS 12(CX), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS 16(CX), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS 20(CX), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS 4(CX), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSS 8(CX), Z16
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VBROADCASTSS 12(CX), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VBROADCASTSS 16(CX), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS 20(CX), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7175,8 +8622,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z12
-	VMOVUPS.Z    64(BX), K2, Z13
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z14
 	VFMADD231PS  Z12, Z14, Z0
@@ -7221,9 +8668,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row7x2(SB), NOSPLIT, $0-72
+// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row7x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7280,18 +8727,26 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7311,11 +8766,11 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z17
 	VFMADD231PS  Z14, Z17, Z10
 	VFMADD231PS  Z15, Z17, Z11
-	VBROADCASTSS (R10), Z18
+	VBROADCASTSS (R11), Z18
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7335,22 +8790,20 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z17
 	VFMADD231PS  Z14, Z17, Z10
 	VFMADD231PS  Z15, Z17, Z11
-	VBROADCASTSS 4(R10), Z18
+	VBROADCASTSS 4(R11), Z18
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R11
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R11, R11
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+loop:
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7370,13 +8823,72 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z17
 	VFMADD231PS  Z14, Z17, Z10
 	VFMADD231PS  Z15, Z17, Z11
-	VBROADCASTSS (R10), Z18
+	VBROADCASTSS (R11), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS 4(R9), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS 4(R11), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS (CX)(DX*1), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS (CX)(DX*2), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS (R9), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS (R9)(DX*1), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS (R9)(DX*2), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS (R11), Z18
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
-	DECQ         R11
+	ADDQ         $0x04, R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -7403,9 +8915,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col7x2(SB), NOSPLIT, $0-72
+// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col7x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7462,14 +8974,22 @@ zero:
 	VPXORD Z13, Z13, Z13
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000007, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7493,8 +9013,64 @@ loop:
 	VFMADD231PS  Z14, Z18, Z12
 	VFMADD231PS  Z15, Z18, Z13
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS 4(CX), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS 8(CX), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS 12(CX), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS 16(CX), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS 20(CX), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS 24(CX), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS 4(CX), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSS 8(CX), Z18
+	VFMADD231PS  Z14, Z18, Z4
+	VFMADD231PS  Z15, Z18, Z5
+	VBROADCASTSS 12(CX), Z19
+	VFMADD231PS  Z14, Z19, Z6
+	VFMADD231PS  Z15, Z19, Z7
+	VBROADCASTSS 16(CX), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS 20(CX), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSS 24(CX), Z18
+	VFMADD231PS  Z14, Z18, Z12
+	VFMADD231PS  Z15, Z18, Z13
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7526,8 +9102,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z14
-	VMOVUPS.Z    64(BX), K2, Z15
+	VMOVUPS      (BX), Z14
+	VMOVUPS      64(BX), Z15
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z16
 	VFMADD231PS  Z14, Z16, Z0
@@ -7578,9 +9154,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row8x2(SB), NOSPLIT, $0-72
+// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row8x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7642,18 +9218,26 @@ zero:
 	VPXORD Z15, Z15, Z15
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7673,14 +9257,14 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z19
 	VFMADD231PS  Z16, Z19, Z10
 	VFMADD231PS  Z17, Z19, Z11
-	VBROADCASTSS (R10), Z20
+	VBROADCASTSS (R11), Z20
 	VFMADD231PS  Z16, Z20, Z12
 	VFMADD231PS  Z17, Z20, Z13
-	VBROADCASTSS (R10)(DX*1), Z21
+	VBROADCASTSS (R11)(DX*1), Z21
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7700,25 +9284,23 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z19
 	VFMADD231PS  Z16, Z19, Z10
 	VFMADD231PS  Z17, Z19, Z11
-	VBROADCASTSS 4(R10), Z20
+	VBROADCASTSS 4(R11), Z20
 	VFMADD231PS  Z16, Z20, Z12
 	VFMADD231PS  Z17, Z20, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z21
+	VBROADCASTSS 4(R11)(DX*1), Z21
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R11
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R11, R11
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+loop:
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7738,16 +9320,81 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z19
 	VFMADD231PS  Z16, Z19, Z10
 	VFMADD231PS  Z17, Z19, Z11
-	VBROADCASTSS (R10), Z20
+	VBROADCASTSS (R11), Z20
 	VFMADD231PS  Z16, Z20, Z12
 	VFMADD231PS  Z17, Z20, Z13
-	VBROADCASTSS (R10)(DX*1), Z21
+	VBROADCASTSS (R11)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS 4(R9), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS 4(R11), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (CX)(DX*1), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS (CX)(DX*2), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS (R9), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS (R9)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (R9)(DX*2), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS (R11), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS (R11)(DX*1), Z21
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
-	DECQ         R11
+	ADDQ         $0x04, R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -7777,9 +9424,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col8x2(SB), NOSPLIT, $0-72
+// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col8x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -7841,14 +9488,22 @@ zero:
 	VPXORD Z15, Z15, Z15
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000008, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7875,8 +9530,70 @@ loop:
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS 4(CX), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS 8(CX), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS 12(CX), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS 16(CX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS 20(CX), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS 24(CX), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS 28(CX), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS 4(CX), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSS 8(CX), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VBROADCASTSS 12(CX), Z21
+	VFMADD231PS  Z16, Z21, Z6
+	VFMADD231PS  Z17, Z21, Z7
+	VBROADCASTSS 16(CX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS 20(CX), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSS 24(CX), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VBROADCASTSS 28(CX), Z21
+	VFMADD231PS  Z16, Z21, Z14
+	VFMADD231PS  Z17, Z21, Z15
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7911,8 +9628,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z16
-	VMOVUPS.Z    64(BX), K2, Z17
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -7969,9 +9686,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row9x2(SB), NOSPLIT, $0-72
+// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row9x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8038,18 +9755,26 @@ zero:
 	VPXORD Z17, Z17, Z17
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8069,17 +9794,17 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z21
 	VFMADD231PS  Z18, Z21, Z10
 	VFMADD231PS  Z19, Z21, Z11
-	VBROADCASTSS (R10), Z22
+	VBROADCASTSS (R11), Z22
 	VFMADD231PS  Z18, Z22, Z12
 	VFMADD231PS  Z19, Z22, Z13
-	VBROADCASTSS (R10)(DX*1), Z23
+	VBROADCASTSS (R11)(DX*1), Z23
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
-	VBROADCASTSS (R10)(DX*2), Z20
+	VBROADCASTSS (R11)(DX*2), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8099,28 +9824,26 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z21
 	VFMADD231PS  Z18, Z21, Z10
 	VFMADD231PS  Z19, Z21, Z11
-	VBROADCASTSS 4(R10), Z22
+	VBROADCASTSS 4(R11), Z22
 	VFMADD231PS  Z18, Z22, Z12
 	VFMADD231PS  Z19, Z22, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z23
+	VBROADCASTSS 4(R11)(DX*1), Z23
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z20
+	VBROADCASTSS 4(R11)(DX*2), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R11
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R11, R11
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+loop:
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8140,19 +9863,90 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z21
 	VFMADD231PS  Z18, Z21, Z10
 	VFMADD231PS  Z19, Z21, Z11
-	VBROADCASTSS (R10), Z22
+	VBROADCASTSS (R11), Z22
 	VFMADD231PS  Z18, Z22, Z12
 	VFMADD231PS  Z19, Z22, Z13
-	VBROADCASTSS (R10)(DX*1), Z23
+	VBROADCASTSS (R11)(DX*1), Z23
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
-	VBROADCASTSS (R10)(DX*2), Z20
+	VBROADCASTSS (R11)(DX*2), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS 4(R9), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS 4(R11), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS (CX)(DX*1), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS (CX)(DX*2), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS (R9), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS (R9)(DX*1), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS (R9)(DX*2), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS (R11), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS (R11)(DX*1), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS (R11)(DX*2), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
-	DECQ         R11
+	ADDQ         $0x04, R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -8185,9 +9979,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col9x2(SB), NOSPLIT, $0-72
+// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col9x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8254,14 +10048,22 @@ zero:
 	VPXORD Z17, Z17, Z17
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000009, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8291,8 +10093,76 @@ loop:
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS 4(CX), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS 8(CX), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS 12(CX), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS 16(CX), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS 20(CX), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS 24(CX), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS 28(CX), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS 32(CX), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS 4(CX), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSS 8(CX), Z22
+	VFMADD231PS  Z18, Z22, Z4
+	VFMADD231PS  Z19, Z22, Z5
+	VBROADCASTSS 12(CX), Z23
+	VFMADD231PS  Z18, Z23, Z6
+	VFMADD231PS  Z19, Z23, Z7
+	VBROADCASTSS 16(CX), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS 20(CX), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSS 24(CX), Z22
+	VFMADD231PS  Z18, Z22, Z12
+	VFMADD231PS  Z19, Z22, Z13
+	VBROADCASTSS 28(CX), Z23
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VBROADCASTSS 32(CX), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8330,8 +10200,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z18
-	VMOVUPS.Z    64(BX), K2, Z19
+	VMOVUPS      (BX), Z18
+	VMOVUPS      64(BX), Z19
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z20
 	VFMADD231PS  Z18, Z20, Z0
@@ -8394,9 +10264,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row10x2(SB), NOSPLIT, $0-72
+// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row10x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8468,20 +10338,28 @@ zero:
 	VPXORD Z19, Z19, Z19
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8501,20 +10379,20 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z23
 	VFMADD231PS  Z20, Z23, Z10
 	VFMADD231PS  Z21, Z23, Z11
-	VBROADCASTSS (R10), Z24
+	VBROADCASTSS (R11), Z24
 	VFMADD231PS  Z20, Z24, Z12
 	VFMADD231PS  Z21, Z24, Z13
-	VBROADCASTSS (R10)(DX*1), Z25
+	VBROADCASTSS (R11)(DX*1), Z25
 	VFMADD231PS  Z20, Z25, Z14
 	VFMADD231PS  Z21, Z25, Z15
-	VBROADCASTSS (R10)(DX*2), Z22
+	VBROADCASTSS (R11)(DX*2), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS (R11), Z23
+	VBROADCASTSS (R12), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8534,32 +10412,30 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z23
 	VFMADD231PS  Z20, Z23, Z10
 	VFMADD231PS  Z21, Z23, Z11
-	VBROADCASTSS 4(R10), Z24
+	VBROADCASTSS 4(R11), Z24
 	VFMADD231PS  Z20, Z24, Z12
 	VFMADD231PS  Z21, Z24, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z25
+	VBROADCASTSS 4(R11)(DX*1), Z25
 	VFMADD231PS  Z20, Z25, Z14
 	VFMADD231PS  Z21, Z25, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z22
+	VBROADCASTSS 4(R11)(DX*2), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS 4(R11), Z23
+	VBROADCASTSS 4(R12), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R12
+	DECQ         R14
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R12, R12
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+loop:
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8579,23 +10455,101 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z23
 	VFMADD231PS  Z20, Z23, Z10
 	VFMADD231PS  Z21, Z23, Z11
-	VBROADCASTSS (R10), Z24
+	VBROADCASTSS (R11), Z24
 	VFMADD231PS  Z20, Z24, Z12
 	VFMADD231PS  Z21, Z24, Z13
-	VBROADCASTSS (R10)(DX*1), Z25
+	VBROADCASTSS (R11)(DX*1), Z25
 	VFMADD231PS  Z20, Z25, Z14
 	VFMADD231PS  Z21, Z25, Z15
-	VBROADCASTSS (R10)(DX*2), Z22
+	VBROADCASTSS (R11)(DX*2), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS (R11), Z23
+	VBROADCASTSS (R12), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS 4(R9), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS 4(R11), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS 4(R12), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R13, R13
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS (CX)(DX*1), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS (CX)(DX*2), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS (R9), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS (R9)(DX*1), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS (R9)(DX*2), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS (R11)(DX*1), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS (R11)(DX*2), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS (R12), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x04, R12
+	DECQ         R13
 	JNE          one
 
 done:
@@ -8631,9 +10585,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col10x2(SB), NOSPLIT, $0-72
+// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col10x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8705,14 +10659,22 @@ zero:
 	VPXORD Z19, Z19, Z19
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000a, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8745,8 +10707,82 @@ loop:
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS 4(CX), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS 8(CX), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS 12(CX), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS 16(CX), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS 20(CX), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS 24(CX), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS 28(CX), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS 32(CX), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS 36(CX), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS 4(CX), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSS 8(CX), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VBROADCASTSS 12(CX), Z25
+	VFMADD231PS  Z20, Z25, Z6
+	VFMADD231PS  Z21, Z25, Z7
+	VBROADCASTSS 16(CX), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS 20(CX), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSS 24(CX), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VBROADCASTSS 28(CX), Z25
+	VFMADD231PS  Z20, Z25, Z14
+	VFMADD231PS  Z21, Z25, Z15
+	VBROADCASTSS 32(CX), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS 36(CX), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8787,8 +10823,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z20
-	VMOVUPS.Z    64(BX), K2, Z21
+	VMOVUPS      (BX), Z20
+	VMOVUPS      64(BX), Z21
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z22
 	VFMADD231PS  Z20, Z22, Z0
@@ -8857,9 +10893,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row11x2(SB), NOSPLIT, $0-72
+// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row11x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -8936,20 +10972,28 @@ zero:
 	VPXORD Z21, Z21, Z21
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -8969,23 +11013,23 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z25
 	VFMADD231PS  Z22, Z25, Z10
 	VFMADD231PS  Z23, Z25, Z11
-	VBROADCASTSS (R10), Z26
+	VBROADCASTSS (R11), Z26
 	VFMADD231PS  Z22, Z26, Z12
 	VFMADD231PS  Z23, Z26, Z13
-	VBROADCASTSS (R10)(DX*1), Z27
+	VBROADCASTSS (R11)(DX*1), Z27
 	VFMADD231PS  Z22, Z27, Z14
 	VFMADD231PS  Z23, Z27, Z15
-	VBROADCASTSS (R10)(DX*2), Z24
+	VBROADCASTSS (R11)(DX*2), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS (R11), Z25
+	VBROADCASTSS (R12), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSS (R11)(DX*1), Z26
+	VBROADCASTSS (R12)(DX*1), Z26
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9005,35 +11049,33 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z25
 	VFMADD231PS  Z22, Z25, Z10
 	VFMADD231PS  Z23, Z25, Z11
-	VBROADCASTSS 4(R10), Z26
+	VBROADCASTSS 4(R11), Z26
 	VFMADD231PS  Z22, Z26, Z12
 	VFMADD231PS  Z23, Z26, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z27
+	VBROADCASTSS 4(R11)(DX*1), Z27
 	VFMADD231PS  Z22, Z27, Z14
 	VFMADD231PS  Z23, Z27, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z24
+	VBROADCASTSS 4(R11)(DX*2), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS 4(R11), Z25
+	VBROADCASTSS 4(R12), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z26
+	VBROADCASTSS 4(R12)(DX*1), Z26
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R12
+	DECQ         R14
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R12, R12
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+loop:
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9053,26 +11095,110 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z25
 	VFMADD231PS  Z22, Z25, Z10
 	VFMADD231PS  Z23, Z25, Z11
-	VBROADCASTSS (R10), Z26
+	VBROADCASTSS (R11), Z26
 	VFMADD231PS  Z22, Z26, Z12
 	VFMADD231PS  Z23, Z26, Z13
-	VBROADCASTSS (R10)(DX*1), Z27
+	VBROADCASTSS (R11)(DX*1), Z27
 	VFMADD231PS  Z22, Z27, Z14
 	VFMADD231PS  Z23, Z27, Z15
-	VBROADCASTSS (R10)(DX*2), Z24
+	VBROADCASTSS (R11)(DX*2), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS (R11), Z25
+	VBROADCASTSS (R12), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSS (R11)(DX*1), Z26
+	VBROADCASTSS (R12)(DX*1), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS 4(R9), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS 4(R11), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS 4(R12), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R13, R13
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS (CX)(DX*1), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS (CX)(DX*2), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS (R9), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS (R9)(DX*1), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS (R9)(DX*2), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS (R11), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS (R11)(DX*1), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS (R11)(DX*2), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R12), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS (R12)(DX*1), Z26
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x04, R12
+	DECQ         R13
 	JNE          one
 
 done:
@@ -9111,9 +11237,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col11x2(SB), NOSPLIT, $0-72
+// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col11x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9190,14 +11316,22 @@ zero:
 	VPXORD Z21, Z21, Z21
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000b, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9233,8 +11367,88 @@ loop:
 	VFMADD231PS  Z22, Z26, Z20
 	VFMADD231PS  Z23, Z26, Z21
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS 4(CX), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS 8(CX), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS 12(CX), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS 16(CX), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS 20(CX), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS 24(CX), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS 28(CX), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS 32(CX), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS 36(CX), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS 40(CX), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS 4(CX), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSS 8(CX), Z26
+	VFMADD231PS  Z22, Z26, Z4
+	VFMADD231PS  Z23, Z26, Z5
+	VBROADCASTSS 12(CX), Z27
+	VFMADD231PS  Z22, Z27, Z6
+	VFMADD231PS  Z23, Z27, Z7
+	VBROADCASTSS 16(CX), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS 20(CX), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSS 24(CX), Z26
+	VFMADD231PS  Z22, Z26, Z12
+	VFMADD231PS  Z23, Z26, Z13
+	VBROADCASTSS 28(CX), Z27
+	VFMADD231PS  Z22, Z27, Z14
+	VFMADD231PS  Z23, Z27, Z15
+	VBROADCASTSS 32(CX), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS 36(CX), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSS 40(CX), Z26
+	VFMADD231PS  Z22, Z26, Z20
+	VFMADD231PS  Z23, Z26, Z21
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9278,8 +11492,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z22
-	VMOVUPS.Z    64(BX), K2, Z23
+	VMOVUPS      (BX), Z22
+	VMOVUPS      64(BX), Z23
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z24
 	VFMADD231PS  Z22, Z24, Z0
@@ -9354,9 +11568,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row12x2(SB), NOSPLIT, $0-72
+// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row12x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9438,20 +11652,28 @@ zero:
 	VPXORD Z23, Z23, Z23
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	MOVQ AX, R12
-	ANDQ $0x01, R12
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	MOVQ    AX, R13
+	ANDQ    $0x01, R13
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R14
+	CMPQ    AX, R14
+	CMOVQLT AX, R14
+	SUBQ    R14, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9471,26 +11693,26 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z27
 	VFMADD231PS  Z24, Z27, Z10
 	VFMADD231PS  Z25, Z27, Z11
-	VBROADCASTSS (R10), Z28
+	VBROADCASTSS (R11), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
-	VBROADCASTSS (R10)(DX*1), Z29
+	VBROADCASTSS (R11)(DX*1), Z29
 	VFMADD231PS  Z24, Z29, Z14
 	VFMADD231PS  Z25, Z29, Z15
-	VBROADCASTSS (R10)(DX*2), Z26
+	VBROADCASTSS (R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (R11), Z27
+	VBROADCASTSS (R12), Z27
 	VFMADD231PS  Z24, Z27, Z18
 	VFMADD231PS  Z25, Z27, Z19
-	VBROADCASTSS (R11)(DX*1), Z28
+	VBROADCASTSS (R12)(DX*1), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
-	VBROADCASTSS (R11)(DX*2), Z29
+	VBROADCASTSS (R12)(DX*2), Z29
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9510,38 +11732,36 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z27
 	VFMADD231PS  Z24, Z27, Z10
 	VFMADD231PS  Z25, Z27, Z11
-	VBROADCASTSS 4(R10), Z28
+	VBROADCASTSS 4(R11), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z29
+	VBROADCASTSS 4(R11)(DX*1), Z29
 	VFMADD231PS  Z24, Z29, Z14
 	VFMADD231PS  Z25, Z29, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z26
+	VBROADCASTSS 4(R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 4(R11), Z27
+	VBROADCASTSS 4(R12), Z27
 	VFMADD231PS  Z24, Z27, Z18
 	VFMADD231PS  Z25, Z27, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z28
+	VBROADCASTSS 4(R12)(DX*1), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
-	VBROADCASTSS 4(R11)(DX*2), Z29
+	VBROADCASTSS 4(R12)(DX*2), Z29
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R12
+	DECQ         R14
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R12, R12
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+loop:
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9561,29 +11781,119 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z27
 	VFMADD231PS  Z24, Z27, Z10
 	VFMADD231PS  Z25, Z27, Z11
-	VBROADCASTSS (R10), Z28
+	VBROADCASTSS (R11), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
-	VBROADCASTSS (R10)(DX*1), Z29
+	VBROADCASTSS (R11)(DX*1), Z29
 	VFMADD231PS  Z24, Z29, Z14
 	VFMADD231PS  Z25, Z29, Z15
-	VBROADCASTSS (R10)(DX*2), Z26
+	VBROADCASTSS (R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (R11), Z27
+	VBROADCASTSS (R12), Z27
 	VFMADD231PS  Z24, Z27, Z18
 	VFMADD231PS  Z25, Z27, Z19
-	VBROADCASTSS (R11)(DX*1), Z28
+	VBROADCASTSS (R12)(DX*1), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
-	VBROADCASTSS (R11)(DX*2), Z29
+	VBROADCASTSS (R12)(DX*2), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS 4(R9), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS 4(R11), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 4(R12), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS 4(R12)(DX*2), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R13, R13
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS (CX)(DX*1), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS (CX)(DX*2), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS (R9), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS (R9)(DX*1), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS (R9)(DX*2), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS (R11), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS (R11)(DX*1), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS (R11)(DX*2), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS (R12), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS (R12)(DX*1), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS (R12)(DX*2), Z29
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x04, R12
+	DECQ         R13
 	JNE          one
 
 done:
@@ -9625,9 +11935,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col12x2(SB), NOSPLIT, $0-72
+// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col12x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9709,14 +12019,22 @@ zero:
 	VPXORD Z23, Z23, Z23
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000c, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9755,8 +12073,94 @@ loop:
 	VFMADD231PS  Z24, Z29, Z22
 	VFMADD231PS  Z25, Z29, Z23
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 4(CX), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS 8(CX), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS 12(CX), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS 16(CX), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 20(CX), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS 24(CX), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS 28(CX), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS 32(CX), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 36(CX), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS 40(CX), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS 44(CX), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 4(CX), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSS 8(CX), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VBROADCASTSS 12(CX), Z29
+	VFMADD231PS  Z24, Z29, Z6
+	VFMADD231PS  Z25, Z29, Z7
+	VBROADCASTSS 16(CX), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 20(CX), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSS 24(CX), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VBROADCASTSS 28(CX), Z29
+	VFMADD231PS  Z24, Z29, Z14
+	VFMADD231PS  Z25, Z29, Z15
+	VBROADCASTSS 32(CX), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 36(CX), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSS 40(CX), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VBROADCASTSS 44(CX), Z29
+	VFMADD231PS  Z24, Z29, Z22
+	VFMADD231PS  Z25, Z29, Z23
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9803,8 +12207,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z24
-	VMOVUPS.Z    64(BX), K2, Z25
+	VMOVUPS      (BX), Z24
+	VMOVUPS      64(BX), Z25
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -9885,9 +12289,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row13x2(SB), NOSPLIT, $0-72
+// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row13x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -9974,22 +12378,30 @@ zero:
 	VPXORD Z25, Z25, Z25
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10009,29 +12421,29 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z29
 	VFMADD231PS  Z26, Z29, Z10
 	VFMADD231PS  Z27, Z29, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z26, Z30, Z12
 	VFMADD231PS  Z27, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z26, Z31, Z14
 	VFMADD231PS  Z27, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z28
+	VBROADCASTSS (R11)(DX*2), Z28
 	VFMADD231PS  Z26, Z28, Z16
 	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11), Z29
+	VBROADCASTSS (R12), Z29
 	VFMADD231PS  Z26, Z29, Z18
 	VFMADD231PS  Z27, Z29, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z26, Z30, Z20
 	VFMADD231PS  Z27, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z26, Z31, Z22
 	VFMADD231PS  Z27, Z31, Z23
-	VBROADCASTSS (R12), Z28
+	VBROADCASTSS (R13), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10051,42 +12463,40 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z29
 	VFMADD231PS  Z26, Z29, Z10
 	VFMADD231PS  Z27, Z29, Z11
-	VBROADCASTSS 4(R10), Z30
+	VBROADCASTSS 4(R11), Z30
 	VFMADD231PS  Z26, Z30, Z12
 	VFMADD231PS  Z27, Z30, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z31
+	VBROADCASTSS 4(R11)(DX*1), Z31
 	VFMADD231PS  Z26, Z31, Z14
 	VFMADD231PS  Z27, Z31, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z28
+	VBROADCASTSS 4(R11)(DX*2), Z28
 	VFMADD231PS  Z26, Z28, Z16
 	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS 4(R11), Z29
+	VBROADCASTSS 4(R12), Z29
 	VFMADD231PS  Z26, Z29, Z18
 	VFMADD231PS  Z27, Z29, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z30
+	VBROADCASTSS 4(R12)(DX*1), Z30
 	VFMADD231PS  Z26, Z30, Z20
 	VFMADD231PS  Z27, Z30, Z21
-	VBROADCASTSS 4(R11)(DX*2), Z31
+	VBROADCASTSS 4(R12)(DX*2), Z31
 	VFMADD231PS  Z26, Z31, Z22
 	VFMADD231PS  Z27, Z31, Z23
-	VBROADCASTSS 4(R12), Z28
+	VBROADCASTSS 4(R13), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
 	ADDQ         $0x08, R12
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R13
+	DECQ         R15
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R13, R13
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+loop:
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10106,33 +12516,130 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z29
 	VFMADD231PS  Z26, Z29, Z10
 	VFMADD231PS  Z27, Z29, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z26, Z30, Z12
 	VFMADD231PS  Z27, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z26, Z31, Z14
 	VFMADD231PS  Z27, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z28
+	VBROADCASTSS (R11)(DX*2), Z28
 	VFMADD231PS  Z26, Z28, Z16
 	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11), Z29
+	VBROADCASTSS (R12), Z29
 	VFMADD231PS  Z26, Z29, Z18
 	VFMADD231PS  Z27, Z29, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z26, Z30, Z20
 	VFMADD231PS  Z27, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z26, Z31, Z22
 	VFMADD231PS  Z27, Z31, Z23
-	VBROADCASTSS (R12), Z28
+	VBROADCASTSS (R13), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS 4(R9), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS 4(R11), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS 4(R12), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS 4(R12)(DX*2), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS 4(R13), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	ADDQ         $0x08, R13
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R14, R14
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS (CX)(DX*1), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS (CX)(DX*2), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS (R9), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS (R9)(DX*1), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS (R9)(DX*2), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS (R11), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS (R11)(DX*1), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS (R11)(DX*2), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS (R12), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS (R12)(DX*1), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS (R12)(DX*2), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS (R13), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
 	ADDQ         $0x04, R12
-	DECQ         R13
+	ADDQ         $0x04, R13
+	DECQ         R14
 	JNE          one
 
 done:
@@ -10177,9 +12684,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col13x2(SB), NOSPLIT, $0-72
+// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col13x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -10266,14 +12773,22 @@ zero:
 	VPXORD Z25, Z25, Z25
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000d, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10315,8 +12830,100 @@ loop:
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS 4(CX), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS 16(CX), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS 20(CX), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS 32(CX), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS 36(CX), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS 48(CX), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS 4(CX), Z29
+	VFMADD231PS  Z26, Z29, Z2
+	VFMADD231PS  Z27, Z29, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z26, Z30, Z4
+	VFMADD231PS  Z27, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z26, Z31, Z6
+	VFMADD231PS  Z27, Z31, Z7
+	VBROADCASTSS 16(CX), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS 20(CX), Z29
+	VFMADD231PS  Z26, Z29, Z10
+	VFMADD231PS  Z27, Z29, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z26, Z30, Z12
+	VFMADD231PS  Z27, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z26, Z31, Z14
+	VFMADD231PS  Z27, Z31, Z15
+	VBROADCASTSS 32(CX), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS 36(CX), Z29
+	VFMADD231PS  Z26, Z29, Z18
+	VFMADD231PS  Z27, Z29, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z26, Z30, Z20
+	VFMADD231PS  Z27, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z26, Z31, Z22
+	VFMADD231PS  Z27, Z31, Z23
+	VBROADCASTSS 48(CX), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10366,8 +12973,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z26
-	VMOVUPS.Z    64(BX), K2, Z27
+	VMOVUPS      (BX), Z26
+	VMOVUPS      64(BX), Z27
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z28
 	VFMADD231PS  Z26, Z28, Z0
@@ -10454,9 +13061,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Row14x2(SB), NOSPLIT, $0-72
+// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Row14x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -10548,22 +13155,30 @@ zero:
 	VPXORD Z27, Z27, Z27
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	LEAQ (R9)(DX*2), R10
-	ADDQ DX, R10
-	LEAQ (R10)(DX*2), R11
-	ADDQ DX, R11
-	LEAQ (R11)(DX*2), R12
-	ADDQ DX, R12
-	MOVQ AX, R13
-	ANDQ $0x01, R13
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	LEAQ    (R9)(DX*2), R11
+	ADDQ    DX, R11
+	LEAQ    (R11)(DX*2), R12
+	ADDQ    DX, R12
+	LEAQ    (R12)(DX*2), R13
+	ADDQ    DX, R13
+	MOVQ    AX, R14
+	ANDQ    $0x01, R14
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R15
+	CMPQ    AX, R15
+	CMOVQLT AX, R15
+	SUBQ    R15, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10583,32 +13198,32 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z10
 	VFMADD231PS  Z29, Z31, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z28, Z30, Z12
 	VFMADD231PS  Z29, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z14
 	VFMADD231PS  Z29, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z30
+	VBROADCASTSS (R11)(DX*2), Z30
 	VFMADD231PS  Z28, Z30, Z16
 	VFMADD231PS  Z29, Z30, Z17
-	VBROADCASTSS (R11), Z31
+	VBROADCASTSS (R12), Z31
 	VFMADD231PS  Z28, Z31, Z18
 	VFMADD231PS  Z29, Z31, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z28, Z30, Z20
 	VFMADD231PS  Z29, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z22
 	VFMADD231PS  Z29, Z31, Z23
-	VBROADCASTSS (R12), Z30
+	VBROADCASTSS (R13), Z30
 	VFMADD231PS  Z28, Z30, Z24
 	VFMADD231PS  Z29, Z30, Z25
-	VBROADCASTSS (R12)(DX*1), Z31
+	VBROADCASTSS (R13)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10628,45 +13243,43 @@ loop:
 	VBROADCASTSS 4(R9)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z10
 	VFMADD231PS  Z29, Z31, Z11
-	VBROADCASTSS 4(R10), Z30
+	VBROADCASTSS 4(R11), Z30
 	VFMADD231PS  Z28, Z30, Z12
 	VFMADD231PS  Z29, Z30, Z13
-	VBROADCASTSS 4(R10)(DX*1), Z31
+	VBROADCASTSS 4(R11)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z14
 	VFMADD231PS  Z29, Z31, Z15
-	VBROADCASTSS 4(R10)(DX*2), Z30
+	VBROADCASTSS 4(R11)(DX*2), Z30
 	VFMADD231PS  Z28, Z30, Z16
 	VFMADD231PS  Z29, Z30, Z17
-	VBROADCASTSS 4(R11), Z31
+	VBROADCASTSS 4(R12), Z31
 	VFMADD231PS  Z28, Z31, Z18
 	VFMADD231PS  Z29, Z31, Z19
-	VBROADCASTSS 4(R11)(DX*1), Z30
+	VBROADCASTSS 4(R12)(DX*1), Z30
 	VFMADD231PS  Z28, Z30, Z20
 	VFMADD231PS  Z29, Z30, Z21
-	VBROADCASTSS 4(R11)(DX*2), Z31
+	VBROADCASTSS 4(R12)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z22
 	VFMADD231PS  Z29, Z31, Z23
-	VBROADCASTSS 4(R12), Z30
+	VBROADCASTSS 4(R13), Z30
 	VFMADD231PS  Z28, Z30, Z24
 	VFMADD231PS  Z29, Z30, Z25
-	VBROADCASTSS 4(R12)(DX*1), Z31
+	VBROADCASTSS 4(R13)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	ADDQ         $0x08, R10
 	ADDQ         $0x08, R11
 	ADDQ         $0x08, R12
-	DECQ         AX
-	JNE          loop
+	ADDQ         $0x08, R13
+	DECQ         R15
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R13, R13
-	JE    done
-
-one:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+loop:
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10686,36 +13299,139 @@ one:
 	VBROADCASTSS (R9)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z10
 	VFMADD231PS  Z29, Z31, Z11
-	VBROADCASTSS (R10), Z30
+	VBROADCASTSS (R11), Z30
 	VFMADD231PS  Z28, Z30, Z12
 	VFMADD231PS  Z29, Z30, Z13
-	VBROADCASTSS (R10)(DX*1), Z31
+	VBROADCASTSS (R11)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z14
 	VFMADD231PS  Z29, Z31, Z15
-	VBROADCASTSS (R10)(DX*2), Z30
+	VBROADCASTSS (R11)(DX*2), Z30
 	VFMADD231PS  Z28, Z30, Z16
 	VFMADD231PS  Z29, Z30, Z17
-	VBROADCASTSS (R11), Z31
+	VBROADCASTSS (R12), Z31
 	VFMADD231PS  Z28, Z31, Z18
 	VFMADD231PS  Z29, Z31, Z19
-	VBROADCASTSS (R11)(DX*1), Z30
+	VBROADCASTSS (R12)(DX*1), Z30
 	VFMADD231PS  Z28, Z30, Z20
 	VFMADD231PS  Z29, Z30, Z21
-	VBROADCASTSS (R11)(DX*2), Z31
+	VBROADCASTSS (R12)(DX*2), Z31
 	VFMADD231PS  Z28, Z31, Z22
 	VFMADD231PS  Z29, Z31, Z23
-	VBROADCASTSS (R12), Z30
+	VBROADCASTSS (R13), Z30
 	VFMADD231PS  Z28, Z30, Z24
 	VFMADD231PS  Z29, Z30, Z25
-	VBROADCASTSS (R12)(DX*1), Z31
+	VBROADCASTSS (R13)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS 4(R9), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS 4(R9)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS 4(R9)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS 4(R11), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS 4(R11)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS 4(R11)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS 4(R12), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS 4(R12)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS 4(R12)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS 4(R13), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS 4(R13)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	ADDQ         $0x08, R11
+	ADDQ         $0x08, R12
+	ADDQ         $0x08, R13
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R14, R14
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS (CX)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS (CX)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS (R9), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS (R9)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS (R9)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS (R11), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS (R11)(DX*1), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS (R11)(DX*2), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS (R12), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS (R12)(DX*1), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS (R12)(DX*2), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS (R13), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS (R13)(DX*1), Z31
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
 	ADDQ         $0x04, R12
-	DECQ         R13
+	ADDQ         $0x04, R13
+	DECQ         R14
 	JNE          one
 
 done:
@@ -10763,9 +13479,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile512Col14x2(SB), NOSPLIT, $0-72
+// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Col14x2(SB), NOSPLIT, $0-80
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
 	MOVQ      sa+16(FP), DX
@@ -10857,14 +13573,22 @@ zero:
 	VPXORD Z27, Z27, Z27
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x000000000000000e, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
 
-loop:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+ask:
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10909,8 +13633,106 @@ loop:
 	VFMADD231PS  Z28, Z31, Z26
 	VFMADD231PS  Z29, Z31, Z27
 	ADDQ         DX, CX
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS 4(CX), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS 16(CX), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS 20(CX), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS 32(CX), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS 36(CX), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS 48(CX), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS 52(CX), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z30
+	VFMADD231PS  Z28, Z30, Z0
+	VFMADD231PS  Z29, Z30, Z1
+	VBROADCASTSS 4(CX), Z31
+	VFMADD231PS  Z28, Z31, Z2
+	VFMADD231PS  Z29, Z31, Z3
+	VBROADCASTSS 8(CX), Z30
+	VFMADD231PS  Z28, Z30, Z4
+	VFMADD231PS  Z29, Z30, Z5
+	VBROADCASTSS 12(CX), Z31
+	VFMADD231PS  Z28, Z31, Z6
+	VFMADD231PS  Z29, Z31, Z7
+	VBROADCASTSS 16(CX), Z30
+	VFMADD231PS  Z28, Z30, Z8
+	VFMADD231PS  Z29, Z30, Z9
+	VBROADCASTSS 20(CX), Z31
+	VFMADD231PS  Z28, Z31, Z10
+	VFMADD231PS  Z29, Z31, Z11
+	VBROADCASTSS 24(CX), Z30
+	VFMADD231PS  Z28, Z30, Z12
+	VFMADD231PS  Z29, Z30, Z13
+	VBROADCASTSS 28(CX), Z31
+	VFMADD231PS  Z28, Z31, Z14
+	VFMADD231PS  Z29, Z31, Z15
+	VBROADCASTSS 32(CX), Z30
+	VFMADD231PS  Z28, Z30, Z16
+	VFMADD231PS  Z29, Z30, Z17
+	VBROADCASTSS 36(CX), Z31
+	VFMADD231PS  Z28, Z31, Z18
+	VFMADD231PS  Z29, Z31, Z19
+	VBROADCASTSS 40(CX), Z30
+	VFMADD231PS  Z28, Z30, Z20
+	VFMADD231PS  Z29, Z30, Z21
+	VBROADCASTSS 44(CX), Z31
+	VFMADD231PS  Z28, Z31, Z22
+	VFMADD231PS  Z29, Z31, Z23
+	VBROADCASTSS 48(CX), Z30
+	VFMADD231PS  Z28, Z30, Z24
+	VFMADD231PS  Z29, Z30, Z25
+	VBROADCASTSS 52(CX), Z31
+	VFMADD231PS  Z28, Z31, Z26
+	VFMADD231PS  Z29, Z31, Z27
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -10963,8 +13785,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS.Z    (BX), K1, Z28
-	VMOVUPS.Z    64(BX), K2, Z29
+	VMOVUPS      (BX), Z28
+	VMOVUPS      64(BX), Z29
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Z30
 	VFMADD231PS  Z28, Z30, Z0
@@ -11057,9 +13879,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x1(SB), NOSPLIT, $0-72
+// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11067,65 +13889,8 @@ TEXT ·tile256Row1x1(SB), NOSPLIT, $0-72
 	MOVQ    sb+32(FP), BX
 	MOVQ    c+40(FP), SI
 	MOVQ    sc+48(FP), DI
-	MOVB    acc+56(FP), DI
-	MOVQ    SI, R8
-	TESTB   DI, DI
-	JE      zero
-	VMOVUPS (R8), Y0
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (DX), Y1
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	VMOVUPS      (DX), Y1
-	ADDQ         BX, DX
-	VBROADCASTSS 4(CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         $0x08, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ DI, DI
-	JE    done
-
-one:
-	VMOVUPS      (DX), Y1
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         $0x04, CX
-	DECQ         DI
-	JNE          one
-
-done:
-	VMOVUPS Y0, (SI)
-	VZEROUPPER
-	RET
-
-// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x1(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
 	MOVB    acc+56(FP), R8
-	MOVQ    DI, R9
+	MOVQ    SI, R9
 	TESTB   R8, R8
 	JE      zero
 	VMOVUPS (R9), Y0
@@ -11135,82 +13900,39 @@ zero:
 	VXORPS Y0, Y0, Y0
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
 
-loop:
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y1
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	DECQ         R8
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x1Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), DX
-	MOVQ       sb+32(FP), BX
-	MOVQ       c+40(FP), SI
-	MOVQ       sc+48(FP), DI
-	MOVQ       cols+64(FP), DI
-	LEAQ       tailMask<>+64(SB), R8
-	SHLQ       $0x02, DI
-	SUBQ       DI, R8
-	MOVB       acc+56(FP), DI
-	MOVQ       SI, R9
-	TESTB      DI, DI
-	JE         zero
-	VMOVUPS    (R8), Y2
-	VMASKMOVPS (R9), Y2, Y0
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (R8), Y2
-	VMASKMOVPS   (DX), Y2, Y1
+ask:
+	PREFETCHT0   (R9)
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Y1
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	VMOVUPS      (R8), Y2
-	VMASKMOVPS   (DX), Y2, Y1
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         $0x08, CX
+	DECQ         R10
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	VMOVUPS      (DX), Y1
 	ADDQ         BX, DX
 	VBROADCASTSS 4(CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
@@ -11219,41 +13941,120 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ DI, DI
+	TESTQ R8, R8
 	JE    done
 
 one:
-	VMOVUPS      (R8), Y2
-	VMASKMOVPS   (DX), Y2, Y1
+	VMOVUPS      (DX), Y1
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
 	ADDQ         $0x04, CX
-	DECQ         DI
+	DECQ         R8
 	JNE          one
 
 done:
-	VMOVUPS    (R8), Y2
-	VMASKMOVPS Y0, Y2, (SI)
+	VMOVUPS Y0, (SI)
 	VZEROUPPER
 	RET
 
-// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x1(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
+	MOVQ       b+24(FP), DX
+	MOVQ       sb+32(FP), BX
+	MOVQ       c+40(FP), SI
+	MOVQ       sc+48(FP), DI
 	MOVQ       cols+64(FP), R8
 	LEAQ       tailMask<>+64(SB), R9
 	SHLQ       $0x02, R8
 	SUBQ       R8, R9
 	MOVB       acc+56(FP), R8
-	MOVQ       DI, R10
+	MOVQ       SI, R10
 	TESTB      R8, R8
 	JE         zero
 	VMOVUPS    (R9), Y2
@@ -11264,24 +14065,43 @@ zero:
 	VXORPS Y0, Y0, Y0
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         DI, R10
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
-	VMOVUPS      (R9), Y2
-	VMASKMOVPS   (BX), Y2, Y1
-	ADDQ         SI, BX
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
-	VMOVUPS      (R9), Y2
-	VMASKMOVPS   (BX), Y2, Y1
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y2
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
+	ADDQ         $0x08, CX
 	DECQ         AX
 	JNE          loop
 
@@ -11290,24 +14110,110 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R9), Y2
-	VMASKMOVPS   (BX), Y2, Y1
-	ADDQ         SI, BX
+	VMOVUPS      (DX), Y1
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         DX, CX
+	ADDQ         $0x04, CX
 	DECQ         R8
 	JNE          one
 
 done:
 	VMOVUPS    (R9), Y2
+	VMASKMOVPS Y0, Y2, (SI)
+	VZEROUPPER
+	RET
+
+// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x1Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (R11), Y2, Y0
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000001, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y1
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y2
 	VMASKMOVPS Y0, Y2, (DI)
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x1(SB), NOSPLIT, $0-72
+// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11329,10 +14235,36 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS (CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y2
@@ -11373,9 +14305,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x1(SB), NOSPLIT, $0-72
+// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11397,10 +14329,37 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y2
@@ -11442,9 +14401,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x1Masked(SB), NOSPLIT, $0-72
+// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11472,21 +14431,45 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VBROADCASTSS (CX)(DX*1), Y4
 	VFMADD231PS  Y2, Y4, Y1
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS (CX)(DX*1), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11501,8 +14484,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11521,9 +14503,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11551,22 +14533,47 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y2, Y4, Y1
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y2
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11581,8 +14588,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y2
+	VMOVUPS      (BX), Y2
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y2, Y3, Y0
@@ -11601,9 +14607,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x1(SB), NOSPLIT, $0-72
+// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11628,10 +14634,40 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS (CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y3
@@ -11680,9 +14716,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x1(SB), NOSPLIT, $0-72
+// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11707,10 +14743,41 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y3
@@ -11760,9 +14827,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x1Masked(SB), NOSPLIT, $0-72
+// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11794,14 +14861,20 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11809,8 +14882,30 @@ loop:
 	VFMADD231PS  Y3, Y5, Y1
 	VBROADCASTSS (CX)(DX*2), Y6
 	VFMADD231PS  Y3, Y6, Y2
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (CX)(DX*1), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS (CX)(DX*2), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11827,8 +14922,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11852,9 +14946,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -11886,14 +14980,20 @@ zero:
 	VXORPS Y2, Y2, Y2
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11902,8 +15002,31 @@ loop:
 	VBROADCASTSS 8(CX), Y6
 	VFMADD231PS  Y3, Y6, Y2
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y3, Y5, Y1
+	VBROADCASTSS 8(CX), Y6
+	VFMADD231PS  Y3, Y6, Y2
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11920,8 +15043,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y4
-	VMASKMOVPS   (BX), Y4, Y3
+	VMOVUPS      (BX), Y3
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y3, Y4, Y0
@@ -11945,9 +15067,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x1(SB), NOSPLIT, $0-72
+// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -11975,14 +15097,21 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
@@ -12005,14 +15134,12 @@ loop:
 	VFMADD231PS  Y4, Y8, Y3
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	DECQ         AX
-	JNE          loop
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R10, R10
-	JE    done
-
-one:
+loop:
 	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
@@ -12023,172 +15150,7 @@ one:
 	VFMADD231PS  Y4, Y7, Y2
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         $0x04, CX
-	ADDQ         $0x04, R9
-	DECQ         R10
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x1(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
-	MOVB    acc+56(FP), R9
-	MOVQ    DI, R10
-	TESTB   R9, R9
-	JE      zero
-	VMOVUPS (R10), Y0
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y2
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y3
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-
-start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
 	VMOVUPS      (BX), Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS 4(CX), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS 8(CX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS 12(CX), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS 4(CX), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS 8(CX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS 12(CX), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R9, R9
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS 4(CX), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS 8(CX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS 12(CX), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         DX, CX
-	DECQ         R9
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y1, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	ADDQ    R8, DI
-	VMOVUPS Y3, (DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x1Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
-	MOVQ       cols+64(FP), R9
-	LEAQ       tailMask<>+64(SB), R10
-	SHLQ       $0x02, R9
-	SUBQ       R9, R10
-	MOVB       acc+56(FP), R9
-	MOVQ       DI, R11
-	TESTB      R9, R9
-	JE         zero
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y0
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y1
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y2
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS (R11), Y5, Y3
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-
-start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS (CX)(DX*1), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS (CX)(DX*2), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS (R9), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12208,8 +15170,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12225,23 +15186,145 @@ one:
 	JNE          one
 
 done:
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y0, Y5, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y1, Y5, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y2, Y5, (DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y5
-	VMASKMOVPS Y3, Y5, (DI)
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
 	VZEROUPPER
 	RET
 
-// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x1(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y1
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y2
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y3
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -12277,14 +15360,161 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS (CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 4(R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS (CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 4(R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS (CX)(DX*2), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R12
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y0, Y5, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y1, Y5, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y2, Y5, (DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS Y3, Y5, (DI)
+	VZEROUPPER
+	RET
+
+// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x1Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y0
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y1
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y2
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y5
+	VMASKMOVPS (R11), Y5, Y3
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12295,8 +15525,35 @@ loop:
 	VBROADCASTSS 12(CX), Y8
 	VFMADD231PS  Y4, Y8, Y3
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y4
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y4, Y8, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12315,8 +15572,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y5
-	VMASKMOVPS   (BX), Y5, Y4
+	VMOVUPS      (BX), Y4
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y5
 	VFMADD231PS  Y4, Y5, Y0
@@ -12345,9 +15601,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x1(SB), NOSPLIT, $0-72
+// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -12378,12 +15634,51 @@ zero:
 	VXORPS Y4, Y4, Y4
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS (CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS (R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS (R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 4(R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y5
@@ -12416,7 +15711,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -12434,7 +15729,7 @@ one:
 	VFMADD231PS  Y5, Y6, Y4
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -12450,9 +15745,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x1(SB), NOSPLIT, $0-72
+// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -12483,10 +15778,49 @@ zero:
 	VXORPS Y4, Y4, Y4
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y5
@@ -12552,9 +15886,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x1Masked(SB), NOSPLIT, $0-72
+// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -12594,16 +15928,22 @@ zero:
 	VXORPS Y4, Y4, Y4
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12615,8 +15955,39 @@ loop:
 	VFMADD231PS  Y5, Y9, Y3
 	VBROADCASTSS (R9)(DX*1), Y6
 	VFMADD231PS  Y5, Y6, Y4
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 4(R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS (CX)(DX*2), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS (R9), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS (R9)(DX*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12634,12 +16005,11 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12653,7 +16023,7 @@ one:
 	VFMADD231PS  Y5, Y6, Y4
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -12674,9 +16044,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -12716,14 +16086,20 @@ zero:
 	VXORPS Y4, Y4, Y4
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12736,8 +16112,39 @@ loop:
 	VBROADCASTSS 16(CX), Y6
 	VFMADD231PS  Y5, Y6, Y4
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y5, Y7, Y1
+	VBROADCASTSS 8(CX), Y8
+	VFMADD231PS  Y5, Y8, Y2
+	VBROADCASTSS 12(CX), Y9
+	VFMADD231PS  Y5, Y9, Y3
+	VBROADCASTSS 16(CX), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12758,8 +16165,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y5
+	VMOVUPS      (BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y5, Y6, Y0
@@ -12793,9 +16199,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x1(SB), NOSPLIT, $0-72
+// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -12829,12 +16235,55 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS (CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS (R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS (R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 4(R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 4(R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -12871,7 +16320,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -12891,7 +16340,7 @@ one:
 	VFMADD231PS  Y6, Y8, Y5
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -12909,9 +16358,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x1(SB), NOSPLIT, $0-72
+// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x1(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -12945,10 +16394,53 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -13022,9 +16514,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x1Masked(SB), NOSPLIT, $0-72
+// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -13068,16 +16560,22 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13091,8 +16589,43 @@ loop:
 	VFMADD231PS  Y6, Y7, Y4
 	VBROADCASTSS (R9)(DX*2), Y8
 	VFMADD231PS  Y6, Y8, Y5
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 4(R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 4(R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 4(R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS (CX)(DX*2), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS (R9), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS (R9)(DX*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R9)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13112,12 +16645,11 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13133,7 +16665,7 @@ one:
 	VFMADD231PS  Y6, Y8, Y5
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -13157,9 +16689,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x1Masked(SB), NOSPLIT, $0-72
+// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x1Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -13203,14 +16735,20 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13225,8 +16763,43 @@ loop:
 	VBROADCASTSS 20(CX), Y8
 	VFMADD231PS  Y6, Y8, Y5
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y6
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y1
+	VBROADCASTSS 8(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VBROADCASTSS 12(CX), Y10
+	VFMADD231PS  Y6, Y10, Y3
+	VBROADCASTSS 16(CX), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS 20(CX), Y8
+	VFMADD231PS  Y6, Y8, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13249,8 +16822,7 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y7
-	VMASKMOVPS   (BX), Y7, Y6
+	VMOVUPS      (BX), Y6
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y7
 	VFMADD231PS  Y6, Y7, Y0
@@ -13289,9 +16861,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x2(SB), NOSPLIT, $0-72
+// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13299,74 +16871,8 @@ TEXT ·tile256Row1x2(SB), NOSPLIT, $0-72
 	MOVQ    sb+32(FP), BX
 	MOVQ    c+40(FP), SI
 	MOVQ    sc+48(FP), DI
-	MOVB    acc+56(FP), DI
-	MOVQ    SI, R8
-	TESTB   DI, DI
-	JE      zero
-	VMOVUPS (R8), Y0
-	VMOVUPS 32(R8), Y1
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	ADDQ         BX, DX
-	VBROADCASTSS 4(CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $0x08, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ DI, DI
-	JE    done
-
-one:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	ADDQ         BX, DX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $0x04, CX
-	DECQ         DI
-	JNE          one
-
-done:
-	VMOVUPS Y0, (SI)
-	VMOVUPS Y1, 32(SI)
-	VZEROUPPER
-	RET
-
-// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x2(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
 	MOVB    acc+56(FP), R8
-	MOVQ    DI, R9
+	MOVQ    SI, R9
 	TESTB   R8, R8
 	JE      zero
 	VMOVUPS (R9), Y0
@@ -13378,97 +16884,46 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R9
+	MOVQ    $0x0000000000000001, R10
+	CMPQ    AX, R10
+	CMOVQLT AX, R10
+	SUBQ    R10, AX
 
-loop:
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R8, R8
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	DECQ         R8
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row1x2Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), DX
-	MOVQ       sb+32(FP), BX
-	MOVQ       c+40(FP), SI
-	MOVQ       sc+48(FP), DI
-	MOVQ       cols+64(FP), DI
-	LEAQ       tailMask<>+64(SB), R8
-	SHLQ       $0x02, DI
-	SUBQ       DI, R8
-	MOVB       acc+56(FP), DI
-	MOVQ       SI, R9
-	TESTB      DI, DI
-	JE         zero
-	VMOVUPS    (R8), Y4
-	VMASKMOVPS (R9), Y4, Y0
-	VMOVUPS    32(R8), Y5
-	VMASKMOVPS 32(R9), Y5, Y1
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-
-start:
-	MOVQ AX, DI
-	ANDQ $0x01, DI
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (R8), Y4
-	VMASKMOVPS   (DX), Y4, Y2
-	VMOVUPS      32(R8), Y5
-	VMASKMOVPS   32(DX), Y5, Y3
+ask:
+	PREFETCHT0   (R9)
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      (R8), Y4
-	VMASKMOVPS   (DX), Y4, Y2
-	VMOVUPS      32(R8), Y5
-	VMASKMOVPS   32(DX), Y5, Y3
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $0x08, CX
+	DECQ         R10
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
 	ADDQ         BX, DX
 	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
@@ -13478,46 +16933,136 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ DI, DI
+	TESTQ R8, R8
 	JE    done
 
 one:
-	VMOVUPS      (R8), Y4
-	VMASKMOVPS   (DX), Y4, Y2
-	VMOVUPS      32(R8), Y5
-	VMASKMOVPS   32(DX), Y5, Y3
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
 	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
 	ADDQ         $0x04, CX
-	DECQ         DI
+	DECQ         R8
 	JNE          one
 
 done:
-	VMOVUPS    (R8), Y4
-	VMASKMOVPS Y0, Y4, (SI)
-	VMOVUPS    32(R8), Y5
-	VMASKMOVPS Y1, Y5, 32(SI)
+	VMOVUPS Y0, (SI)
+	VMOVUPS Y1, 32(SI)
 	VZEROUPPER
 	RET
 
-// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col1x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x2(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	VMOVUPS 32(R10), Y1
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row1x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
+	MOVQ       b+24(FP), DX
+	MOVQ       sb+32(FP), BX
+	MOVQ       c+40(FP), SI
+	MOVQ       sc+48(FP), DI
 	MOVQ       cols+64(FP), R8
 	LEAQ       tailMask<>+64(SB), R9
 	SHLQ       $0x02, R8
 	SUBQ       R8, R9
 	MOVB       acc+56(FP), R8
-	MOVQ       DI, R10
+	MOVQ       SI, R10
 	TESTB      R8, R8
 	JE         zero
 	VMOVUPS    (R9), Y4
@@ -13531,30 +17076,51 @@ zero:
 	VXORPS Y1, Y1, Y1
 
 start:
-	MOVQ AX, R8
-	ANDQ $0x01, R8
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R8
+	ANDQ    $0x01, R8
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000001, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         DI, R10
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
-	VMOVUPS      (R9), Y4
-	VMASKMOVPS   (BX), Y4, Y2
-	VMOVUPS      32(R9), Y5
-	VMASKMOVPS   32(BX), Y5, Y3
-	ADDQ         SI, BX
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
-	VMOVUPS      (R9), Y4
-	VMASKMOVPS   (BX), Y4, Y2
-	VMOVUPS      32(R9), Y5
-	VMASKMOVPS   32(BX), Y5, Y3
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y4
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
+	ADDQ         $0x08, CX
 	DECQ         AX
 	JNE          loop
 
@@ -13563,29 +17129,129 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R9), Y4
-	VMASKMOVPS   (BX), Y4, Y2
-	VMOVUPS      32(R9), Y5
-	VMASKMOVPS   32(BX), Y5, Y3
-	ADDQ         SI, BX
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	ADDQ         BX, DX
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         DX, CX
+	ADDQ         $0x04, CX
 	DECQ         R8
 	JNE          one
 
 done:
 	VMOVUPS    (R9), Y4
-	VMASKMOVPS Y0, Y4, (DI)
+	VMASKMOVPS Y0, Y4, (SI)
 	VMOVUPS    32(R9), Y5
+	VMASKMOVPS Y1, Y5, 32(SI)
+	VZEROUPPER
+	RET
+
+// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col1x2Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y4
+	VMASKMOVPS (R11), Y4, Y0
+	VMOVUPS    32(R10), Y5
+	VMASKMOVPS 32(R11), Y5, Y1
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000001, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y2
+	VMOVUPS      32(BX), Y3
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y4
+	VMASKMOVPS Y0, Y4, (DI)
+	VMOVUPS    32(R10), Y5
 	VMASKMOVPS Y1, Y5, 32(DI)
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x2(SB), NOSPLIT, $0-72
+// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13611,10 +17277,42 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -13666,9 +17364,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x2(SB), NOSPLIT, $0-72
+// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13694,10 +17392,43 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000002, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y4
@@ -13750,9 +17481,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row2x2Masked(SB), NOSPLIT, $0-72
+// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row2x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -13786,16 +17517,21 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13803,10 +17539,33 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Y7
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (CX)(DX*1), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13823,10 +17582,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13851,9 +17608,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col2x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col2x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -13887,16 +17644,21 @@ zero:
 	VXORPS Y3, Y3, Y3
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000002, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13905,10 +17667,34 @@ loop:
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13925,10 +17711,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y6
-	VMASKMOVPS   (BX), Y6, Y4
-	VMOVUPS      32(R10), Y7
-	VMASKMOVPS   32(BX), Y7, Y5
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -13953,9 +17737,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x2(SB), NOSPLIT, $0-72
+// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -13986,10 +17770,48 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS (CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         $0x08, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -14053,9 +17875,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x2(SB), NOSPLIT, $0-72
+// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -14086,10 +17908,49 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000003, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y6
@@ -14154,9 +18015,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row3x2Masked(SB), NOSPLIT, $0-72
+// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row3x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -14197,16 +18058,21 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14217,10 +18083,39 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y10
 	VFMADD231PS  Y6, Y10, Y4
 	VFMADD231PS  Y7, Y10, Y5
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         $0x08, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (CX)(DX*1), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS (CX)(DX*2), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14240,10 +18135,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14276,9 +18169,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col3x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col3x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -14319,16 +18212,21 @@ zero:
 	VXORPS Y5, Y5, Y5
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000003, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14340,10 +18238,40 @@ loop:
 	VFMADD231PS  Y6, Y10, Y4
 	VFMADD231PS  Y7, Y10, Y5
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(CX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSS 8(CX), Y10
+	VFMADD231PS  Y6, Y10, Y4
+	VFMADD231PS  Y7, Y10, Y5
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14363,10 +18291,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y8
-	VMASKMOVPS   (BX), Y8, Y6
-	VMOVUPS      32(R10), Y9
-	VMASKMOVPS   32(BX), Y9, Y7
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y8
 	VFMADD231PS  Y6, Y8, Y0
@@ -14399,9 +18325,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x2(SB), NOSPLIT, $0-72
+// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -14437,14 +18363,21 @@ zero:
 	VXORPS Y7, Y7, Y7
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
 	VMOVUPS      (BX), Y8
 	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
@@ -14477,14 +18410,12 @@ loop:
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         $0x08, CX
 	ADDQ         $0x08, R9
-	DECQ         AX
-	JNE          loop
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
-rest:
-	TESTQ R10, R10
-	JE    done
-
-one:
+loop:
 	VMOVUPS      (BX), Y8
 	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
@@ -14500,223 +18431,8 @@ one:
 	VBROADCASTSS (R9), Y13
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         $0x04, CX
-	ADDQ         $0x04, R9
-	DECQ         R10
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x2(SB), NOSPLIT, $0-72
-	MOVQ    k+0(FP), AX
-	MOVQ    a+8(FP), CX
-	MOVQ    sa+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    sb+32(FP), SI
-	MOVQ    c+40(FP), DI
-	MOVQ    sc+48(FP), R8
-	MOVB    acc+56(FP), R9
-	MOVQ    DI, R10
-	TESTB   R9, R9
-	JE      zero
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	ADDQ    R8, R10
-	VMOVUPS (R10), Y6
-	VMOVUPS 32(R10), Y7
-	JMP     start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
 	VMOVUPS      (BX), Y8
 	VMOVUPS      32(BX), Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS 4(CX), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS 8(CX), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS 12(CX), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         DX, CX
-	VMOVUPS      (BX), Y8
-	VMOVUPS      32(BX), Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS 4(CX), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS 8(CX), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS 12(CX), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         DX, CX
-	DECQ         AX
-	JNE          loop
-
-rest:
-	TESTQ R9, R9
-	JE    done
-
-one:
-	VMOVUPS      (BX), Y8
-	VMOVUPS      32(BX), Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS 4(CX), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS 8(CX), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS 12(CX), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         DX, CX
-	DECQ         R9
-	JNE          one
-
-done:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, 32(DI)
-	ADDQ    R8, DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, 32(DI)
-	VZEROUPPER
-	RET
-
-// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row4x2Masked(SB), NOSPLIT, $0-72
-	MOVQ       k+0(FP), AX
-	MOVQ       a+8(FP), CX
-	MOVQ       sa+16(FP), DX
-	MOVQ       b+24(FP), BX
-	MOVQ       sb+32(FP), SI
-	MOVQ       c+40(FP), DI
-	MOVQ       sc+48(FP), R8
-	MOVQ       cols+64(FP), R9
-	LEAQ       tailMask<>+64(SB), R10
-	SHLQ       $0x02, R9
-	SUBQ       R9, R10
-	MOVB       acc+56(FP), R9
-	MOVQ       DI, R11
-	TESTB      R9, R9
-	JE         zero
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y0
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y1
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y2
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y3
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y4
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y5
-	ADDQ       R8, R11
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (R11), Y10, Y6
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS 32(R11), Y11, Y7
-	JMP        start
-
-zero:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
-
-loop:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
-	ADDQ         SI, BX
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (CX)(DX*1), Y11
-	VFMADD231PS  Y8, Y11, Y2
-	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS (CX)(DX*2), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS (R9), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14740,10 +18456,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14763,31 +18477,186 @@ one:
 	JNE          one
 
 done:
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y0, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y1, Y11, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y2, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y3, Y11, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y4, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y5, Y11, 32(DI)
-	ADDQ       R8, DI
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS Y6, Y10, (DI)
-	VMOVUPS    32(R10), Y11
-	VMASKMOVPS Y7, Y11, 32(DI)
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
 	VZEROUPPER
 	RET
 
-// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col4x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x2(SB), NOSPLIT, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    sa+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    sb+32(FP), SI
+	MOVQ    c+40(FP), DI
+	MOVQ    sc+48(FP), R8
+	MOVB    acc+56(FP), R9
+	MOVQ    DI, R10
+	TESTB   R9, R9
+	JE      zero
+	VMOVUPS (R10), Y0
+	VMOVUPS 32(R10), Y1
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y2
+	VMOVUPS 32(R10), Y3
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y4
+	VMOVUPS 32(R10), Y5
+	ADDQ    R8, R10
+	VMOVUPS (R10), Y6
+	VMOVUPS 32(R10), Y7
+	JMP     start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000004, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row4x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -14835,16 +18704,207 @@ zero:
 	VXORPS Y7, Y7, Y7
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS (CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS (R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 4(R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS (CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS (R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 4(R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R12, R12
+	JE    done
+
+one:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (CX)(DX*1), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS (CX)(DX*2), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS (R9), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R12
+	JNE          one
+
+done:
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y0, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y1, Y11, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y2, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y3, Y11, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y4, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y5, Y11, 32(DI)
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS Y6, Y10, (DI)
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS Y7, Y11, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col4x2Masked(SB), NOSPLIT, $0-80
+	MOVQ       k+0(FP), AX
+	MOVQ       a+8(FP), CX
+	MOVQ       sa+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       sb+32(FP), SI
+	MOVQ       c+40(FP), DI
+	MOVQ       sc+48(FP), R8
+	MOVQ       cols+64(FP), R9
+	LEAQ       tailMask<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	MOVB       acc+56(FP), R9
+	MOVQ       DI, R11
+	TESTB      R9, R9
+	JE         zero
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y0
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y1
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y2
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y3
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y4
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y5
+	ADDQ       R8, R11
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (R11), Y10, Y6
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(R11), Y11, Y7
+	JMP        start
+
+zero:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+start:
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000004, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14859,10 +18919,46 @@ loop:
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(CX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSS 8(CX), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VBROADCASTSS 12(CX), Y13
+	VFMADD231PS  Y8, Y13, Y6
+	VFMADD231PS  Y9, Y13, Y7
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14885,10 +18981,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y10
-	VMASKMOVPS   (BX), Y10, Y8
-	VMOVUPS      32(R10), Y11
-	VMASKMOVPS   32(BX), Y11, Y9
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -14929,9 +19023,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x2(SB), NOSPLIT, $0-72
+// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -14972,12 +19066,63 @@ zero:
 	VXORPS Y9, Y9, Y9
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y10
@@ -15022,7 +19167,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -15046,7 +19191,7 @@ one:
 	VFMADD231PS  Y11, Y12, Y9
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -15067,9 +19212,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x2(SB), NOSPLIT, $0-72
+// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -15110,10 +19255,61 @@ zero:
 	VXORPS Y9, Y9, Y9
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000005, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y10
@@ -15202,9 +19398,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row5x2Masked(SB), NOSPLIT, $0-72
+// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row5x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -15259,18 +19455,23 @@ zero:
 	VXORPS Y9, Y9, Y9
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15287,10 +19488,52 @@ loop:
 	VBROADCASTSS (R9)(DX*1), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (CX)(DX*1), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15313,14 +19556,12 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15339,7 +19580,7 @@ one:
 	VFMADD231PS  Y11, Y12, Y9
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -15370,9 +19611,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col5x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col5x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -15427,16 +19668,21 @@ zero:
 	VXORPS Y9, Y9, Y9
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000005, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15454,10 +19700,52 @@ loop:
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(CX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y10, Y14, Y4
+	VFMADD231PS  Y11, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y10, Y15, Y6
+	VFMADD231PS  Y11, Y15, Y7
+	VBROADCASTSS 16(CX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15483,10 +19771,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y12
-	VMASKMOVPS   (BX), Y12, Y10
-	VMOVUPS      32(R10), Y13
-	VMASKMOVPS   32(BX), Y13, Y11
+	VMOVUPS      (BX), Y10
+	VMOVUPS      32(BX), Y11
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y12
 	VFMADD231PS  Y10, Y12, Y0
@@ -15535,9 +19821,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x2(SB), NOSPLIT, $0-72
+// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -15583,12 +19869,69 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R10
-	ANDQ $0x01, R10
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R11
+	ANDQ    $0x01, R11
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 4(R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y12
@@ -15639,7 +19982,7 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JE    done
 
 one:
@@ -15666,7 +20009,7 @@ one:
 	VFMADD231PS  Y13, Y15, Y11
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R10
+	DECQ         R11
 	JNE          one
 
 done:
@@ -15690,9 +20033,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x2(SB), NOSPLIT, $0-72
+// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x2(SB), NOSPLIT, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    sa+16(FP), DX
@@ -15738,10 +20081,67 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R10
+	MOVQ    $0x0000000000000006, R11
+	CMPQ    AX, R11
+	CMOVQLT AX, R11
+	SUBQ    R11, AX
+
+ask:
+	PREFETCHT0   (R10)
+	ADDQ         R8, R10
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	DECQ         R11
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
 
 loop:
 	VMOVUPS      (BX), Y12
@@ -15842,9 +20242,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Row6x2Masked(SB), NOSPLIT, $0-72
+// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Row6x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -15906,18 +20306,23 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	LEAQ (CX)(DX*2), R9
-	ADDQ DX, R9
-	MOVQ AX, R11
-	ANDQ $0x01, R11
-	SHRQ $0x01, AX
-	JE   rest
+	LEAQ    (CX)(DX*2), R9
+	ADDQ    DX, R9
+	MOVQ    AX, R12
+	ANDQ    $0x01, R12
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R13
+	CMPQ    AX, R13
+	CMOVQLT AX, R13
+	SUBQ    R13, AX
 
-loop:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -15937,10 +20342,58 @@ loop:
 	VBROADCASTSS (R9)(DX*2), Y15
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 4(CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4(R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 4(R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 4(R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         $0x08, CX
+	ADDQ         $0x08, R9
+	DECQ         R13
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (CX)(DX*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (CX)(DX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R9), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (R9)(DX*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R9)(DX*2), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS 4(CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -15966,14 +20419,12 @@ loop:
 	JNE          loop
 
 rest:
-	TESTQ R11, R11
+	TESTQ R12, R12
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -15995,7 +20446,7 @@ one:
 	VFMADD231PS  Y13, Y15, Y11
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, R9
-	DECQ         R11
+	DECQ         R12
 	JNE          one
 
 done:
@@ -16031,9 +20482,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
-// Requires: AVX, FMA3
-TEXT ·tile256Col6x2Masked(SB), NOSPLIT, $0-72
+// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·tile256Col6x2Masked(SB), NOSPLIT, $0-80
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
 	MOVQ       sa+16(FP), DX
@@ -16095,16 +20546,21 @@ zero:
 	VXORPS Y11, Y11, Y11
 
 start:
-	MOVQ AX, R9
-	ANDQ $0x01, R9
-	SHRQ $0x01, AX
-	JE   rest
+	MOVQ    AX, R9
+	ANDQ    $0x01, R9
+	SHRQ    $0x01, AX
+	JE      rest
+	MOVQ    next+72(FP), R11
+	MOVQ    $0x0000000000000006, R12
+	CMPQ    AX, R12
+	CMOVQLT AX, R12
+	SUBQ    R12, AX
 
-loop:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+ask:
+	PREFETCHT0   (R11)
+	ADDQ         R8, R11
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -16125,10 +20581,58 @@ loop:
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
 	ADDQ         DX, CX
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	DECQ         R12
+	JNE          ask
+	TESTQ        AX, AX
+	JE           rest
+
+loop:
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(CX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(CX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS 16(CX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(CX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         DX, CX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -16157,10 +20661,8 @@ rest:
 	JE    done
 
 one:
-	VMOVUPS      (R10), Y14
-	VMASKMOVPS   (BX), Y14, Y12
-	VMOVUPS      32(R10), Y15
-	VMASKMOVPS   32(BX), Y15, Y13
+	VMOVUPS      (BX), Y12
+	VMOVUPS      32(BX), Y13
 	ADDQ         SI, BX
 	VBROADCASTSS (CX), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -16790,109 +21292,193 @@ done:
 	VZEROUPPER
 	RET
 
-// func panel512(k int, cols int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·panel512(SB), NOSPLIT, $0-48
+// func strips512x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·strips512x1(SB), NOSPLIT, $0-64
 	MOVQ  k+0(FP), AX
-	MOVQ  cols+8(FP), CX
-	MOVQ  src+16(FP), DX
-	MOVQ  ss+24(FP), BX
-	MOVQ  dst+32(FP), SI
-	MOVQ  ds+40(FP), DI
-	MOVQ  $-1, R8
-	BZHIQ CX, R8, R8
-	KMOVW R8, K1
-	MOVQ  AX, CX
-	ANDQ  $0x03, CX
-	SHRQ  $0x02, AX
-	JE    rest
+	MOVQ  n+8(FP), CX
+	MOVQ  h+16(FP), DX
+	MOVQ  last+24(FP), BX
+	MOVQ  src+32(FP), SI
+	MOVQ  ss+40(FP), DI
+	MOVQ  dst+48(FP), R8
+	MOVQ  ds+56(FP), R9
+	MOVQ  $-1, R10
+	BZHIQ BX, R10, R10
+	KMOVW R10, K1
+	SHLQ  $0x02, DX
+	DECQ  CX
 
-loop:
-	VMOVUPS.Z (DX), K1, Z0
-	ADDQ      BX, DX
-	VMOVUPS.Z (DX), K1, Z1
-	ADDQ      BX, DX
-	VMOVUPS.Z (DX), K1, Z2
-	ADDQ      BX, DX
-	VMOVUPS.Z (DX), K1, Z3
-	ADDQ      BX, DX
-	VMOVUPS   Z0, (SI)
-	ADDQ      DI, SI
-	VMOVUPS   Z1, (SI)
-	ADDQ      DI, SI
-	VMOVUPS   Z2, (SI)
-	ADDQ      DI, SI
-	VMOVUPS   Z3, (SI)
-	ADDQ      DI, SI
-	DECQ      AX
-	JNE       loop
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
 
-rest:
-	TESTQ CX, CX
-	JE    done
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS    (BX), Z0
+	VMOVUPS    Z0, (R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
 
-one:
-	VMOVUPS.Z (DX), K1, Z0
-	ADDQ      BX, DX
-	VMOVUPS   Z0, (SI)
-	ADDQ      DI, SI
-	DECQ      CX
-	JNE       one
-
-done:
+last:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS.Z  (BX), K1, Z0
+	VMOVUPS    Z0, (R10)
+	ADDQ       DI, SI
+	ADDQ       $0x40, R8
+	DECQ       AX
+	JNE        row
 	VZEROUPPER
 	RET
 
-// func panel256(k int, cols int, src *float32, ss int, dst *float32, ds int)
-// Requires: AVX
-TEXT ·panel256(SB), NOSPLIT, $0-48
-	MOVQ    k+0(FP), AX
-	MOVQ    cols+8(FP), CX
-	MOVQ    src+16(FP), DX
-	MOVQ    ss+24(FP), BX
-	MOVQ    dst+32(FP), SI
-	MOVQ    ds+40(FP), DI
-	LEAQ    tailMask<>+64(SB), R8
-	SHLQ    $0x02, CX
-	SUBQ    CX, R8
-	VMOVUPS (R8), Y4
-	MOVQ    AX, CX
-	ANDQ    $0x03, CX
-	SHRQ    $0x02, AX
-	JE      rest
+// func strips512x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·strips512x2(SB), NOSPLIT, $0-64
+	MOVQ  k+0(FP), AX
+	MOVQ  n+8(FP), CX
+	MOVQ  h+16(FP), DX
+	MOVQ  last+24(FP), BX
+	MOVQ  src+32(FP), SI
+	MOVQ  ss+40(FP), DI
+	MOVQ  dst+48(FP), R8
+	MOVQ  ds+56(FP), R9
+	MOVQ  $-1, R10
+	BZHIQ BX, R10, R10
+	KMOVW R10, K1
+	SHRQ  $0x10, R10
+	KMOVW R10, K2
+	SHLQ  $0x02, DX
+	DECQ  CX
 
-loop:
-	VMASKMOVPS (DX), Y4, Y0
-	ADDQ       BX, DX
-	VMASKMOVPS (DX), Y4, Y1
-	ADDQ       BX, DX
-	VMASKMOVPS (DX), Y4, Y2
-	ADDQ       BX, DX
-	VMASKMOVPS (DX), Y4, Y3
-	ADDQ       BX, DX
-	VMOVUPS    Y0, (SI)
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	PREFETCHT0 64(BX)(DI*8)
+	VMOVUPS    (BX), Z0
+	VMOVUPS    64(BX), Z1
+	VMOVUPS    Z0, (R10)
+	VMOVUPS    Z1, 64(R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	PREFETCHT0 64(BX)(DI*8)
+	VMOVUPS.Z  (BX), K1, Z0
+	VMOVUPS.Z  64(BX), K2, Z1
+	VMOVUPS    Z0, (R10)
+	VMOVUPS    Z1, 64(R10)
 	ADDQ       DI, SI
-	VMOVUPS    Y1, (SI)
-	ADDQ       DI, SI
-	VMOVUPS    Y2, (SI)
-	ADDQ       DI, SI
-	VMOVUPS    Y3, (SI)
-	ADDQ       DI, SI
+	ADDQ       $0x80, R8
 	DECQ       AX
-	JNE        loop
+	JNE        row
+	VZEROUPPER
+	RET
 
-rest:
-	TESTQ CX, CX
-	JE    done
+// func strips256x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, MMX+
+TEXT ·strips256x1(SB), NOSPLIT, $0-64
+	MOVQ    k+0(FP), AX
+	MOVQ    n+8(FP), CX
+	MOVQ    h+16(FP), DX
+	MOVQ    last+24(FP), BX
+	MOVQ    src+32(FP), SI
+	MOVQ    ss+40(FP), DI
+	MOVQ    dst+48(FP), R8
+	MOVQ    ds+56(FP), R9
+	LEAQ    tailMask<>+64(SB), R10
+	SHLQ    $0x02, BX
+	SUBQ    BX, R10
+	VMOVUPS (R10), Y1
+	SHLQ    $0x02, DX
+	DECQ    CX
 
-one:
-	VMASKMOVPS (DX), Y4, Y0
-	ADDQ       BX, DX
-	VMOVUPS    Y0, (SI)
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS    (BX), Y0
+	VMOVUPS    Y0, (R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	VMASKMOVPS (BX), Y1, Y0
+	VMOVUPS    Y0, (R10)
 	ADDQ       DI, SI
-	DECQ       CX
-	JNE        one
+	ADDQ       $0x20, R8
+	DECQ       AX
+	JNE        row
+	VZEROUPPER
+	RET
 
-done:
+// func strips256x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, MMX+
+TEXT ·strips256x2(SB), NOSPLIT, $0-64
+	MOVQ    k+0(FP), AX
+	MOVQ    n+8(FP), CX
+	MOVQ    h+16(FP), DX
+	MOVQ    last+24(FP), BX
+	MOVQ    src+32(FP), SI
+	MOVQ    ss+40(FP), DI
+	MOVQ    dst+48(FP), R8
+	MOVQ    ds+56(FP), R9
+	LEAQ    tailMask<>+64(SB), R10
+	SHLQ    $0x02, BX
+	SUBQ    BX, R10
+	VMOVUPS (R10), Y2
+	VMOVUPS 32(R10), Y3
+	SHLQ    $0x02, DX
+	DECQ    CX
+
+row:
+	MOVQ  SI, BX
+	MOVQ  R8, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	VMOVUPS    (BX), Y0
+	VMOVUPS    32(BX), Y1
+	VMOVUPS    Y0, (R10)
+	VMOVUPS    Y1, 32(R10)
+	ADDQ       DX, BX
+	ADDQ       R9, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	VMASKMOVPS (BX), Y2, Y0
+	VMASKMOVPS 32(BX), Y3, Y1
+	VMOVUPS    Y0, (R10)
+	VMOVUPS    Y1, 32(R10)
+	ADDQ       DI, SI
+	ADDQ       $0x40, R8
+	DECQ       AX
+	JNE        row
 	VZEROUPPER
 	RET

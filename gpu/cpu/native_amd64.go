@@ -59,11 +59,11 @@ var avx2 = kernels{
 var tiling512 = tiling{
 	lanes: 16, vectors: 2, rows: 14,
 	row: tiles512Row[:], col: tiles512Col[:], rowEdge: tiles512Row[:], colEdge: tiles512Col[:],
-	transpose: transpose512, panel: panel512, round: round512,
+	transpose: transpose512, strips: strips512x1, panels: strips512x2, round: round512,
 }
 
 var tiling256 = tiling{
 	lanes: 8, vectors: 2, rows: 6,
 	row: tiles256Row[:], col: tiles256Col[:], rowEdge: tiles256RowMasked[:], colEdge: tiles256ColMasked[:],
-	transpose: transpose256, panel: panel256, round: round256,
+	transpose: transpose256, strips: strips256x1, panels: strips256x2, round: round256,
 }

@@ -9,8 +9,8 @@ import (
 )
 
 // A tile is a block of C that stays in registers while k runs; see
-// asm/tile.go. Strides are in bytes.
-type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// asm/tile.go. Strides are in bytes; next is where the following tile's C begins.
+type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
 
 // A tiling is the tiles of one instruction set, by vectors and rows.
 type tiling struct {
@@ -19,11 +19,13 @@ type tiling struct {
 	rows             int      // at most, one below another; no more than lanes
 	row, col         [][]tile // A as it lies, and transposed
 	rowEdge, colEdge [][]tile // the same where the last vector is not full
-	// transpose writes up to lanes rows of src as columns of dst, panel copies up
-	// to lanes columns; both make rows of one vector.
+	// transpose writes up to lanes rows of src as columns of dst, whose rows are ds bytes apart.
 	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
-	panel     func(k, cols int, src *float32, ss int, dst *float32, ds int)
-	round     func(x []float32) // to bfloat16
+	// strips cuts k rows of src into n pieces of h values, the last of last, each for a row of
+	// one vector of a block of dst; blocks are ds bytes apart. panels does so for rows of all
+	// vectors of a tile.
+	strips, panels func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)
+	round          func(x []float32) // to bfloat16
 }
 
 // ptr is the address of s[i], unchecked: the shapes were checked before.
@@ -70,9 +72,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
 			if packB {
-				for p := p0; p < p1; p++ {
-					t.packB(l, kb, b, k0, p*width, n, ldb, w.pack[(p-p0)*kb*width:])
-				}
+				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, w.pack)
 				if half {
 					t.round(w.pack[:(p1-p0)*kb*width])
 				}
@@ -80,11 +80,9 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 			for r0 := 0; r0 < m; r0 += blockM {
 				r1 := min(m, r0+blockM)
 				strips := (r1 - r0 + t.rows - 1) / t.rows
+				h := (r1 - r0 + strips - 1) / strips
 				if packA {
-					for i := range strips {
-						i0, i1 := r0+(r1-r0)*i/strips, r0+(r1-r0)*(i+1)/strips
-						t.packA(l, kb, a, k0, i0, i1, lda, w.strips[i*kb*t.lanes:])
-					}
+					t.packA(l, kb, a, k0, r0, r1, h, lda, w.strips)
 					if half {
 						t.round(w.strips[:strips*kb*t.lanes])
 					}
@@ -98,22 +96,28 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 						row, col = t.rowEdge[nv], t.colEdge[nv]
 					}
 					bp, sb := ptr(b, k0*ldb+j0), 4*ldb
-					if packB {
-						bp, sb = ptr(w.pack, (p-p0)*kb*width), 4*nv*t.lanes
+					switch {
+					case packB:
+						bp, sb = ptr(w.pack, (p-p0)*kb*width), 4*width
+					case cols < nv*t.lanes: // tiles read whole vectors
+						t.packB(l, kb, b, k0, j0, n, ldb, w.pack)
+						bp, sb = ptr(w.pack, 0), 4*width
 					}
-					i0 := r0
 					for i := range strips {
-						i1 := r0 + (r1-r0)*(i+1)/strips
+						i0, i1 := r0+i*h, min(r0+i*h+h, r1)
 						cp := ptr(c, i0*ldc+j0)
+						next := ptr(c, i1*ldc+j0)
+						if i+1 == strips {
+							next = ptr(c, r0*ldc+min(j0+width, n-1))
+						}
 						switch {
 						case packA:
-							col[i1-i0](kb, ptr(w.strips, i*kb*t.lanes), 4*t.lanes, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
+							col[i1-i0](kb, ptr(w.strips, i*kb*t.lanes), 4*t.lanes, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						case l == gpu.TN:
-							col[i1-i0](kb, ptr(a, k0*lda+i0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
+							col[i1-i0](kb, ptr(a, k0*lda+i0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						default:
-							row[i1-i0](kb, ptr(a, i0*lda+k0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols)
+							row[i1-i0](kb, ptr(a, i0*lda+k0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						}
-						i0 = i1
 					}
 				}
 			}
@@ -121,26 +125,31 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	}
 }
 
-// packB writes the panel of op(B) that begins at k0, j0 to dst, whose rows are
-// full vectors; what columns beyond n hold is of no matter.
-func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, n, ldb int, dst []float32) {
-	cols := min(t.vectors*t.lanes, n-j0)
-	width := (cols + t.lanes - 1) / t.lanes * t.lanes
-	for j := 0; j < cols; j += t.lanes {
-		c := min(t.lanes, cols-j)
-		if l == gpu.NT {
-			t.transpose(kb, c, ptr(b, (j0+j)*ldb+k0), 4*ldb, ptr(dst, j), 4*width)
-		} else {
-			t.panel(kb, c, ptr(b, k0*ldb+j0+j), 4*ldb, ptr(dst, j), 4*width)
-		}
+// packB writes columns j0 to j1 of op(B) from k0 on to dst, panel after panel; what a
+// panel holds beyond j1 is of no matter.
+func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, j1, ldb int, dst []float32) {
+	width := t.vectors * t.lanes
+	if l != gpu.NT {
+		n := (j1 - j0 + width - 1) / width
+		t.panels(kb, n, width, j1-j0-(n-1)*width, ptr(b, k0*ldb+j0), 4*ldb, ptr(dst, 0), 4*kb*width)
+		return
+	}
+	for j := j0; j < j1; j += t.lanes {
+		p, at := (j-j0)/width, (j-j0)%width
+		t.transpose(kb, min(t.lanes, j1-j), ptr(b, j*ldb+k0), 4*ldb, ptr(dst, p*kb*width+at), 4*width)
 	}
 }
 
-// packA writes rows i0 to i1 of op(A) from k0 on to dst: one row for each k.
-func (t *tiling) packA(l gpu.Layout, kb int, a []float32, k0, i0, i1, lda int, dst []float32) {
+// packA writes rows r0 to r1 of op(A) from k0 on to dst, h rows to a block of kb vectors:
+// one for each k.
+func (t *tiling) packA(l gpu.Layout, kb int, a []float32, k0, r0, r1, h, lda int, dst []float32) {
+	n := (r1 - r0 + h - 1) / h
 	if l == gpu.TN {
-		t.panel(kb, i1-i0, ptr(a, k0*lda+i0), 4*lda, ptr(dst, 0), 4*t.lanes)
-	} else {
-		t.transpose(kb, i1-i0, ptr(a, i0*lda+k0), 4*lda, ptr(dst, 0), 4*t.lanes)
+		t.strips(kb, n, h, r1-r0-(n-1)*h, ptr(a, k0*lda+r0), 4*lda, ptr(dst, 0), 4*t.lanes*kb)
+		return
+	}
+	for i := range n {
+		i0 := r0 + i*h
+		t.transpose(kb, min(h, r1-i0), ptr(a, i0*lda+k0), 4*lda, ptr(dst, i*kb*t.lanes), 4*t.lanes)
 	}
 }

@@ -39,17 +39,23 @@ func tiles() {
 	}
 	transpose512()
 	transpose256()
-	panel(zmm)
-	panel(ymm)
+	for _, w := range []width{zmm, ymm} {
+		strips(w, 1)
+		strips(w, 2)
+	}
 }
 
 // tile emits C (mr, cols) = or += op(A)·B with C in registers while k runs, so
 // that each element is one chain of fused multiply-adds. A is read where it
 // lies: rows sa bytes apart, or, transposed (col), mr contiguous elements for
-// each k, sa bytes apart. B's rows are sb bytes apart. cols is at most nv
-// vectors, and more than nv-1.
+// each k, sa bytes apart. B's rows are nv whole vectors, sb bytes apart: masks there
+// would take turns on the ports of the multiplications. cols is at most nv vectors, and
+// more than nv-1.
 //
-// AVX-512 masks every access by cols for free; AVX2 has a masked twin.
+// While it multiplies it asks for the rows of C at next, which the following tile will
+// load: from the third-level cache they take longer than what hides loads otherwise.
+//
+// AVX-512 masks every access to C by cols; AVX2 has a masked twin.
 func tile(w width, mr, nv int, col, masked bool) {
 	form, suffix := "Row", ""
 	if col {
@@ -59,7 +65,7 @@ func tile(w width, mr, nv int, col, masked bool) {
 		suffix = "Masked"
 	}
 	TEXT(fmt.Sprintf("tile%s%s%dx%d%s", w.name, form, mr, nv, suffix), attr.NOSPLIT,
-		"func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)")
+		"func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)")
 	Pragma("noescape")
 	t := &tileRegs{width: w, mr: mr, nv: nv, masked: masked}
 	k := Load(Param("k"), GP64())
@@ -132,6 +138,26 @@ func tile(w width, mr, nv int, col, masked bool) {
 	ANDQ(Imm(unroll-1), rest)
 	SHRQ(Imm(1), k)
 	JE(LabelRef("rest"))
+	// The first turns ask for the rows of the next tile's C.
+	Load(Param("next"), cp)
+	left := GP64()
+	MOVQ(U64(uint64(mr)), left)
+	CMPQ(k, left)
+	CMOVQLT(k, left)
+	SUBQ(left, k)
+	Label("ask")
+	for v := 0; v < nv; v += 64 / w.bytes {
+		PREFETCHT0(Mem{Base: cp, Disp: w.bytes * v})
+	}
+	ADDQ(sc, cp)
+	for u := range unroll {
+		step(u)
+	}
+	advance(unroll)
+	DECQ(left)
+	JNE(LabelRef("ask"))
+	TESTQ(k, k)
+	JE(LabelRef("rest"))
 	Label("loop")
 	for u := range unroll {
 		step(u)
@@ -194,15 +220,7 @@ func (t *tileRegs) begin() {
 	}
 	cols := Load(Param("cols"), GP64())
 	if t.halves == 1 {
-		m := GP64()
-		MOVQ(I64(-1), m)
-		BZHIQ(cols, m, m)
-		for v := range t.nv {
-			KMOVW(m.As32(), ks[v])
-			if v < t.nv-1 {
-				SHRQ(Imm(16), m)
-			}
-		}
+		loadMasks(cols, t.nv)
 		return
 	}
 	p := GP64()
@@ -252,15 +270,7 @@ func (t *tileRegs) storeC(p reg.Register, i, v int) {
 }
 
 func (t *tileRegs) loadB(p reg.Register, v int) {
-	m := Mem{Base: p, Disp: t.bytes * v}
-	switch {
-	case t.halves == 1:
-		VMOVUPS_Z(m, ks[v], t.b(v))
-	case t.masked:
-		VMASKMOVPS(m, t.mask(v, v), t.b(v))
-	default:
-		VMOVUPS(m, t.b(v))
-	}
+	VMOVUPS(Mem{Base: p, Disp: t.bytes * v}, t.b(v))
 }
 
 // multiply adds element a of A's row i times the row of B.
@@ -276,67 +286,95 @@ func (t *tileRegs) multiply(a Mem, i int) {
 	}
 }
 
-// panel emits the packing of rows that are copied as they lie: cols elements, one
-// vector at most, of each of k rows of src, sb bytes apart, into rows of dst. What
-// is beyond cols becomes 0.
-func panel(w width) {
-	TEXT("panel"+w.name, attr.NOSPLIT, "func(k, cols int, src *float32, ss int, dst *float32, ds int)")
+// strips emits a packing that reads memory in its order: each of k rows of src, ss
+// bytes apart, holds n pieces of h elements that follow one another, the last piece of last
+// elements; they go into rows of nv vectors of n blocks of dst, ds bytes apart. What lies in
+// a row beyond its piece is of no matter. Rows are asked for before they are read.
+func strips(w width, nv int) {
+	TEXT(fmt.Sprintf("strips%sx%d", w.name, nv), attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
 	Pragma("noescape")
-	n := Load(Param("k"), GP64())
-	cols := Load(Param("cols"), GP64())
+	k := Load(Param("k"), GP64())
+	n := Load(Param("n"), GP64())
+	h := Load(Param("h"), GP64())
+	last := Load(Param("last"), GP64())
 	s := Load(Param("src"), GP64())
 	ss := Load(Param("ss"), GP64())
 	d := Load(Param("dst"), GP64())
 	ds := Load(Param("ds"), GP64())
-	v := []reg.VecVirtual{w.vec(), w.vec(), w.vec(), w.vec()}
-	get := func(i int) {}
+	at := func(p reg.Register, i int) Mem { return Mem{Base: p, Disp: w.bytes * i} }
+	v, masks := w.some(nv), w.some(nv)
 	if w.halves == 1 {
-		loadMask(cols, reg.K1)
-		get = func(i int) { VMOVUPS_Z(Mem{Base: s}, reg.K1, v[i]) }
+		loadMasks(last, nv)
 	} else {
-		m, p := w.vec(), GP64()
+		p := GP64()
 		LEAQ(tailMask.Offset(4*lanes), p)
-		SHLQ(Imm(2), cols)
-		SUBQ(cols, p)
-		VMOVUPS(Mem{Base: p}, m)
-		get = func(i int) { VMASKMOVPS(Mem{Base: s}, m, v[i]) }
+		SHLQ(Imm(2), last)
+		SUBQ(last, p)
+		for i, m := range masks {
+			VMOVUPS(at(p, i), m)
+		}
 	}
-	rest := GP64()
-	MOVQ(n, rest)
-	ANDQ(Imm(3), rest)
-	SHRQ(Imm(2), n)
-	JE(LabelRef("rest"))
-	Label("loop")
-	for i := range 4 {
-		get(i)
-		ADDQ(ss, s)
-	}
-	for i := range 4 {
-		VMOVUPS(v[i], Mem{Base: d})
-		ADDQ(ds, d)
-	}
+	SHLQ(Imm(2), h)
 	DECQ(n)
-	JNE(LabelRef("loop"))
-	Label("rest")
-	TESTQ(rest, rest)
-	JE(LabelRef("done"))
-	Label("one")
-	get(0)
+	from, to, left := GP64(), GP64(), GP64()
+	piece := func(load func(i int)) {
+		for i := 0; i < nv; i += 64 / w.bytes {
+			PREFETCHT0(Mem{Base: from, Index: ss, Scale: 8, Disp: w.bytes * i})
+		}
+		for i := range nv {
+			load(i)
+		}
+		for i := range nv {
+			VMOVUPS(v[i], at(to, i))
+		}
+	}
+	Label("row")
+	MOVQ(s, from)
+	MOVQ(d, to)
+	MOVQ(n, left)
+	TESTQ(left, left)
+	JE(LabelRef("last"))
+	Label("strip")
+	piece(func(i int) { VMOVUPS(at(from, i), v[i]) })
+	ADDQ(h, from)
+	ADDQ(ds, to)
+	DECQ(left)
+	JNE(LabelRef("strip"))
+	Label("last")
+	piece(func(i int) {
+		if w.halves == 1 {
+			VMOVUPS_Z(at(from, i), ks[i], v[i])
+		} else {
+			VMASKMOVPS(at(from, i), masks[i], v[i])
+		}
+	})
 	ADDQ(ss, s)
-	VMOVUPS(v[0], Mem{Base: d})
-	ADDQ(ds, d)
-	DECQ(rest)
-	JNE(LabelRef("one"))
-	Label("done")
+	ADDQ(Imm(uint64(nv*w.bytes)), d)
+	DECQ(k)
+	JNE(LabelRef("row"))
 	end()
 }
 
-// loadMask sets the lower n bits of k.
-func loadMask(n reg.Register, k reg.OpmaskPhysical) {
+// some are n registers.
+func (w width) some(n int) []reg.VecVirtual {
+	v := make([]reg.VecVirtual, n)
+	for i := range v {
+		v[i] = w.vec()
+	}
+	return v
+}
+
+// loadMasks sets the lower n bits of the first nv mask registers, 16 to each.
+func loadMasks(n reg.Register, nv int) {
 	m := GP64()
 	MOVQ(I64(-1), m)
 	BZHIQ(n, m, m)
-	KMOVW(m.As32(), k)
+	for v := range nv {
+		KMOVW(m.As32(), ks[v])
+		if v < nv-1 {
+			SHRQ(Imm(16), m)
+		}
+	}
 }
 
 // turning is the frame of the two packings of transposed rows: up to lanes rows
@@ -387,7 +425,7 @@ func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
 	TESTQ(n, n)
 	JE(LabelRef("done"))
 	if w.halves == 1 {
-		loadMask(n, reg.K1)
+		loadMasks(n, 1)
 		block(func(i int) { VMOVUPS_Z(Mem{Base: p}, reg.K1, in[i]) })
 	} else {
 		m := GP64()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log"
 	"math"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -182,9 +183,19 @@ func (w width) broadcast(x reg.VecVirtual) reg.VecVirtual {
 
 // scalar is a float32 parameter in all lanes.
 func (w width) scalar(name string) reg.VecVirtual {
-	x := XMM()
-	Load(Param(name), x)
-	return w.broadcast(x)
+	v := w.vec()
+	VBROADCASTSS(param(name), v)
+	return v
+}
+
+// param is where a parameter lies. avo's Load would read it by an SSE instruction, which
+// costs some 400 cycles on Intel once a wide register was written.
+func param(name string) Mem {
+	b, err := Param(name).Resolve()
+	if err != nil {
+		log.Fatalf("asm: parameter %s: %v", name, err)
+	}
+	return b.Addr
 }
 
 // exp replaces x by its exponential.
