@@ -52,10 +52,18 @@ func (m *Machine) tryFirstVote() {
 		return
 	}
 	first := map[wire.PeerID]*Message{}
+	doubt := false
 	for _, j := range m.firstJoins() {
-		first[j.From] = j
+		if m.vouches(j.From, j.Body.(*Join)) {
+			first[j.From] = j
+		} else {
+			doubt = true
+		}
 	}
 	if trainers(first) < m.cfg.MinPeers {
+		if doubt { // no event tells when somebody can be vouched for
+			m.at(m.now.Add(m.joinGrace()))
+		}
 		return
 	}
 	if m.begun() {

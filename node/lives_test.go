@@ -208,9 +208,12 @@ func TestAdmissionByStake(t *testing.T) {
 			m.Stop.Rounds, m.Round.InnerSteps = 12, 2
 		})
 		poor := s.member(4)
-		var late atomic.Bool // it has staked meanwhile
+		var late atomic.Bool                       // it has staked meanwhile
+		answers := time.Now().Add(2 * time.Minute) // until then nothing is known of anybody
 		asks := func(o *Options) {
-			o.Vouch = func(p wire.PeerID, validator bool) bool { return !validator && (p != poor.peer() || late.Load()) }
+			o.Vouch = func(p wire.PeerID, validator bool) bool {
+				return !validator && (p != poor.peer() || late.Load()) && time.Now().After(answers)
+			}
 		}
 		for i := range 3 {
 			m := s.member(i)
