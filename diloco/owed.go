@@ -58,7 +58,7 @@ type books struct {
 func (a *assembly) accounts(guilty []Conviction) (map[wire.PeerID]account, []Conviction) {
 	out := map[wire.PeerID]account{}
 	var silent []Conviction
-	b := &books{a: a, chain: []*Commit{a.parent}, works: map[uint64][]audit.Work{}, words: map[spoken]Finding{}, passes: map[about]uint64{}, read: a.parent.Round + 1}
+	b := a.newBooks()
 	for _, m := range a.votes {
 		e := memberIn(a.parent.Roster, m.From)
 		if e == nil || isConvicted(guilty, m.From) {
@@ -91,6 +91,13 @@ func (a *assembly) accounts(guilty []Conviction) (map[wire.PeerID]account, []Con
 		out[m.From] = x
 	}
 	return out, silent
+}
+
+func (a *assembly) newBooks() *books {
+	return &books{
+		a: a, chain: []*Commit{a.parent}, works: map[uint64][]audit.Work{}, words: map[spoken]Finding{},
+		passes: map[about]uint64{}, read: a.parent.Round + 1,
+	}
 }
 
 // commit returns the ancestor of that round, or parent.

@@ -38,15 +38,29 @@ func (t topic) Next(ctx context.Context) ([]byte, wire.PeerID, error) {
 	return data, from, err
 }
 
-// Publish says a second delta beside the first, or no verdict at all.
+// Publish says a second delta beside the first, no verdict at all, or a vote without its coin.
 func (t topic) Publish(ctx context.Context, data []byte) error {
 	m, err := wire.Decode(data)
 	if err != nil || m.From != t.l.key.Peer() {
 		return t.Topic.Publish(ctx, data)
 	}
 	switch {
-	case m.Kind == wire.KindVerdict && t.l.is(Silent):
+	case m.Kind == wire.KindVerdict && (t.l.is(Silent) || t.l.is(HideCoin)):
 		return nil
+	case m.Kind == wire.KindVote && t.l.is(HideCoin):
+		var v diloco.Vote
+		if wire.Unmarshal(m.Body, &v) != nil || len(v.Coin) == 0 {
+			break
+		}
+		v.Coin = nil
+		body, err := wire.Marshal(&v)
+		if err != nil {
+			return err
+		}
+		other := t.l.key.Sign(m.Kind, m.Run, body)
+		if data, err = other.Encode(); err != nil {
+			return err
+		}
 	case m.Kind == wire.KindDelta && t.l.is(TwoDeltas):
 		var d diloco.Delta
 		if wire.Unmarshal(m.Body, &d) != nil {
