@@ -359,10 +359,57 @@ func TestTalk(t *testing.T) {
 	}
 }
 
+// A newcomer that asks is told what all were told.
+func TestTalkToNewcomers(t *testing.T) {
+	key, err := wire.NewKey(slices.Repeat([]byte{5}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cid := wire.SumCID(wire.CodecDagCBOR, []byte("x"))
+	l := New(HideCoin, 1)
+	l.Follow(key, func() node.Status { return node.Status{Round: 1} })
+	type reply struct {
+		Messages [][]byte `cbor:"messages"`
+	}
+	var r reply
+	for kind, body := range map[wire.Kind]any{wire.KindVote: &diloco.Vote{Parent: cid, Final: cid, Coin: make([]byte, audit.RevealSize)}, wire.KindVerdict: &diloco.Verdict{Subject: cid}} {
+		b, err := wire.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := key.Sign(kind, cid, b)
+		raw, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Messages = append(r.Messages, raw)
+	}
+	answer, err := wire.Marshal(&r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked node.Handler
+	n := l.Net(fakeNet{handler: &asked})
+	n.Handle(node.SyncProto, 100, func(context.Context, wire.PeerID, []byte) ([]byte, error) { return answer, nil })
+	told, err := asked(t.Context(), wire.PeerID{}, nil)
+	var got reply
+	if err != nil || wire.Unmarshal(told, &got) != nil || len(got.Messages) != 1 {
+		t.Fatalf("%d messages, %v", len(got.Messages), err)
+	}
+	var v diloco.Vote
+	m, err := wire.Decode(got.Messages[0])
+	if err != nil || m.Verify() != nil || wire.Unmarshal(m.Body, &v) != nil || len(v.Coin) != 0 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
 type fakeNet struct {
 	node.Net
-	said *[]*wire.Signed
+	said    *[]*wire.Signed
+	handler *node.Handler
 }
+
+func (n fakeNet) Handle(_ string, _ int, h node.Handler) { *n.handler = h }
 
 func (n fakeNet) Join(string, node.Judge) (node.Topic, error) { return fakeTopic{said: n.said}, nil }
 
