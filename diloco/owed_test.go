@@ -283,6 +283,10 @@ func TestSilenceIsNoShelter(t *testing.T) {
 // Where commits are full of verdicts, there may have been no room for another: a miss
 // counts only where half of the window's commits had some.
 func TestNoRoomIsNoMiss(t *testing.T) {
+	of := wire.PeerID{}
+	open := func(*wire.Signed) (*Message, error) {
+		return &Message{Body: &Verdict{Subject: "another", Peer: of}}, nil
+	}
 	for full, want := range map[int]bool{0: true, 3: true, 4: false, 8: false} {
 		chain := map[wire.CID]*Commit{}
 		var parent *Commit
@@ -290,18 +294,21 @@ func TestNoRoomIsNoMiss(t *testing.T) {
 		for r := range uint64(12) {
 			c := &Commit{Round: r, Parent: id(r - 1)}
 			if r > 3 && int(r) <= 3+full {
-				c.Verdicts = make([]wire.Signed, MaxVerdicts/2)
-				for i := range c.Verdicts {
-					c.Verdicts[i].Kind = wire.KindVerdict
-				}
+				c.Verdicts = make([]wire.Signed, MaxVerdicts*7/8)
 			}
+			c.Roster = []Member{{Peer: peerID("w"), Role: validator}}
 			chain[id(r)], parent = c, c
 		}
-		cfg := Config{AuditRate: 1}.withDefaults()
+		cfg := Config{AuditRate: 1, Open: open}.withDefaults()
 		a := &assembly{cfg: &cfg, parent: parent, past: func(id wire.CID) *Commit { return chain[id] }}
 		b := a.newBooks()
 		if got := b.missed(peerID("v"), about{"subject", 0}, 3); got != want {
 			t.Errorf("%d full commits of 8: missed %v", full, got)
 		}
+		of = peerID("w") // verdicts on verdicts leave room
+		if b = a.newBooks(); !b.missed(peerID("v"), about{"subject", 0}, 3) {
+			t.Errorf("%d commits full of cross-checks: not missed", full)
+		}
+		of = wire.PeerID{}
 	}
 }
