@@ -12,7 +12,7 @@ SEEDS ?= 1000
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: demo zoo build test lint bench bench-engine fuzz sim interop audits audit-table toploc-table contracts clean
+.PHONY: demo zoo build test lint bench bench-engine fuzz sim detection interop audits audit-table toploc-table contracts clean
 
 build: ## one static binary
 	go build -ldflags='-s -w' -o bin/shoal ./cmd/shoal
@@ -46,8 +46,11 @@ fuzz: ## each fuzz target for FUZZTIME
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; \
 	  done; done
 
-sim: ## search for violations of the protocol's invariants
-	SIM_SEEDS=$(SEEDS) go test -timeout 0 -count 1 -run '^TestSeeds$$' -v ./testnet/sim
+sim: ## search for violations of the protocol's invariants, then of the settlement's
+	SIM_SEEDS=$(SEEDS) go test -timeout 0 -count 1 -run '^(TestSeeds|TestSettlement)$$' -v ./testnet/sim
+
+detection: ## the table of toploc/audit/README.md: cheats found, and the formula
+	SIM_DETECTION=200 go test -timeout 0 -count 1 -run '^TestDetection$$' -v ./testnet/sim
 
 interop: ## checkpoints and models in others' programs: Helia, llama.cpp (needs npm)
 	SHOAL_INTEROP=1 go test -timeout 20m -count 1 -run Interop -v ./p2p/block ./cmd/shoal

@@ -60,12 +60,12 @@ func FuzzStep(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	s := newSwarm(f, 4, Config{StopRound: 9, LateRounds: 2, AuditRate: 9_000, AuditWindow: 4})
+	s := newSwarm(f, 4, Config{StopRound: 12, LateRounds: 2, AuditRate: 9_000, AuditWindow: 4})
 	s.cfg.Role = validator
 	for i := range 2 {
 		s.add(testKey(f, 4+i))
 	}
-	s.to(5)
+	s.to(8) // coins are shown
 	chain := s.chain(s.peers[0])
 	var cids []wire.CID
 	var commits []*Commit
@@ -197,6 +197,9 @@ func FuzzStep(f *testing.F) {
 				}
 				for range in.byte() % 3 {
 					v.Verdicts = append(v.Verdicts, cid())
+				}
+				if in.byte()%2 == 0 {
+					v.Coin = swarmCoin(s.peers[4].key).Reveal(v.Round - min(v.Round, uint64(in.byte()%6)))
 				}
 				for range in.byte() % 2 {
 					v.Evict = append(v.Evict, pick(in, peers).Peer())

@@ -51,6 +51,7 @@ type books struct {
 	works  map[uint64][]audit.Work
 	words  map[spoken]Finding
 	passes map[about]uint64 // by validators
+	audits map[uint64]int   // verdicts on trainers' work, by the round of the commit
 	read   uint64           // verdicts of commits of this round and later are in words
 }
 
@@ -58,7 +59,7 @@ type books struct {
 func (a *assembly) accounts(guilty []Conviction) (map[wire.PeerID]account, []Conviction) {
 	out := map[wire.PeerID]account{}
 	var silent []Conviction
-	b := &books{a: a, chain: []*Commit{a.parent}, works: map[uint64][]audit.Work{}, words: map[spoken]Finding{}, passes: map[about]uint64{}, read: a.parent.Round + 1}
+	b := a.newBooks()
 	for _, m := range a.votes {
 		e := memberIn(a.parent.Roster, m.From)
 		if e == nil || isConvicted(guilty, m.From) {
@@ -91,6 +92,13 @@ func (a *assembly) accounts(guilty []Conviction) (map[wire.PeerID]account, []Con
 		out[m.From] = x
 	}
 	return out, silent
+}
+
+func (a *assembly) newBooks() *books {
+	return &books{
+		a: a, chain: []*Commit{a.parent}, works: map[uint64][]audit.Work{}, words: map[spoken]Finding{},
+		passes: map[about]uint64{}, audits: map[uint64]int{}, read: a.parent.Round + 1,
+	}
 }
 
 // commit returns the ancestor of that round, or parent.
@@ -129,8 +137,8 @@ func (b *books) owed(e *Member, round uint64, coin []byte, guilty []Conviction) 
 
 // missed reports whether the window of work that came in with the commit of round has gone by
 // without the validator's word. Withheld is a word, but not where 2/3 of the validators
-// could look. Where commits were so full of verdicts that there may have been no room for
-// another, nobody is to blame.
+// could look. Where commits were so full of verdicts on deltas, which go before those on
+// verdicts, that there may have been no room for another, nobody is to blame.
 func (b *books) missed(by wire.PeerID, o about, round uint64) bool {
 	b.listen(round + 1)
 	switch f, said := b.words[spoken{by, o}]; {
@@ -141,7 +149,7 @@ func (b *books) missed(by wire.PeerID, o about, round uint64) bool {
 	}
 	full := uint64(0)
 	for r := round + 1; r <= round+b.a.cfg.AuditWindow; r++ {
-		if c := b.commit(r); c != nil && 2*len(c.Verdicts) >= min(MaxVerdicts, MaxNames-len(c.Deltas)) {
+		if c := b.commit(r); c != nil && 8*b.audits[r] >= 7*min(MaxVerdicts, MaxNames-len(c.Deltas)) {
 			full++
 		}
 	}
@@ -161,6 +169,9 @@ func (b *books) listen(from uint64) {
 				continue
 			}
 			v := m.Body.(*Verdict)
+			if e := memberIn(c.Roster, v.Peer); e == nil || e.Role == trainer {
+				b.audits[c.Round]++
+			}
 			k := spoken{m.From, v.about()}
 			old, said := b.words[k]
 			if said && (old != Withheld || v.Finding == Withheld) {

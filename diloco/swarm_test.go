@@ -25,7 +25,9 @@ type swarm struct {
 
 type swarmPeer struct {
 	key     *wire.Key
-	finds   func(Verdict) Verdict // of a validator: what it says instead of Pass
+	finds   func(Verdict) Verdict // of a validator: what it says instead of Pass; a verdict about nothing is not said
+	answers bool                  // of a validator: passes what cases are about
+	says    func(Vote) *Vote      // what it votes instead; nil is not said
 	m       *Machine
 	own     []wire.Signed
 	chain   []*Commit // adopted, in order
@@ -96,6 +98,12 @@ func (s *swarm) perform(p *swarmPeer, list []Effect) {
 		switch e := e.(type) {
 		case Sign:
 			msg := p.key.Sign(e.Kind, s.cfg.Run, e.Body)
+			if e.Kind == wire.KindVote && p.says != nil {
+				var ok bool
+				if msg, ok = s.lie(p, msg); !ok {
+					continue
+				}
+			}
 			p.own = append(p.own, msg)
 			for _, q := range s.peers {
 				s.step(q, Heard{msg})
@@ -133,6 +141,23 @@ func (s *swarm) perform(p *swarmPeer, list []Effect) {
 	}
 }
 
+// lie makes of a peer's vote what it says instead.
+func (s *swarm) lie(p *swarmPeer, msg wire.Signed) (wire.Signed, bool) {
+	m, err := Open(&msg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	v := p.says(*m.Body.(*Vote))
+	if v == nil {
+		return msg, false
+	}
+	b, err := wire.Marshal(v)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return p.key.Sign(wire.KindVote, msg.Run, b), true
+}
+
 func swarmCoin(k *wire.Key) *audit.Coin {
 	self := k.Peer()
 	return testCoin(string(self[:]))
@@ -151,9 +176,16 @@ func (s *swarm) audit(p *swarmPeer, e Adopt) {
 		}
 		v := Verdict{Subject: w.ID, Peer: w.Peer, Round: w.Round, Segment: d.Segment, Work: d.Seed[:], Coin: coin, Epoch: 3, Receipt: make([]byte, 65)}
 		if p.finds != nil {
-			v = p.finds(v)
+			if v = p.finds(v); !v.Subject.Defined() {
+				continue
+			}
 		}
 		s.step(p, Audited{v})
+	}
+	for _, k := range e.Commit.Cases {
+		if p.answers && !slices.Contains(k.Pass, p.key.Peer()) {
+			s.step(p, Audited{Verdict{Subject: k.Subject, Peer: k.Peer, Round: k.Round, Segment: k.Segment, Work: []byte{1}}})
+		}
 	}
 }
 

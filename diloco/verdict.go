@@ -153,11 +153,13 @@ func (m *Machine) pending(msg *Message) bool {
 }
 
 // namedVerdicts returns what this peer's vote on the head names, ascending: answers
-// to open cases first, then accusations that there is room for, then the rest.
+// to open cases first, then accusations that there is room for, then verdicts on deltas,
+// which are owed, then the rest; of each the oldest first.
 func (m *Machine) namedVerdicts(room int) Names {
 	type candidate struct {
 		id    wire.CID
 		class int
+		round uint64
 	}
 	var list []candidate
 	cases := slices.Clone(m.head.c.Cases)
@@ -167,7 +169,10 @@ func (m *Machine) namedVerdicts(room int) Names {
 		if m.convicted[msg.From] != nil || !m.pending(msg) || admissible(&m.cfg, m.head.c, m.past(m.head), msg) != nil {
 			continue
 		}
-		class := 2
+		class := 3
+		if roleIn(m.head.c.Roster, v.Peer, trainer) != nil {
+			class = 2
+		}
 		if caseOf(m.head.c.Cases, v.about()) != nil {
 			class = 0
 		} else if v.Finding != Pass {
@@ -177,9 +182,11 @@ func (m *Machine) namedVerdicts(room int) Names {
 				continue // its turn comes
 			}
 		}
-		list = append(list, candidate{id, class})
+		list = append(list, candidate{id, class, v.Round})
 	}
-	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.class, b.class) })
+	slices.SortStableFunc(list, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.round, b.round))
+	})
 	var out Names
 	for _, c := range list[:min(len(list), max(room, 0))] {
 		out = append(out, c.id)

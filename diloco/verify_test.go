@@ -310,6 +310,9 @@ func TestLargestCommit(t *testing.T) {
 			}
 			return wire.Signed{Kind: kind, Run: c.Run, From: k.Peer(), Body: b, Sig: make([]byte, 65)}
 		}
+		if validators > 0 {
+			v.Coin = make([]byte, audit.RevealSize)
+		}
 		vote := sign(wire.KindVote, &v)
 		work := sign(wire.KindDelta, &Delta{
 			Parent: id(1), Round: maxRound, State: id(2), Block: id(3), Bytes: maxBytes, Steps: maxTokens, Tokens: maxTokens,
@@ -322,7 +325,7 @@ func TestLargestCommit(t *testing.T) {
 		join := sign(wire.KindJoin, &Join{Since: id(1), Round: maxRound, Role: validator, Coin: [32]byte{1}})
 		for i := range MaxRoster {
 			c.Votes = append(c.Votes, vote)
-			m := Member{Peer: k.Peer(), Role: validator, Weight: memberWeight, Since: maxRound, Silent: 3}
+			m := Member{Peer: k.Peer(), Role: validator, Weight: memberWeight, Since: maxRound, Silent: 3, Shown: maxRound, Missed: audit.MissLimit}
 			m.Coin = [32]byte{byte(i)}
 			c.Roster = append(c.Roster, m)
 			c.Voters = append(c.Voters, Voter{Peer: k.Peer(), Weight: memberWeight, Before: memberWeight})

@@ -302,11 +302,19 @@ func TestLyingValidatorsAreConvicted(t *testing.T) {
 				v.Work = junk
 			}
 		}},
+		{"says nothing", false, func(_ *words, _ audit.Task, v *diloco.Verdict) {
+			*v = diloco.Verdict{} // the machine does not say that
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &words{work: map[wire.CID][]byte{}}
-				j := newJury(t, 4, 4, func(m *manifest.Manifest) { m.Stop.Rounds = 14 }, func(m *member) {
+				silent := c.name == "says nothing"
+				j := newJury(t, 4, 4, func(m *manifest.Manifest) {
+					if m.Stop.Rounds = 14; silent { // ten audits missed take a while
+						m.Stop.Rounds, m.Verification.AuditRate, m.Verification.Window = 20, 8000, 6
+					}
+				}, func(m *member) {
 					if m.n == 2 && c.cheat {
 						m.wrap(func(e Engine) Engine { return &lazy{Engine: e} })
 					}
@@ -335,7 +343,7 @@ func TestLyingValidatorsAreConvicted(t *testing.T) {
 				}, 0, 1, 3, 4, 5, 6)
 				st := j.members[4].node.Status()
 				got := convicted(j.members[4].chain(st.Head))
-				if len(got) != len(want) || got[want[0]].Why == diloco.WhyWithheld {
+				if len(got) != len(want) || got[want[0]].Why == diloco.WhyWithheld || silent != (got[want[0]].Why == diloco.WhySilent) {
 					t.Errorf("convicted: %+v", got)
 				}
 				t.Logf("by round %d: %s", st.Round, got[want[0]].Why)

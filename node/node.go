@@ -107,7 +107,7 @@ func (n *Node) Status() Status {
 		s.Weak, s.Roster, s.Cases = n.head.Weak, len(n.head.Roster), n.head.Cases
 		for _, m := range n.head.Roster {
 			if m.Peer == n.self {
-				s.Role = m.Role
+				s.Role, s.Missed = m.Role, m.Missed
 			}
 			if m.Banned {
 				s.Banned = append(s.Banned, m.Peer)

@@ -58,6 +58,7 @@ type Status struct {
 	Role       string            `json:"role"`        // in the head's roster, "" outside of it
 	Audits     map[string]uint64 `json:"audits"`      // done by this validator, by finding
 	AuditShare float64           `json:"audit_share"` // of its time, since the start
+	Missed     uint64            `json:"missed"`      // points of this validator for audits owed and not answered (diloco.Member.Missed)
 	Cases      []diloco.Case     `json:"cases"`       // open after the head
 	Banned     []wire.PeerID     `json:"banned"`      // by the chain
 

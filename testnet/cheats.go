@@ -63,8 +63,14 @@ func (c *Chronicle) odds(p *PeerRecord) (perRound float64, bound uint64) {
 	switch {
 	case fact.Kind == cheat.TwoDeltas:
 		return 1, start + settling // its own signatures convict it
+	case fact.Kind == cheat.HideCoin:
+		return 1, start + c.Audit.Window + settling // its first vote that must show it
 	case fact.Kind == cheat.Silent:
-		return 0, 0
+		// Not seen by anybody's audit: the chain counts what it owes and does not answer.
+		if n := audit.SilentUntil(rate, trainers-c.cheatsAmong(false), int(c.Audit.Segments), sure); n > 0 {
+			bound = start + uint64(n) + c.Audit.Window + settling
+		}
+		return audit.Detection(rate, 1, trainers, 1), bound
 	case fact.Kind == cheat.FailAll:
 		// Each delta that its own coin chooses opens a case, and all others answer.
 		looks = trainers
@@ -83,6 +89,16 @@ func (c *Chronicle) odds(p *PeerRecord) (perRound float64, bound uint64) {
 		bound += c.Audit.Window/2 + c.Audit.Window // material may come late, and the accused has time to answer
 	}
 	return perRound, bound
+}
+
+// cheatsAmong counts the cheats of one role.
+func (c *Chronicle) cheatsAmong(validators bool) (n int) {
+	for _, p := range c.Peers {
+		if p.Cheat != nil && p.Validator == validators {
+			n++
+		}
+	}
+	return n
 }
 
 // joined is the round whose commit first had the peer in the roster.
@@ -179,8 +195,6 @@ func checkCheats(c *Chronicle, add func(name string, bad []string, good string))
 		var bad, good []string
 		for _, s := range cheats {
 			switch {
-			case s.Kind == cheat.Silent: // there is nothing to convict it of
-				good = append(good, fmt.Sprintf("%s (%s) is not paid for what it does not say", s.Peer, s.Kind))
 			case s.Bound == 0:
 				bad = append(bad, fmt.Sprintf("%s (%s) cannot be caught: no honest validator audits", s.Peer, s.Kind))
 			case s.Caught == 0:
@@ -203,7 +217,7 @@ func checkCheats(c *Chronicle, add func(name string, bad []string, good string))
 	}
 	bad = nil
 	for _, s := range cheats {
-		if s.Caught > 0 && !s.Slashed {
+		if s.Caught > 0 && !s.Slashed && s.Why != diloco.WhySilent { // who is only silent loses its seat
 			bad = append(bad, fmt.Sprintf("%s was convicted in round %d and keeps its stake", s.Peer, s.Caught))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/control"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 func (a *app) statusCmd() *cobra.Command {
@@ -113,6 +114,9 @@ func statusText(st *status) string {
 	row("speed", "%s tokens/s, %s tokens trained", count(st.TokensPerS), count(float64(st.Tokens)))
 	if st.Role == node.RoleValidator {
 		row("audits", "%d passed, %d wrong, %d withheld, in %.1f %% of the time", st.Audits["passed"], st.Audits["wrong"], st.Audits["withheld"], 100*st.AuditShare)
+		if st.Missed > 0 {
+			row("missed", "%d of %d points: at %d this validator is removed, its machine is too slow or out of reach (--log-level info says which audits wait)", st.Missed, audit.MissLimit, audit.MissLimit)
+		}
 	} else {
 		row("contributed", "%d rounds", st.RoundsContributed)
 	}

@@ -53,7 +53,8 @@ const (
 	PassAll      Kind = "pass-all"      // passes everything without replaying
 	FailAll      Kind = "fail-all"      // fails everyone
 	CopyVerdicts Kind = "copy-verdicts" // says what another validator said, with that one's work
-	Silent       Kind = "silent"        // says nothing, and reveals no coin
+	Silent       Kind = "silent"        // audits nothing and says nothing, but votes
+	HideCoin     Kind = "hide-coin"     // and its votes do not show its coin
 )
 
 // A Fact is what is known of a kind beforehand.
@@ -95,7 +96,8 @@ var Facts = []Fact{
 	{PassAll, true, all, "passes everything"},
 	{FailAll, true, all, "fails everyone"},
 	{CopyVerdicts, true, all, "copies verdicts"},
-	{Silent, true, none, "withholds its reveals"},
+	{Silent, true, none, "audits nothing, and votes"},
+	{HideCoin, true, none, "withholds its reveals"},
 }
 
 // FactOf returns what is known of a kind.

@@ -305,13 +305,14 @@ func TestForgedTraces(t *testing.T) {
 	}
 }
 
-func TestTwoDeltas(t *testing.T) {
+// What each of these says of a delta, a verdict and a vote.
+func TestTalk(t *testing.T) {
 	key, err := wire.NewKey(slices.Repeat([]byte{5}, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
 	cid := wire.SumCID(wire.CodecDagCBOR, []byte("x"))
-	for _, kind := range []Kind{TwoDeltas, Silent} {
+	for _, kind := range []Kind{TwoDeltas, Silent, HideCoin} {
 		l := New(kind, 1)
 		l.Follow(key, func() node.Status { return node.Status{Round: 1} })
 		var said []*wire.Signed
@@ -323,8 +324,12 @@ func TestTwoDeltas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, k := range []wire.Kind{wire.KindDelta, wire.KindVerdict} {
-			m := key.Sign(k, cid, body)
+		vote, err := wire.Marshal(&diloco.Vote{Parent: cid, Final: cid, Round: 9, Coin: make([]byte, audit.RevealSize)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range []wire.Kind{wire.KindDelta, wire.KindVerdict, wire.KindVote} {
+			m := key.Sign(k, cid, map[bool][]byte{true: vote, false: body}[k == wire.KindVote])
 			raw, err := m.Encode()
 			if err != nil {
 				t.Fatal(err)
@@ -339,10 +344,14 @@ func TestTwoDeltas(t *testing.T) {
 				t.Error(err)
 			}
 			kinds[m.Kind]++
+			var v diloco.Vote
+			if m.Kind == wire.KindVote && (wire.Unmarshal(m.Body, &v) != nil || v.Round != 9 || (len(v.Coin) == 0) != (kind == HideCoin)) {
+				t.Errorf("%s: votes %+v", kind, v)
+			}
 		}
-		want := map[Kind][2]int{TwoDeltas: {2, 1}, Silent: {1, 0}}[kind]
-		if got := [2]int{kinds[wire.KindDelta], kinds[wire.KindVerdict]}; got != want {
-			t.Errorf("%s: said %v deltas and verdicts, want %v", kind, got, want)
+		want := map[Kind][3]int{TwoDeltas: {2, 1, 1}, Silent: {1, 0, 1}, HideCoin: {1, 0, 1}}[kind]
+		if got := [3]int{kinds[wire.KindDelta], kinds[wire.KindVerdict], kinds[wire.KindVote]}; got != want {
+			t.Errorf("%s: said %v deltas, verdicts and votes, want %v", kind, got, want)
 		}
 		if kind == TwoDeltas && said[0].ID() == said[1].ID() {
 			t.Error("both deltas are one")
@@ -350,10 +359,57 @@ func TestTwoDeltas(t *testing.T) {
 	}
 }
 
+// A newcomer that asks is told what all were told.
+func TestTalkToNewcomers(t *testing.T) {
+	key, err := wire.NewKey(slices.Repeat([]byte{5}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cid := wire.SumCID(wire.CodecDagCBOR, []byte("x"))
+	l := New(HideCoin, 1)
+	l.Follow(key, func() node.Status { return node.Status{Round: 1} })
+	type reply struct {
+		Messages [][]byte `cbor:"messages"`
+	}
+	var r reply
+	for kind, body := range map[wire.Kind]any{wire.KindVote: &diloco.Vote{Parent: cid, Final: cid, Coin: make([]byte, audit.RevealSize)}, wire.KindVerdict: &diloco.Verdict{Subject: cid}} {
+		b, err := wire.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := key.Sign(kind, cid, b)
+		raw, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Messages = append(r.Messages, raw)
+	}
+	answer, err := wire.Marshal(&r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked node.Handler
+	n := l.Net(fakeNet{handler: &asked})
+	n.Handle(node.SyncProto, 100, func(context.Context, wire.PeerID, []byte) ([]byte, error) { return answer, nil })
+	told, err := asked(t.Context(), wire.PeerID{}, nil)
+	var got reply
+	if err != nil || wire.Unmarshal(told, &got) != nil || len(got.Messages) != 1 {
+		t.Fatalf("%d messages, %v", len(got.Messages), err)
+	}
+	var v diloco.Vote
+	m, err := wire.Decode(got.Messages[0])
+	if err != nil || m.Verify() != nil || wire.Unmarshal(m.Body, &v) != nil || len(v.Coin) != 0 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
 type fakeNet struct {
 	node.Net
-	said *[]*wire.Signed
+	said    *[]*wire.Signed
+	handler *node.Handler
 }
+
+func (n fakeNet) Handle(_ string, _ int, h node.Handler) { *n.handler = h }
 
 func (n fakeNet) Join(string, node.Judge) (node.Topic, error) { return fakeTopic{said: n.said}, nil }
 

@@ -47,10 +47,11 @@ const (
 	fakeAll        // no segment is what it says
 	fakeOne        // the last one is not
 	unserved       // it does not serve what audits need
+	fakeRest       // the first one is, the others are not
 	cheats
 )
 
-var cheatNames = [...]string{"trains", "fakes all", "fakes one segment", "serves nothing"}
+var cheatNames = [...]string{"trains", "fakes all", "fakes one segment", "serves nothing", "fakes all but the first"}
 
 // coins are made once a process: a chain has 262,144 links. What they draw
 // depends on the universe all the same, since the IDs of its messages do.
@@ -69,6 +70,8 @@ func (p *peer) fake(block wire.CID, steps uint64) {
 	switch p.cheat {
 	case fakeAll:
 		p.w.faked[block] = 1<<n - 1
+	case fakeRest:
+		p.w.faked[block] = 1<<n - 2
 	case fakeOne:
 		p.w.faked[block] = 1 << (n - 1)
 	}

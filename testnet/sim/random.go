@@ -151,7 +151,7 @@ func (d *draw) audits() {
 	d.MinPeers = trainers/2 + 1
 	start := func() time.Duration { return d.begin + d.spell(0, 120) }
 	for _, p := range d.r.Perm(trainers)[:d.r.IntN(max(1, trainers/3)+1)] {
-		d.fault(Fault{Kind: Cheat, At: start(), Peers: []int{p}, Point: 1 + d.r.IntN(int(cheats)-1)})
+		d.fault(Fault{Kind: Cheat, At: start(), Peers: []int{p}, Point: 1 + d.r.IntN(int(unserved))})
 	}
 	liars := d.r.IntN(d.Validators/3 + 1)
 	if quiet && d.r.IntN(2) == 0 {

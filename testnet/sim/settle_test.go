@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/big"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -176,25 +179,40 @@ func TestSettlement(t *testing.T) {
 	if testing.Short() {
 		n = 8
 	}
-	lines, convictions := 0, 0
-	for i := range n {
-		seed := uint64(2*i + 1) // the odd ones audit
-		c := Random(seed)
-		if c.AuditRate == 0 {
-			continue
-		}
-		l := newEpochs(c)
-		c.Ledger = l
-		r, err := Run(c)
-		if err != nil {
-			t.Errorf("%v\n%v", err, c)
-			continue
-		}
-		lines += l.lines
-		convictions += r.Convicted
+	var next, bad atomic.Int64
+	var mu sync.Mutex // guards lines and sum
+	var sum Report
+	lines := 0
+	var work sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), 16) {
+		work.Go(func() {
+			for {
+				i := next.Add(1) - 1
+				if i >= int64(n) || bad.Load() >= 5 {
+					return
+				}
+				c := Random(2*uint64(i) + 1) // the odd ones audit
+				if c.AuditRate == 0 {
+					continue
+				}
+				l := newEpochs(c)
+				c.Ledger = l
+				r, err := Run(c)
+				if err != nil {
+					bad.Add(1)
+					t.Errorf("%v\n%v", err, c)
+					continue
+				}
+				mu.Lock()
+				lines += l.lines
+				sum.add(r)
+				mu.Unlock()
+			}
+		})
 	}
-	t.Logf("%d pieces of work settled, %d convictions", lines, convictions)
-	if lines == 0 || convictions == 0 {
+	work.Wait()
+	t.Logf("%d pieces of work settled; %s", lines, sum.audits())
+	if lines == 0 || sum.Convicted == 0 {
 		t.Error("nothing happened")
 	}
 }

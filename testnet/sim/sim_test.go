@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // number reads an environment variable.
@@ -24,6 +27,32 @@ func number(t *testing.T, name string, none int) int {
 		t.Fatalf("%s=%s is not a number", name, s)
 	}
 	return n
+}
+
+// add sums what universes came to.
+func (r *Report) add(x *Report) {
+	r.Events += x.Events
+	r.Rounds += x.Rounds
+	r.Weak += x.Weak
+	r.Merged += x.Merged
+	r.Late += x.Late
+	r.Siblings += x.Siblings
+	r.Heal = max(r.Heal, x.Heal)
+	r.Audits += x.Audits
+	r.Verdicts += x.Verdicts
+	r.Convicted += x.Convicted
+	r.Silenced += x.Silenced
+	r.Owed += x.Owed
+	r.Missed += x.Missed
+	r.Account = max(r.Account, x.Account)
+	r.Caught = max(r.Caught, x.Caught)
+}
+
+// audits tells what came of the audits.
+func (r *Report) audits() string {
+	return fmt.Sprintf("%d segments replayed, %d verdicts in the chain, %d convictions, %d of them of silence; "+
+		"at most %d rounds from the commit with a lie that a coin chose to the conviction; of %d audits owed the honest missed %d, and none had more than %d points of the %d that remove it",
+		r.Audits, r.Verdicts, r.Convicted, r.Silenced, r.Caught, r.Owed, r.Missed, r.Account, audit.MissLimit)
 }
 
 // TestSeeds searches universes of mixed faults. SIM_SEEDS says how many,
@@ -50,17 +79,7 @@ func TestSeeds(t *testing.T) {
 				seed := uint64(from) + uint64(i)
 				r, err := Run(Random(seed))
 				mu.Lock()
-				sum.Events += r.Events
-				sum.Rounds += r.Rounds
-				sum.Weak += r.Weak
-				sum.Merged += r.Merged
-				sum.Late += r.Late
-				sum.Siblings += r.Siblings
-				sum.Heal = max(sum.Heal, r.Heal)
-				sum.Audits += r.Audits
-				sum.Verdicts += r.Verdicts
-				sum.Convicted += r.Convicted
-				sum.Caught = max(sum.Caught, r.Caught)
+				sum.add(r)
 				mu.Unlock()
 				if err != nil {
 					bad.Add(1)
@@ -72,8 +91,7 @@ func TestSeeds(t *testing.T) {
 	}
 	work.Wait()
 	wall := time.Since(start)
-	t.Logf("%d segments replayed, %d verdicts in the chain, %d convictions, at most %d rounds from the commit with a lie that a coin chose to the conviction",
-		sum.Audits, sum.Verdicts, sum.Convicted, sum.Caught)
+	t.Log(sum.audits())
 	t.Logf("%d seeds from %d: %d violations; %d events in %v, %.0f a second; %d rounds, %d of them weak, %d siblings; %d deltas merged, %d of them late; at most %d rounds until a healed partition had one chain",
 		n, from, bad.Load(), sum.Events, wall.Round(time.Millisecond), float64(sum.Events)/wall.Seconds(), sum.Rounds, sum.Weak, sum.Siblings, sum.Merged, sum.Late, sum.Heal)
 }
