@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -145,15 +146,18 @@ func BenchmarkTrace(b *testing.B) {
 // BenchmarkAudit gives what replaying one segment costs, of the processor time of the
 // inner phase that it is from: all of it, from reading the snapshot that it starts from
 // to comparing its end, and for the last segment the payload. A validator of n
-// trainers at the rate p spends p·n times that share of a trainer's work.
+// trainers at the rate p spends p·n times that share of a trainer's work. And what
+// measuring the gain of one of four deltas costs.
 func BenchmarkAudit(b *testing.B) {
 	for _, c := range scales {
 		b.Run(c.name, func(b *testing.B) {
 			m := c.manifest()
 			s := newBench(b, m, true)
 			r := s.replayer(b, m, "")
+			a := &auditor{replayer: r, log: testLogger()}
+			rng := rand.New(rand.NewPCG(1, 1))
 			s.phase(b)
-			var all, last []float64
+			var all, last, gains []float64
 			for b.Loop() {
 				phase := measure(func() { s.phase(b) }).cpu.Seconds()
 				commit, err := localCommits(b.Context(), s.t.blocks)(s.head)
@@ -179,9 +183,19 @@ func BenchmarkAudit(b *testing.B) {
 					}
 				}
 				all = append(all, sum/float64(n))
+				parent, err := localCommits(b.Context(), s.t.blocks)(msg.Body.(*diloco.Delta).Parent)
+				if err != nil {
+					b.Fatal(err)
+				}
+				gains = append(gains, measure(func() {
+					if g, _, err := a.gains(b.Context(), parent, []*diloco.Message{msg, msg, msg, msg}, rng); err != nil || len(g) != 4 {
+						b.Fatalf("%v, %v", g, err)
+					}
+				}).cpu.Seconds()/4/phase)
 			}
 			b.ReportMetric(100*median(all), "%phase/segment")
 			b.ReportMetric(100*median(last), "%phase/last")
+			b.ReportMetric(100*median(gains), "%phase/gain")
 			b.ReportMetric(float64(m.Verification.Segments), "segments")
 			b.ReportMetric(0, "ns/op")
 		})

@@ -56,7 +56,7 @@ func TestGoldenCIDs(t *testing.T) {
 		1025: "bafybeid3fzn3hhoh4l4wbl2il5yguyhp5vpdzvhkukubgckebjl74jqkfq",
 		2049: "bafybeibw7ii73waxuw6xwtk3smkhldxa4dgmmyrj7impkihblawgbgmlcy",
 	} {
-		p, err := (&builder{s: s, chunk: 1, width: fanout}).file(ctx, readChunks(bytes.NewReader(pattern(size))))
+		p, err := newBuilder(s, 1, fanout).file(ctx, readChunks(bytes.NewReader(pattern(size))))
 		if err != nil || p.cid.String() != want {
 			t.Errorf("%d leaves: %s, want %s (%v)", size, p.cid, want, err)
 		}
@@ -114,7 +114,7 @@ func TestTreesAreBoxos(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := (&builder{s: s, chunk: 1, width: width}).file(t.Context(), chunksOf(pattern(n)))
+			got, err := newBuilder(s, 1, width).file(t.Context(), chunksOf(pattern(n)))
 			if err != nil || string(got.cid) != want.Cid().KeyString() || got.tsize != size {
 				t.Fatalf("%d leaves, width %d: %s (%d), want %s (%d): %v", n, width, got.cid, got.tsize, want.Cid(), size, err)
 			}

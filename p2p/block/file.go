@@ -2,12 +2,14 @@ package block
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -19,30 +21,90 @@ type part struct {
 	tsize uint64 // bytes of its blocks
 }
 
-// builder makes a balanced UnixFS tree from the left.
+// builder makes a balanced UnixFS tree from the left. Leaves are written apart, a
+// node when all that is below it is there.
 type builder struct {
 	s      *Store
 	chunk  int // bytes in a leaf
 	width  int // links in a node
 	held   []hash
 	levels [][]part // levels[0] are leaves not yet under a node
+
+	work  sync.WaitGroup // leaves being written
+	slots chan struct{}  // of writers
+	mu    sync.Mutex     // guards err
+	err   error          // the first of a leaf
+}
+
+func newBuilder(s *Store, chunk, width int) *builder {
+	return &builder{s: s, chunk: chunk, width: width, slots: make(chan struct{}, writers)}
 }
 
 // build calls f with a builder and lets go of what it held.
 func (s *Store) build(f func(*builder) (wire.CID, error)) (wire.CID, error) {
-	b := &builder{s: s, chunk: chunkSize, width: fanout}
-	defer func() { s.release(b.held...) }()
+	b := newBuilder(s, chunkSize, fanout)
+	defer func() {
+		b.work.Wait()
+		s.release(b.held...)
+	}()
 	return f(b)
 }
 
-func (b *builder) put(ctx context.Context, codec uint64, data []byte) (wire.CID, error) {
+// hold names a block and keeps it from collection until the whole tree is there.
+func (b *builder) hold(codec uint64, data []byte) (wire.CID, error) {
 	c := wire.SumCID(codec, data)
 	h, err := hashOf(c)
 	if err != nil {
 		return "", err
 	}
-	b.s.hold(h) // until the whole tree is there
+	b.s.hold(h)
 	b.held = append(b.held, h)
+	return c, nil
+}
+
+// leaf begins to write a leaf. Its bytes must stay as they are until wait.
+func (b *builder) leaf(ctx context.Context, data []byte) (wire.CID, error) {
+	c, err := b.hold(wire.CodecRaw, data)
+	if err != nil {
+		return "", err
+	}
+	b.slots <- struct{}{}
+	if err := b.failed(); err != nil {
+		<-b.slots
+		return "", err
+	}
+	b.work.Go(func() {
+		defer func() { <-b.slots }()
+		if err := b.s.putVerified(ctx, c, data); err != nil {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.err = cmp.Or(b.err, err)
+		}
+	})
+	return c, nil
+}
+
+func (b *builder) failed() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// wait returns when all leaves so far are written.
+func (b *builder) wait() error {
+	b.work.Wait()
+	return b.failed()
+}
+
+// put writes a node.
+func (b *builder) put(ctx context.Context, data []byte) (wire.CID, error) {
+	if err := b.wait(); err != nil {
+		return "", err
+	}
+	c, err := b.hold(wire.CodecDagPB, data)
+	if err != nil {
+		return "", err
+	}
 	return c, b.s.putVerified(ctx, c, data)
 }
 
@@ -70,7 +132,7 @@ func (b *builder) close(ctx context.Context, level int) error {
 	}
 	b.levels[level] = b.levels[level][:0]
 	data := n.encode()
-	c, err := b.put(ctx, wire.CodecDagPB, data)
+	c, err := b.put(ctx, data)
 	if err != nil {
 		return err
 	}
@@ -96,7 +158,7 @@ func (b *builder) finish(ctx context.Context) (part, error) {
 }
 
 // chunks gives a file chunk by chunk: the next n bytes, fewer at its end, then
-// none. What it gives is valid until it is called again.
+// none. What it gives is not changed any more.
 type chunks func(n int) ([]byte, error)
 
 // chunksOf copies nothing of data.
@@ -106,12 +168,9 @@ func chunksOf(data []byte) chunks {
 }
 
 func readChunks(r io.Reader) chunks {
-	var buf []byte
 	return func(n int) ([]byte, error) {
-		if len(buf) < n {
-			buf = make([]byte, n)
-		}
-		got, err := io.ReadFull(r, buf[:n])
+		buf := make([]byte, n)
+		got, err := io.ReadFull(r, buf)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = nil
 		}
@@ -127,7 +186,7 @@ func (b *builder) file(ctx context.Context, next chunks) (part, error) {
 			return part{}, err
 		}
 		if len(data) > 0 || first {
-			c, err := b.put(ctx, wire.CodecRaw, data)
+			c, err := b.leaf(ctx, data)
 			if err != nil {
 				return part{}, err
 			}
@@ -136,18 +195,21 @@ func (b *builder) file(ctx context.Context, next chunks) (part, error) {
 			}
 		}
 		if len(data) < b.chunk {
+			if err := b.wait(); err != nil {
+				return part{}, err
+			}
 			return b.finish(ctx)
 		}
 	}
 }
 
-// PutFile stores data as a UnixFS file and returns its root: for at most 1 MiB
-// the raw block itself. The blocks stay for Options.Grace; pin the root.
+// PutFile stores data, which must not change meanwhile, as a UnixFS file and returns
+// its root: for at most 1 MiB the raw block itself. The blocks stay for Options.Grace; pin the root.
 func (s *Store) PutFile(ctx context.Context, data []byte) (wire.CID, error) {
 	return s.putFile(ctx, chunksOf(data))
 }
 
-// PutReader is PutFile of all that r holds, in constant memory.
+// PutReader is PutFile of all that r holds, with some 10 MiB of it in memory at a time.
 func (s *Store) PutReader(ctx context.Context, r io.Reader) (wire.CID, error) {
 	return s.putFile(ctx, readChunks(r))
 }
@@ -232,7 +294,7 @@ func (b *builder) directory(ctx context.Context, links []link) (wire.CID, error)
 	if len(data) > maxPut { // beyond this, IPFS implementations shard (HAMT)
 		return "", fmt.Errorf("directory of %d entries needs %d bytes, the limit is %d: %w", len(links), len(data), maxPut, ErrTooLarge)
 	}
-	return b.put(ctx, wire.CodecDagPB, data)
+	return b.put(ctx, data)
 }
 
 // GetFile returns a file of at most limit bytes from the store.
