@@ -208,15 +208,11 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 
 // writeGGUF writes the model of seed 1, with a vocabulary of made-up characters.
 func writeGGUF(name string, cfg hf.Config, bf16 bool) error {
-	runes := []rune{'\n'} // llama.cpp looks for it, and for some of ASCII
-	for r := ' '; len(runes) < cfg.VocabSize; r++ {
-		if r == 0x7f {
-			r = 0x3400 // ideographs, of which there are enough
+	runes := make([]rune, cfg.VocabSize)
+	for i := range runes {
+		if runes[i] = 0x3400 + rune(i); runes[i] >= 0xd800 { // where surrogates begin
+			runes[i] += 0x2000
 		}
-		if r == 0xd800 {
-			r = 0xf900
-		}
-		runes = append(runes, r)
 	}
 	tok, err := hf.NewChar(string(runes))
 	if err != nil {
