@@ -182,7 +182,7 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 			if err != nil {
 				return err
 			}
-			reads = append(reads, mib*(1<<20)/t[0])
+			reads = append(reads, mib*(1<<20)/t[o.clock])
 		}
 	}
 	kind, size := "f32", 4.0
@@ -190,8 +190,8 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 		kind, size = "bf16", 2
 	}
 	bytes := size * float64(m.config().NumParams())
-	fmt.Printf("\nDecode, %s (dim %d, %d layers, vocabulary %d), %s, %d threads; medians of %d turns of %d tokens; memory is read at %.1f GB/s\n",
-		name, m.dim, m.layers, m.vocab, kind, threads, o.rounds, n, median(reads)/1e9)
+	fmt.Printf("\nDecode, %s (dim %d, %d layers, vocabulary %d), %s, %d threads; medians of %d turns of %d tokens; memory is read at %.1f GB/s by %s time\n",
+		name, m.dim, m.layers, m.vocab, kind, threads, o.rounds, n, median(reads)/1e9, [...]string{"wall", "processor"}[o.clock])
 	w := table()
 	fmt.Fprintln(w, "\ttokens/s\tper core-s\tshoal/this\tper core-s\tof the memory's speed\t")
 	first := all[0]
@@ -199,7 +199,7 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 		wall, proc := r.median(0), r.median(1)
 		share := "-"
 		if r != all[1] && read != nil {
-			share = fmt.Sprintf("%.0f %%", 100*bytes/wall/median(reads))
+			share = fmt.Sprintf("%.0f %%", 100*bytes/r.median(o.clock)/median(reads))
 		}
 		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.2f\t%.2f\t%s\t\n", r.name, 1/wall, 1/proc, wall/first.median(0), proc/first.median(1), share)
 	}
