@@ -33,12 +33,15 @@ lint:
 bench:
 	go test -run '^$$' -bench '$(BENCH)' $(PKG)
 
-bench-engine: ## the CPU engine beside OpenBLAS, oneDNN and PyTorch (needs Debian and, to install them, root)
+bench-engine: ## the CPU engine beside OpenBLAS, oneDNN, PyTorch (needs Debian and, to install them, root) and llama.cpp (npm)
 	@for p in gcc libc6-dev libopenblas-dev libopenblas0-openmp libdnnl-dev python3-torch; do \
 	  dpkg -s $$p >/dev/null 2>&1 || apt-get install -y --no-install-recommends $$p >/dev/null 2>&1 || \
 	  { apt-get update >/dev/null 2>&1; apt-get install -y --no-install-recommends $$p >/dev/null 2>&1; } || \
 	  echo "SKIPPED $$p: apt-get install $$p failed"; done
-	go run ./gpu/cpu/bench $(BENCH_ENGINE)
+	@mkdir -p bin/llamacpp && cp cmd/shoal/testdata/llamacpp/package.json bin/llamacpp && \
+	  npm --prefix bin/llamacpp install --no-audit --no-fund --no-package-lock --ignore-scripts --omit=optional >/dev/null 2>&1 || \
+	  echo "SKIPPED node-llama-cpp: npm install failed"
+	go run ./gpu/cpu/bench -llama bin/llamacpp $(BENCH_ENGINE)
 
 fuzz: ## each fuzz target for FUZZTIME
 	@set -e; for p in $$(go list $(PKG)); do \

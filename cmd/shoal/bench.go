@@ -36,7 +36,7 @@ type measured struct {
 }
 
 func (a *app) benchCmd() *cobra.Command {
-	var isa string
+	var isa, config string
 	var thr int
 	var each time.Duration
 	var quick bool
@@ -45,13 +45,20 @@ func (a *app) benchCmd() *cobra.Command {
 		Short: "Measure what this machine can do",
 		Long: `Matrix products in the three layouts of training, training steps, and the writing of
 text, of models of 0.8 and 6.1 million parameters. What is said is the best of several
-times, so that other work on the machine disturbs little.`,
+times, so that other work on the machine disturbs little.
+
+With --config, instead, how this machine fits a run: what "shoal join" measures and
+chooses, which keeps it for a day.`,
 		Example: `  shoal bench
+  shoal bench --config run.yaml
   shoal bench --threads 1 --json`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if each <= 0 || each > time.Minute {
 				return usagef("--time %s: want up to a minute", each)
+			}
+			if config != "" {
+				return a.showFit(cmd.Context(), config, thr)
 			}
 			dev, err := cpu.New(cpu.Options{Threads: threads(thr), ISA: isa})
 			if err != nil {
@@ -68,6 +75,7 @@ times, so that other work on the machine disturbs little.`,
 	f := c.Flags()
 	f.IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
 	f.StringVar(&isa, "kernels", "", "which kernels, e.g. portable (default: the best)")
+	f.StringVar(&config, "config", "", "a manifest, run.yaml: how this machine fits it")
 	f.BoolVar(&quick, "quick", false, "leave out the larger model")
 	f.DurationVar(&each, "time", 500*time.Millisecond, "how long each measurement takes at least")
 	return c

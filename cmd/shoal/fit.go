@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"time"
 
 	"github.com/shoalnet/shoal/gpu"
@@ -77,6 +78,23 @@ func (a *app) fitTo(ctx context.Context, m *manifest.Manifest, threadsAsked int,
 		slog.Warn("what was measured is not kept", "err", err)
 	}
 	return f
+}
+
+// showFit prints how this machine fits a manifest's run.
+func (a *app) showFit(ctx context.Context, config string, threadsAsked int) error {
+	m, _, err := readManifest(config)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return err
+	}
+	f := a.fitTo(ctx, m, threadsAsked, false)
+	text := f.String() + "\n"
+	for _, d := range f.doubts() {
+		text += "note: " + d + "\n"
+	}
+	return a.show(&f, text)
 }
 
 // modelKey names a model's shape.

@@ -137,7 +137,7 @@ func TestGGUF(t *testing.T) {
 			for k, want := range map[string]any{
 				"general.architecture": arch, "general.name": "x", arch + ".block_count": 11, arch + ".attention.head_count_kv": 2,
 				arch + ".attention.key_length": 4, arch + ".rope.freq_base": float32(10000), "tokenizer.ggml.model": "rwkv",
-				"tokenizer.ggml.eos_token_id": 3, "tokenizer.chat_template": "{{ messages }}", "tokenizer.ggml.add_bos_token": false,
+				"tokenizer.ggml.eos_token_id": 3, "tokenizer.ggml.unknown_token_id": 0, "tokenizer.chat_template": "{{ messages }}", "tokenizer.ggml.add_bos_token": false,
 			} {
 				if got.pairs[k] != want {
 					t.Errorf("%s is %v, want %v", k, got.pairs[k], want)

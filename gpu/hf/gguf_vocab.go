@@ -52,6 +52,7 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 	if id := t.bpe.unknown; id >= 0 {
 		kinds[id] = ggufUnknown
 	}
+	unknown := int(t.bpe.unknown)
 	marks, prefix := t.marksSpaces()
 	switch {
 	case t.bytes:
@@ -80,6 +81,11 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 		for id := range tokens { // its escapes
 			tokens[id] = strings.ReplaceAll(tokens[id], `\`, `\\`)
 		}
+		// Without a token for characters that the vocabulary lacks, llama.cpp ends the
+		// process at the first; Shoal leaves them out, which it cannot.
+		if unknown < 0 {
+			unknown = int(t.ids[" "]) // or the first
+		}
 	default:
 		return errors.New("tokenizer: llama.cpp has none like it: want byte-level BPE, BPE that marks spaces with ▁, or single characters")
 	}
@@ -94,8 +100,8 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 	if len(g.c.EOS) > 0 {
 		g.u32("tokenizer.ggml.eos_token_id", g.c.EOS[0])
 	}
-	if t.bpe.unknown >= 0 {
-		g.u32("tokenizer.ggml.unknown_token_id", int(t.bpe.unknown))
+	if unknown >= 0 {
+		g.u32("tokenizer.ggml.unknown_token_id", unknown)
 	}
 	g.yes("tokenizer.ggml.add_bos_token", g.c.BOS != nil && len(t.before) > 0 && int(t.before[0]) == *g.c.BOS)
 	g.yes("tokenizer.ggml.add_eos_token", false)

@@ -97,7 +97,7 @@ func (s *sampler) nucleus(logits []float32, sum, share float64) float64 {
 func (s *sampler) pick(logits []float32, i uint64) (int32, error) {
 	best := 0
 	for id, z := range logits {
-		if !finite(float64(z)) {
+		if z-z != 0 { // it is not finite
 			return 0, fmt.Errorf("logit of token %d is %g: %w", id, z, ErrNotFinite)
 		}
 		if z > logits[best] {

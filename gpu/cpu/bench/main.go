@@ -1,6 +1,7 @@
 // Command bench holds the engine to what else a volunteer could run on the same
-// machine: OpenBLAS, oneDNN and PyTorch, as Debian ships them. Their drivers in
-// peers/ are compiled when it starts; `make bench-engine` installs them.
+// machine: OpenBLAS, oneDNN and PyTorch, as Debian ships them, and llama.cpp as npm
+// does. Their drivers in peers/ are compiled when it starts; `make bench-engine`
+// installs them.
 //
 // Every number is a ratio of measurements that took turns in one run, because
 // absolute times of a machine that others use mean nothing. With -clock cpu
@@ -32,6 +33,7 @@ type options struct {
 	only    string
 	text    string
 	shapes  string // of products: those that contain it
+	llama   string // folder in which npm has installed node-llama-cpp
 }
 
 func main() {
@@ -42,10 +44,12 @@ func main() {
 	flag.Float64Var(&o.seconds, "seconds", 0.05, "processor time of a turn")
 	flag.StringVar(&o.peers, "peers", "gpu/cpu/bench/peers", "where the sources of the peers' drivers are")
 	flag.StringVar(&o.python, "python", "/usr/bin/python3", "Python that has PyTorch")
-	flag.StringVar(&o.only, "only", "gemm,step,load,nano", "parts to measure")
+	flag.StringVar(&o.only, "only", "gemm,step,decode,load,nano", "parts to measure")
 	flag.StringVar(&o.text, "text", "", "tinyshakespeare.txt, for nano")
 	flag.StringVar(&o.shapes, "shapes", "", "products whose name contains this only")
 	engine := flag.String("serve", "", "be the engine of `isa threads model...`; for the program itself")
+	flag.StringVar(&o.llama, "llama", "", "folder in which npm has installed node-llama-cpp, for decode")
+	texts := flag.String("texts", "", "write `threads texts bf16 model...`; for the program itself")
 	threads := flag.Int("threads", runtime.NumCPU(), "most threads to measure with; one is always measured")
 	flag.Parse()
 	if *engine == "spin" {
@@ -54,6 +58,12 @@ func main() {
 	}
 	if *engine != "" {
 		if err := serve(*engine); err != nil {
+			log.Fatalf("bench: %v", err)
+		}
+		return
+	}
+	if *texts != "" {
+		if err := serveTexts(*texts); err != nil {
 			log.Fatalf("bench: %v", err)
 		}
 		return
@@ -94,12 +104,14 @@ func run(o options) error {
 			err = gemm(o, bins)
 		case "step":
 			err = step(o, bins)
+		case "decode":
+			err = decode(o, bins, dir)
 		case "load":
 			err = load(o)
 		case "nano":
 			err = nano(o, bins)
 		default:
-			err = fmt.Errorf("-only %s: want gemm, step, load or nano", part)
+			err = fmt.Errorf("-only %s: want gemm, step, decode, load or nano", part)
 		}
 		if err != nil {
 			return err
@@ -111,7 +123,7 @@ func run(o options) error {
 // build compiles the peers' drivers. What cannot be built is named and left out.
 func build(src, dir string) map[string]string {
 	bins := map[string]string{}
-	for name, libs := range map[string][]string{"peak": nil, "openblas": {"-lopenblas"}, "onednn": {"-ldnnl"}} {
+	for name, libs := range map[string][]string{"peak": nil, "openblas": {"-lopenblas"}, "onednn": {"-ldnnl"}, "read": {"-O3", "-mavx2", "-pthread"}} {
 		bin := dir + "/" + name
 		out, err := exec.Command("gcc", append([]string{"-O2", "-o", bin, src + "/" + name + ".c"}, libs...)...).CombinedOutput()
 		if err != nil {

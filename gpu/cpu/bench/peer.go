@@ -75,6 +75,13 @@ func cpuTime() float64 {
 	return float64(t.Sec) + 1e-9*float64(t.Nsec)
 }
 
+// timedOnce is the time of one call.
+func timedOnce(f func()) [2]float64 {
+	wall, cpu := time.Now(), cpuTime()
+	f()
+	return [2]float64{time.Since(wall).Seconds(), cpuTime() - cpu}
+}
+
 // timed is TIMED of peers/peer.h.
 func timed(seconds float64, f func()) [2]float64 {
 	f()

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shoalnet/shoal/gpu/cpu"
-	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/llama"
 )
 
@@ -47,8 +46,7 @@ func serve(args string) error {
 		return fmt.Errorf("-serve %q: %w", args, err)
 	}
 	runtime.GOMAXPROCS(threads)
-	cfg := hf.Config{HiddenSize: m.dim, IntermediateSize: m.inter, NumHiddenLayers: m.layers, NumAttentionHeads: m.heads, NumKeyValueHeads: m.heads,
-		VocabSize: m.vocab, MaxPositionEmbeddings: m.seq, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true}
+	cfg := m.config()
 	dev, err := cpu.New(cpu.Options{Threads: threads, ISA: isa})
 	if err != nil {
 		return err
