@@ -84,11 +84,11 @@ func TestDetection(t *testing.T) {
 	share := map[cheat]float64{fakeAll: 1, fakeRest: 0.75, fakeOne: 0.25}
 	var table strings.Builder
 	fmt.Fprintf(&table, "%10s %15s %5s %7s %9s %15s %9s\n", "audit rate", "faked segments", "lies", "cheats", "found", "95 %", "formula")
-	for _, l := range lines {
+	for i, l := range lines {
 		// Where all is audited a validator has to look at as much as one trainer makes, at most.
 		liars := min(8, max(2, int(20_000/l.rate)))
 		var merged, exposed []int
-		for seed := uint64(0); len(merged) < want; seed++ {
+		for seed := uint64(i) << 16; len(merged) < want; seed++ { // no two lines share their luck
 			c := Config{Seed: seed, Peers: liars + 2 + validators, Validators: validators, AuditRate: l.rate, Stop: 26}
 			for i := range liars {
 				c.Faults = append(c.Faults, Fault{Kind: Cheat, Peers: []int{i}, Point: int(l.how), At: time.Second})
