@@ -212,12 +212,12 @@ func (m *Manifest) WindowsPerRound() uint64 { return m.Round.InnerSteps * uint64
 
 // Limits of DefaultSegments.
 const (
-	segmentTokens   = 16_384
+	segmentTokens   = 20_480
 	defaultSegments = 4
 )
 
 // DefaultSegments is into how many segments an inner phase is cut where
-// verification.segments is left out: one for each 16,384 tokens that it has, from 1
+// verification.segments is left out: one for each 20,480 tokens that it has, from 1
 // to 4. A snapshot costs bytes and a step costs tokens, both times the
 // parameters, so that this keeps audit material below 3 % of a trainer's time
 // whatever the model. What has fewer segments is no easier to fake (a lie about any
