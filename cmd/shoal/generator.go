@@ -71,21 +71,28 @@ func (r *remoteModel) Close() error {
 	return r.texts.Close()
 }
 
-// Generate is llama.Model.Generate, but for Hidden, which stays in the worker.
+// Generate is llama.Model.Generate. Hidden is called on the caller's goroutine.
 func (r *remoteModel) Generate(ctx context.Context, prompt []int32, o llama.GenerateOptions, yield func(llama.Token) bool) error {
-	if o.Hidden != nil {
-		return errors.New("a worker does not show hidden states while it writes")
-	}
 	s := worker.Sampling{MaxTokens: o.MaxTokens, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP, Repetition: o.Repetition,
 		Frequency: o.Frequency, Presence: o.Presence, Seed: o.Seed, Stop: o.Stop, LogProbs: o.LogProbs}
 	var told []worker.Token
+	shown := 0 // hidden states
 	for begun := 0; ; begun++ {
 		t, err := r.worker()
 		if err != nil {
 			return err
 		}
-		at, other := 0, false
-		err = t.Generate(ctx, prompt, s, func(k worker.Token) bool {
+		at, state, other := 0, 0, false
+		var tap func([]float32)
+		if o.Hidden != nil {
+			tap = func(h []float32) {
+				if state++; state > shown {
+					shown = state
+					o.Hidden(state-1, h)
+				}
+			}
+		}
+		err = t.Generate(ctx, prompt, s, tap, func(k worker.Token) bool {
 			if at++; at <= len(told) {
 				other = k != told[at-1]
 				return !other
@@ -143,8 +150,12 @@ func newBatchModel(cfg hf.Config, b worker.Batch, params []float32, threads int)
 }
 
 // Generate implements worker.Generator.
-func (x *batchModel) Generate(ctx context.Context, prompt []int32, s worker.Sampling, yield func(worker.Token) bool) error {
-	return x.Batch.Generate(ctx, prompt, generateOptions(s), func(t llama.Token) bool { return yield(worker.Token(t)) })
+func (x *batchModel) Generate(ctx context.Context, prompt []int32, s worker.Sampling, tap func([]float32), yield func(worker.Token) bool) error {
+	o := generateOptions(s)
+	if s.Hidden {
+		o.Hidden = func(_ int, h []float32) { tap(h) } // positions come in order
+	}
+	return x.Batch.Generate(ctx, prompt, o, func(t llama.Token) bool { return yield(worker.Token(t)) })
 }
 
 // Close implements worker.Generator.

@@ -64,6 +64,15 @@ func TestGenerators(t *testing.T) {
 	for i := range want {
 		want[i] = spelled(t, m, []int32{1, int32(i)}, options(i))
 	}
+	// What a proof of inference is made of is the same, too.
+	proof := func(g generator, o llama.GenerateOptions) (out []float32) {
+		o.Hidden = func(position int, h []float32) { out = append(append(out, float32(position)), h...) }
+		spelled(t, g, []int32{1, 5}, o)
+		return out
+	}
+	if a, b := proof(m, options(5)), proof(r, options(5)); len(a) < 3*(cfg.HiddenSize+1) || !slices.Equal(a, b) {
+		t.Errorf("hidden states in a worker are %v, here %v", b, a)
+	}
 	got := make([][]llama.Token, texts)
 	var work sync.WaitGroup
 	for i := range got {
@@ -104,6 +113,14 @@ func TestGenerators(t *testing.T) {
 			return mortal(t, m, began*after) // each gets further than the one before
 		}}
 		var told []llama.Token
+		states := 0
+		o := o
+		o.Hidden = func(position int, _ []float32) {
+			if position != states {
+				t.Errorf("the state of position %d after %d", position, states)
+			}
+			states++
+		}
 		err := r.Generate(t.Context(), []int32{2}, o, func(x llama.Token) bool { told = append(told, x); return true })
 		if fails {
 			if !errors.Is(err, worker.ErrLost) || !strings.Contains(err.Error(), "4 workers") || !slices.Equal(told, long[:4*after]) {
@@ -140,9 +157,12 @@ type dying struct {
 	conn  io.Closer
 }
 
-func (d dying) Generate(ctx context.Context, prompt []int32, s worker.Sampling, yield func(worker.Token) bool) error {
-	n := 0
-	err := d.m.Generate(ctx, prompt, generateOptions(s), func(x llama.Token) bool { n++; return yield(worker.Token(x)) && n < d.after })
+func (d dying) Generate(ctx context.Context, prompt []int32, s worker.Sampling, tap func([]float32), yield func(worker.Token) bool) error {
+	n, o := 0, generateOptions(s)
+	if s.Hidden {
+		o.Hidden = func(_ int, h []float32) { tap(h) }
+	}
+	err := d.m.Generate(ctx, prompt, o, func(x llama.Token) bool { n++; return yield(worker.Token(x)) && n < d.after })
 	if n < s.MaxTokens {
 		return errors.Join(err, d.conn.Close())
 	}

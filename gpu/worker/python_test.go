@@ -80,15 +80,15 @@ func TestPythonTexts(t *testing.T) {
 	x := write(t, c)
 	var got []Token
 	take := func(k Token) bool { got = append(got, k); return true }
-	if err := x.Generate(t.Context(), []int32{0, 1}, Sampling{MaxTokens: 5, Stop: []int32{0}, LogProbs: true}, take); err != nil ||
+	if err := x.Generate(t.Context(), []int32{0, 1}, Sampling{MaxTokens: 5, Stop: []int32{0}, LogProbs: true}, nil, take); err != nil ||
 		!slices.Equal(got, []Token{{2, -2}, {3, -3}, {4, -4}}) {
 		t.Errorf("%v, %v", got, err)
 	}
-	if err := x.Generate(t.Context(), []int32{1}, Sampling{MaxTokens: 5}, func(Token) bool { return false }); err != nil {
+	if err := x.Generate(t.Context(), []int32{1}, Sampling{MaxTokens: 5}, nil, func(Token) bool { return false }); err != nil {
 		t.Error(err)
 	}
 	got = nil
-	if err := x.Generate(t.Context(), []int32{3}, Sampling{MaxTokens: 2}, take); err != nil || !slices.Equal(got, []Token{{ID: 4}, {ID: 0}}) {
+	if err := x.Generate(t.Context(), []int32{3}, Sampling{MaxTokens: 2}, nil, take); err != nil || !slices.Equal(got, []Token{{ID: 4}, {ID: 0}}) {
 		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -223,10 +223,30 @@ func (s *server) generate(q *head) error {
 	s.writing.Go(func() {
 		defer cancel()
 		var broken error // the link: Serve finds out by itself
-		err := s.writer.Generate(ctx, prompt[0], o, func(t Token) bool {
+		// Whoever computes may be about to tell of a text that has been given up.
+		var turn sync.Mutex
+		over := false // guarded by turn: nothing more is said
+		var tap func([]float32)
+		if o.Hidden {
+			tap = func(h []float32) {
+				turn.Lock()
+				defer turn.Unlock()
+				if over {
+					return
+				}
+				_, err := s.send(&head{ID: id, More: true, Rows: 1, Cols: len(h)}, func(w io.Writer) error { return writeFloats(w, h) })
+				if err != nil {
+					cancel() // the next token finds the link broken, too
+				}
+			}
+		}
+		err := s.writer.Generate(ctx, prompt[0], o, tap, func(t Token) bool {
 			_, broken = s.send(&head{ID: id, More: true, Rows: 1}, func(w io.Writer) error { return writeTokens(w, []Token{t}, o.LogProbs) })
 			return broken == nil
 		})
+		turn.Lock()
+		over = true
+		turn.Unlock()
 		s.mu.Lock()
 		delete(s.texts, id) // before its end is told: the id is free again then
 		s.mu.Unlock()

@@ -27,13 +27,20 @@ var _ Generator = (*Texts)(nil)
 type text struct {
 	logProbs bool
 	left     int // tokens that may still come
+	states   int // hidden states that may still come
 
 	// Under Texts.mu.
-	new    []Token
+	new    []news
 	done   bool
 	err    error
 	gone   bool          // nobody listens any more
 	signal chan struct{} // there is something new
+}
+
+// news is a token, or a hidden state.
+type news struct {
+	token  Token
+	hidden []float32 // nil: a token
 }
 
 // Write makes the worker open a model that writes texts. A worker holds one model.
@@ -100,26 +107,58 @@ func (t *Texts) hear() error {
 		x.end(err)
 		return nil
 	}
-	if a.Rows < 1 || a.Rows > x.left {
-		return fmt.Errorf("%w: %d tokens of a text that may have %d more", ErrProtocol, a.Rows, x.left)
+	read := t.tokens
+	if a.Cols != 0 {
+		read = t.states
 	}
-	x.left -= a.Rows // belongs to this goroutine from now on
-	tokens, err := readTokens(t.c.link, a.Rows, x.logProbs)
+	out, err := read(&a, x)
 	if err != nil {
 		return err
-	}
-	for _, k := range tokens {
-		if k.ID < 0 || int(k.ID) >= t.cfg.VocabSize {
-			return fmt.Errorf("%w: token %d of a vocabulary of %d", ErrProtocol, k.ID, t.cfg.VocabSize)
-		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !x.gone {
-		x.new = append(x.new, tokens...)
+		x.new = append(x.new, out...)
 		x.ring()
 	}
 	return nil
+}
+
+// tokens reads those that were written of x.
+func (t *Texts) tokens(a *head, x *text) ([]news, error) {
+	if a.Rows < 1 || a.Rows > x.left {
+		return nil, fmt.Errorf("%w: %d tokens of a text that may have %d more", ErrProtocol, a.Rows, x.left)
+	}
+	x.left -= a.Rows // belongs to listen's goroutine from now on
+	tokens, err := readTokens(t.c.link, a.Rows, x.logProbs)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]news, len(tokens))
+	for i, k := range tokens {
+		if k.ID < 0 || int(k.ID) >= t.cfg.VocabSize {
+			return nil, fmt.Errorf("%w: token %d of a vocabulary of %d", ErrProtocol, k.ID, t.cfg.VocabSize)
+		}
+		out[i].token = k
+	}
+	return out, nil
+}
+
+// states reads hidden states of x.
+func (t *Texts) states(a *head, x *text) ([]news, error) {
+	if a.Cols != t.cfg.HiddenSize || a.Rows < 1 || a.Rows > x.states {
+		return nil, fmt.Errorf("%w: %d hidden states of %d values, want at most %d of %d", ErrProtocol, a.Rows, a.Cols, x.states, t.cfg.HiddenSize)
+	}
+	x.states -= a.Rows // as left
+	values, err := readNewFloats(t.c.link, a.Rows*a.Cols)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]news, a.Rows)
+	for i := range out {
+		out[i].hidden = values[i*a.Cols : (i+1)*a.Cols]
+	}
+	return out, nil
 }
 
 func (x *text) end(err error) {
@@ -134,16 +173,20 @@ func (x *text) ring() {
 	}
 }
 
-// Generate is that of the worker's generator; many goroutines may call it. yield is
-// called on the caller's; one that is slow holds nobody up. It waits as long as ctx
+// Generate is that of the worker's generator, whose s.Hidden is set where tap is not
+// nil; many goroutines may call it. tap and yield are called on the caller's; if they
+// are slow they hold nobody up. It waits as long as ctx
 // lets it. An error that wraps ErrLost says that the worker is gone, and the text
 // with it.
-func (t *Texts) Generate(ctx context.Context, prompt []int32, s Sampling, yield func(Token) bool) error {
+func (t *Texts) Generate(ctx context.Context, prompt []int32, s Sampling, tap func(hidden []float32), yield func(Token) bool) error {
 	limit := t.cfg.MaxPositionEmbeddings + 1 - len(prompt)
 	if s.MaxTokens > 0 {
 		limit = min(limit, s.MaxTokens)
 	}
 	x := &text{logProbs: s.LogProbs, left: limit, signal: make(chan struct{}, 1)}
+	if s.Hidden = tap != nil; s.Hidden {
+		x.states = len(prompt) + limit
+	}
 	id, err := t.begin(x, prompt, s)
 	if err != nil {
 		return fmt.Errorf("worker: generate: %w", err)
@@ -156,11 +199,13 @@ func (t *Texts) Generate(ctx context.Context, prompt []int32, s Sampling, yield 
 			return ctx.Err()
 		}
 		t.mu.Lock()
-		tokens, done, err := x.new, x.done, x.err
+		out, done, err := x.new, x.done, x.err
 		x.new = nil
 		t.mu.Unlock()
-		for _, k := range tokens {
-			if !yield(k) {
+		for _, k := range out {
+			if k.hidden != nil {
+				tap(k.hidden)
+			} else if !yield(k.token) {
 				t.leave(id, x)
 				return nil
 			}

@@ -18,9 +18,17 @@ type scribe struct{}
 
 func (scribe) Close() error { return nil }
 
-func (scribe) Generate(ctx context.Context, prompt []int32, s Sampling, yield func(Token) bool) error {
+func (scribe) Generate(ctx context.Context, prompt []int32, s Sampling, tap func([]float32), yield func(Token) bool) error {
 	if s.Temperature < 0 {
 		return errors.New("it is too cold")
+	}
+	see := func(id int32) {
+		if s.Hidden {
+			tap(slices.Repeat([]float32{float32(id)}, config().HiddenSize))
+		}
+	}
+	for _, id := range prompt {
+		see(id)
 	}
 	at := prompt[len(prompt)-1]
 	for n := 0; n < s.MaxTokens || s.MaxTokens == 0; n++ {
@@ -33,6 +41,9 @@ func (scribe) Generate(ctx context.Context, prompt []int32, s Sampling, yield fu
 		}
 		if !yield(t) {
 			return nil
+		}
+		if n+1 < s.MaxTokens {
+			see(at)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -66,7 +77,7 @@ func TestTexts(t *testing.T) {
 	for i := range texts {
 		work.Go(func() {
 			s := Sampling{MaxTokens: 1 + i%6, LogProbs: i%2 == 0, Seed: 1<<64 - 1}
-			if err := x.Generate(t.Context(), []int32{0, int32(i % 5)}, s, func(k Token) bool {
+			if err := x.Generate(t.Context(), []int32{0, int32(i % 5)}, s, nil, func(k Token) bool {
 				texts[i] = append(texts[i], k)
 				return true
 			}); err != nil {
@@ -89,8 +100,17 @@ func TestTexts(t *testing.T) {
 			}
 		}
 	}
+	var seen []float32
+	if err := x.Generate(t.Context(), []int32{3, 1}, Sampling{MaxTokens: 3}, func(h []float32) {
+		if len(h) != config().HiddenSize || h[1] != h[0] {
+			t.Errorf("a state of %v", h)
+		}
+		seen = append(seen, h[0])
+	}, func(k Token) bool { seen = append(seen, 100+float32(k.ID)); return true }); err != nil || !slices.Equal(seen, []float32{3, 1, 102, 2, 103, 3, 104}) {
+		t.Errorf("hidden states and tokens: %v, %v", seen, err)
+	}
 	all := func(s Sampling) (n int, err error) {
-		err = x.Generate(t.Context(), []int32{1}, s, func(Token) bool { n++; return true })
+		err = x.Generate(t.Context(), []int32{1}, s, nil, func(Token) bool { n++; return true })
 		return n, err
 	}
 	if n, err := all(Sampling{MaxTokens: 7, Stop: []int32{4}}); n != 2 || err != nil {
@@ -102,7 +122,7 @@ func TestTexts(t *testing.T) {
 	if _, err := all(Sampling{Stop: make([]int32, maxStop+1)}); err == nil || errors.Is(err, ErrLost) {
 		t.Errorf("many stop tokens: %v", err)
 	}
-	if err := x.Generate(t.Context(), nil, Sampling{}, nil); err == nil || errors.Is(err, ErrLost) {
+	if err := x.Generate(t.Context(), nil, Sampling{}, nil, nil); err == nil || errors.Is(err, ErrLost) {
 		t.Errorf("no prompt: %v", err)
 	}
 	if n, err := all(Sampling{MaxTokens: 2}); n != 2 || err != nil {
@@ -116,7 +136,7 @@ type patient struct{ ended chan error }
 
 func (patient) Close() error { return nil }
 
-func (p patient) Generate(ctx context.Context, prompt []int32, _ Sampling, yield func(Token) bool) error {
+func (p patient) Generate(ctx context.Context, prompt []int32, _ Sampling, _ func([]float32), yield func(Token) bool) error {
 	if !yield(Token{ID: 1}) || prompt[0] == 3 {
 		return nil
 	}
@@ -131,22 +151,22 @@ func TestTextsCancelled(t *testing.T) {
 	ended := make(chan error, 9)
 	x := write(t, pair(t, Backend{Write: func(hf.Config, Batch, []float32) (Generator, error) { return patient{ended}, nil }}))
 	ctx, cancel := context.WithCancel(t.Context())
-	err := x.Generate(ctx, []int32{1}, Sampling{}, func(Token) bool { cancel(); return true })
+	err := x.Generate(ctx, []int32{1}, Sampling{}, nil, func(Token) bool { cancel(); return true })
 	if !errors.Is(err, context.Canceled) || <-ended == nil {
 		t.Errorf("its context ended: %v", err)
 	}
-	if err := x.Generate(t.Context(), []int32{1}, Sampling{}, func(Token) bool { return false }); err != nil || <-ended == nil {
+	if err := x.Generate(t.Context(), []int32{1}, Sampling{}, nil, func(Token) bool { return false }); err != nil || <-ended == nil {
 		t.Errorf("enough was written: %v", err)
 	}
 	n := 0
-	if err := x.Generate(t.Context(), []int32{3}, Sampling{}, func(Token) bool { n++; return true }); err != nil || n != 1 {
+	if err := x.Generate(t.Context(), []int32{3}, Sampling{}, nil, func(Token) bool { n++; return true }); err != nil || n != 1 {
 		t.Errorf("another: %d tokens, %v", n, err)
 	}
 	var work sync.WaitGroup
 	begun := make(chan bool)
 	for range 3 {
 		work.Go(func() {
-			err := x.Generate(t.Context(), []int32{1}, Sampling{}, func(Token) bool { begun <- true; return true })
+			err := x.Generate(t.Context(), []int32{1}, Sampling{}, nil, func(Token) bool { begun <- true; return true })
 			if !errors.Is(err, ErrLost) {
 				t.Errorf("the worker was closed: %v", err)
 			}
@@ -164,8 +184,30 @@ func TestTextsCancelled(t *testing.T) {
 			t.Error("a text outlived its worker")
 		}
 	}
-	if err := x.Generate(t.Context(), []int32{3}, Sampling{}, func(Token) bool { return true }); !errors.Is(err, ErrLost) {
+	if err := x.Generate(t.Context(), []int32{3}, Sampling{}, nil, func(Token) bool { return true }); !errors.Is(err, ErrLost) {
 		t.Errorf("a closed worker writes: %v", err)
+	}
+}
+
+// late hands its tap out and ends.
+type late struct{ taps chan func([]float32) }
+
+func (late) Close() error { return nil }
+
+func (l late) Generate(_ context.Context, _ []int32, _ Sampling, tap func([]float32), _ func(Token) bool) error {
+	l.taps <- tap
+	return nil
+}
+
+// What is told of a text after its end is not said.
+func TestLateStates(t *testing.T) {
+	taps := make(chan func([]float32), 1)
+	x := write(t, pair(t, Backend{Write: func(hf.Config, Batch, []float32) (Generator, error) { return late{taps}, nil }}))
+	for range 3 {
+		if err := x.Generate(t.Context(), []int32{1}, Sampling{}, func([]float32) { t.Error("a state") }, nil); err != nil {
+			t.Fatal(err)
+		}
+		(<-taps)(make([]float32, config().HiddenSize))
 	}
 }
 
@@ -212,6 +254,7 @@ func TestTextsLost(t *testing.T) {
 		"half a token":         {tokens(`{"id":2,"more":true,"rows":1}`, "\x01"), "body ends"},
 		"more than it says":    {tokens(`{"id":2,"more":true,"rows":1}`, "\x01\x00\x00\x00\x01"), "longer"},
 		"a text is broken off": {raw(magic, broken, `{"id":2,"more":true,"rows":1}`, "why"), "broken off"},
+		"a hidden state":       {tokens(`{"id":2,"more":true,"rows":1,"cols":4}`, strings.Repeat("abcd", 4)), "at most 0"},
 		"prose":                {[]byte("Segmentation fault (core dumped)\n"), "begins with"},
 	} {
 		here, there := net.Pipe()
@@ -235,7 +278,7 @@ func TestTextsLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = x.Generate(t.Context(), []int32{1}, Sampling{MaxTokens: 3}, func(Token) bool { return true })
+		err = x.Generate(t.Context(), []int32{1}, Sampling{MaxTokens: 3}, nil, func(Token) bool { return true })
 		if !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}

@@ -56,14 +56,18 @@
 //	generate  "cols", "sampling": {"max_tokens",             i32 prompt       "more": true; body: see below
 //	          "temperature", "top_k", "top_p", "min_p",                       …
 //	          "repetition", "frequency", "presence",                          then {"id": n} once more, or an error
-//	          "seed", "stop": [ids], "log_probs"}
+//	          "seed", "stop": [ids], "log_probs",
+//	          "hidden"}
 //	cancel    with the id of the text                                         none of its own: the text ends
 //
 // Any number of texts may be out at a time, each with an id of its own; the worker
 // writes batch.streams of them at once and lets the others wait, and their answers come
 // in any order. An answer with more holds what was written since the last: "rows" tokens,
 // i32, and behind them, where log_probs was asked, as many f64: their log-probabilities
-// under the model as it is. What sampling means is said at llama.GenerateOptions; zero
+// under the model as it is. Where hidden was asked, answers with more and "cols" hold
+// "rows" last hidden states after the final norm, f32 of cols = hidden_size, of the
+// positions that were read, the prompt's first, in order: what a proof of inference is
+// made of. A token comes after the states that it was drawn from. What sampling means is said at llama.GenerateOptions; zero
 // values leave a part out. batch.positions bounds the tokens that all texts may hold together, batch.rows
 // those of a pass; zeros are the worker's own choice. Equal seeds give equal texts in
 // workers of one identity, whatever else they write: a text that was lost with its
@@ -134,8 +138,10 @@ type Optimizer struct {
 // goroutines; Close is called when all have returned.
 type Generator interface {
 	// Generate goes on from prompt and yields token by token until the text ends,
-	// yield returns false, or ctx ends.
-	Generate(ctx context.Context, prompt []int32, s Sampling, yield func(Token) bool) error
+	// yield returns false, or ctx ends. Where s.Hidden is set, tap is told the last
+	// hidden state of each position that is read, in order; its values are valid during
+	// the call.
+	Generate(ctx context.Context, prompt []int32, s Sampling, tap func(hidden []float32), yield func(Token) bool) error
 	Close() error
 }
 
@@ -160,6 +166,7 @@ type Sampling struct {
 	Seed        uint64  `json:"seed"`
 	Stop        []int32 `json:"stop"`
 	LogProbs    bool    `json:"log_probs"`
+	Hidden      bool    `json:"hidden"`
 }
 
 // A Token is one that was written.

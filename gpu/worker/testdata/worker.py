@@ -76,6 +76,8 @@ class Scribe:
         self.vocab = config["vocab_size"]
 
     def generate(self, id, prompt, sampling):
+        if sampling["hidden"]:
+            raise ValueError("a toy has no hidden states")
         at = prompt[-1]
         for _ in range(sampling["max_tokens"]):
             at = (at + 1) % self.vocab
