@@ -27,9 +27,8 @@ const maxScores = 64 << 10 // values
 
 // plan chooses the block and gives every worker the scratch for it.
 func (d *Device) plan(j *attentionJob) {
-	// Larger blocks pay less for packing keys and values, smaller ones compute less
-	// of what causality hides; tiles have 14 rows.
-	j.block = max(28, min(112, j.s.Keys/4, maxScores/max(1, j.s.Keys))/14*14)
+	// Larger blocks pay less for packing keys and values; tiles have 14 rows.
+	j.block = max(28, min(112, maxScores/max(1, j.s.Keys))/14*14)
 	for _, w := range d.workers {
 		grow(&w.score, j.block*j.s.Keys)
 		if j.backward {
@@ -94,17 +93,17 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 		keys := hi - lo
 		k, v := at(&j.k, b*j.s.Keys+lo, kv*dim), at(&j.v, b*j.s.Keys+lo, kv*dim)
 		p := w.score[:n*keys]
-		kern.product(w, gpu.NT, n, keys, dim, at(&j.q, t, h*dim), j.q.Stride, k, j.k.Stride, p, keys, false)
+		kern.product(w, gpu.NT, n, keys, dim, at(&j.q, t, h*dim), j.q.Stride, k, j.k.Stride, p, keys, false, keys-n+1)
 		for i := range n {
 			from, seen := j.from(t+i)-lo, keys-n+i+1
 			r := p[i*keys : (i+1)*keys]
 			m, sum := kern.softmax(r[from:seen], scale, 1)
 			clear(r[:from])
-			clear(r[seen:])
+			clear(r[seen:min(keys, seen+kern.slack)])
 			st := at(&j.stats, t+i, 2*h)
 			st[0], st[1] = m, 1/sum
 		}
-		kern.product(w, gpu.NN, n, dim, keys, p, keys, v, j.v.Stride, at(&j.out, t, h*dim), j.out.Stride, false)
+		kern.product(w, gpu.NN, n, dim, keys, p, keys, v, j.v.Stride, at(&j.out, t, h*dim), j.out.Stride, false, keys-n+1)
 	}
 }
 
@@ -125,8 +124,8 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 			dk, dv := at(&j.dk, base+lo, kv*dim), at(&j.dv, base+lo, kv*dim)
 			p, dp := w.score[:n*keys], w.dp[:n*keys]
 			q, do := at(&j.q, t, h*dim), at(&j.dout, t, h*dim)
-			kern.product(w, gpu.NT, n, keys, dim, q, j.q.Stride, k, j.k.Stride, p, keys, false)
-			kern.product(w, gpu.NT, n, keys, dim, do, j.dout.Stride, v, j.v.Stride, dp, keys, false)
+			kern.product(w, gpu.NT, n, keys, dim, q, j.q.Stride, k, j.k.Stride, p, keys, false, keys-n+1)
+			kern.product(w, gpu.NT, n, keys, dim, do, j.dout.Stride, v, j.v.Stride, dp, keys, false, keys-n+1)
 			for i := range n {
 				from, seen := j.from(t+i)-lo, keys-n+i+1
 				r, dr := p[i*keys:(i+1)*keys], dp[i*keys:(i+1)*keys]
@@ -135,12 +134,13 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 				kern.softmaxBack(dr[from:seen], r[from:seen], scale, st[0], st[1], delta)
 				clear(r[:from])
 				clear(dr[:from])
-				clear(r[seen:])
-				clear(dr[seen:])
+				end := min(keys, seen+kern.slack)
+				clear(r[seen:end])
+				clear(dr[seen:end])
 			}
-			kern.product(w, gpu.TN, keys, dim, n, p, keys, do, j.dout.Stride, dv, j.dv.Stride, true)
-			kern.product(w, gpu.NN, n, dim, keys, dp, keys, k, j.k.Stride, at(&j.dq, t, h*dim), j.dq.Stride, false)
-			kern.product(w, gpu.TN, keys, dim, n, dp, keys, q, j.q.Stride, dk, j.dk.Stride, true)
+			kern.product(w, gpu.TN, keys, dim, n, p, keys, do, j.dout.Stride, dv, j.dv.Stride, true, keys-n+1)
+			kern.product(w, gpu.NN, n, dim, keys, dp, keys, k, j.k.Stride, at(&j.dq, t, h*dim), j.dq.Stride, false, keys-n+1)
+			kern.product(w, gpu.TN, keys, dim, n, dp, keys, q, j.q.Stride, dk, j.dk.Stride, true, keys-n+1)
 		}
 	}
 }

@@ -181,7 +181,7 @@ func (j *linearJob) rows(w *worker, from, to int) {
 	k, n := j.w.Cols, to-from
 	c := j.c.Host[from:]
 	if j.w.Half == nil {
-		w.k.product(w, gpu.NT, j.c.Rows, n, k, j.a.Host, j.a.Stride, j.w.Host[from*k:], k, c, j.c.Stride, j.acc)
+		w.k.product(w, gpu.NT, j.c.Rows, n, k, j.a.Host, j.a.Stride, j.w.Host[from*k:], k, c, j.c.Stride, j.acc, 0)
 		return
 	}
 	wide := grow(&w.score, k)
@@ -189,7 +189,7 @@ func (j *linearJob) rows(w *worker, from, to int) {
 		for x, h := range j.w.Half[(from+o)*k : (from+o+1)*k] {
 			wide[x] = gpu.FromBF16(h)
 		}
-		w.k.product(w, gpu.NT, j.c.Rows, 1, k, j.a.Host, j.a.Stride, wide, k, c[o:], j.c.Stride, j.acc)
+		w.k.product(w, gpu.NT, j.c.Rows, 1, k, j.a.Host, j.a.Stride, wide, k, c[o:], j.c.Stride, j.acc, 0)
 	}
 }
 
@@ -275,7 +275,7 @@ func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []flo
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, keys-k0)
 		k := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2*cols+kv*dim)*gpu.PageSize:]
-		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], keys, false)
+		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], keys, false, 0)
 	}
 	for i := range m {
 		r := p[i*keys : (i+1)*keys]
@@ -285,6 +285,6 @@ func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []flo
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, keys-k0)
 		v := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2+1)*cols*gpu.PageSize+kv*dim:]
-		w.k.product(w, gpu.NN, m, dim, n, p[k0:], keys, v, cols, out, so, k0 > 0)
+		w.k.product(w, gpu.NN, m, dim, n, p[k0:], keys, v, cols, out, so, k0 > 0, 0)
 	}
 }

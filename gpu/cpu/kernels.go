@@ -7,10 +7,16 @@ import "github.com/shoalnet/shoal/gpu"
 type kernels struct {
 	name         string
 	pack, strips int // values of scratch that product needs
+	slack        int // see product
 
 	// product computes C (m, n) = op(A)·op(B), or C += with acc. lda, ldb and
 	// ldc are the distances of rows.
-	product func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
+	//
+	// seen above 0 says that one of the matrices is a causal triangle, of whose row i only
+	// the first seen+i elements count, and lets product leave the others out: with NT they are
+	// C's, which may become anything; with NN and TN those of A as it lies, of which the first
+	// slack of each row are 0; TN with seen is for acc only.
+	product func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int)
 
 	// half is product with A and B rounded to bfloat16 first; sums are float32's.
 	half func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)

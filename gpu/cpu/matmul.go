@@ -77,9 +77,10 @@ func (j *matmulJob) run(w *worker, task int) {
 			a, b = a[i0:], b[j0:]
 		}
 	}
-	product := w.k.product
+	c := j.c.Host[i0*j.c.Stride+j0:]
 	if j.half {
-		product = w.k.half
+		w.k.half(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, c, j.c.Stride, j.acc)
+	} else {
+		w.k.product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, c, j.c.Stride, j.acc, 0)
 	}
-	product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, j.c.Host[i0*j.c.Stride+j0:], j.c.Stride, j.acc)
 }

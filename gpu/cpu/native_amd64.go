@@ -25,12 +25,12 @@ func native() []*kernels {
 }
 
 var avx512 = kernels{
-	name: "avx512", pack: maxPanels, strips: maxStrips,
-	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
-		tiled(&tiling512, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+	name: "avx512", pack: maxPanels, strips: maxStrips, slack: 16,
+	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
+		tiled(&tiling512, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc, seen)
 	},
 	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
-		tiled(&tiling512, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+		tiled(&tiling512, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 	},
 	dot: dot512, dot3: dotThree512, add: add512, normalize: normalize512, normBack: normBack512,
 	softmax: softmax512, softmaxBack: softmaxBack512, rope: rope512,
@@ -41,12 +41,12 @@ var avx512 = kernels{
 }
 
 var avx2 = kernels{
-	name: "avx2", pack: maxPanels, strips: maxStrips,
-	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
-		tiled(&tiling256, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+	name: "avx2", pack: maxPanels, strips: maxStrips, slack: 16,
+	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
+		tiled(&tiling256, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc, seen)
 	},
 	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
-		tiled(&tiling256, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+		tiled(&tiling256, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 	},
 	dot: dot256, dot3: dotThree256, add: add256, normalize: normalize256, normBack: normBack256,
 	softmax: softmax256, softmaxBack: softmaxBack256, rope: rope256,

@@ -22,7 +22,7 @@ var exact = goKernels(tileFused)
 func goKernels(tile tileGo) kernels {
 	return kernels{
 		name: "portable", pack: 4 * goK, strips: goRows * goK,
-		product: productGo(tile, false), half: productGo(tile, true),
+		slack: 1 << 30, product: wholly(productGo(tile, false)), half: productGo(tile, true),
 		dot: dotGo, dot3: dot3Go, add: addGo,
 		normalize: normalizeGo, normBack: normBackGo,
 		softmax: softmaxGo, softmaxBack: softmaxBackGo, rope: ropeGo,

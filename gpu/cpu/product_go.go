@@ -20,6 +20,13 @@ const (
 // each. (Two slices, because arguments beyond nine words go through memory.)
 type tileGo func(k int, a []float32, ai int, b []float32, bj int, c *[8]float32)
 
+// wholly computes what may be left out too.
+func wholly(product func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)) func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, _ int) {
+	return func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, _ int) {
+		product(w, l, m, n, k, a, lda, b, ldb, c, ldc, acc)
+	}
+}
+
 func productGo(tile tileGo, half bool) func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 	return func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		if !acc {

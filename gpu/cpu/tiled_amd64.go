@@ -45,8 +45,8 @@ const (
 )
 
 // tiled computes C (m, n) = or += op(A)·op(B), of half with A and B rounded to
-// bfloat16 when they are packed.
-func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+// bfloat16 when they are packed. For seen see kernels.product.
+func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
 	if k == 0 && !acc {
 		for i := range m {
 			clear(c[i*ldc : i*ldc+n])
@@ -95,34 +95,53 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					if cols < nv*t.lanes {
 						row, col = t.rowEdge[nv], t.colEdge[nv]
 					}
-					bp, sb := ptr(b, k0*ldb+j0), 4*ldb
+					bp, sb := w.pack, 4*width
 					switch {
 					case packB:
-						bp, sb = ptr(w.pack, (p-p0)*kb*width), 4*width
+						bp = w.pack[(p-p0)*kb*width:]
 					case cols < nv*t.lanes: // tiles read whole vectors
 						t.packB(l, kb, b, k0, j0, n, ldb, w.pack)
-						bp, sb = ptr(w.pack, 0), 4*width
+					default:
+						bp, sb = b[k0*ldb+j0:], 4*ldb
 					}
 					for i := range strips {
 						i0, i1 := r0+i*h, min(r0+i*h+h, r1)
+						from, to := needed(l, seen, k0, kb, i0, i1)
+						if from >= to || l == gpu.NT && seen > 0 && j0 >= seen+i1-1 {
+							continue
+						}
 						cp := ptr(c, i0*ldc+j0)
 						next := ptr(c, i1*ldc+j0)
 						if i+1 == strips {
 							next = ptr(c, r0*ldc+min(j0+width, n-1))
 						}
+						f, ap, sa := col[i1-i0], ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
 						switch {
 						case packA:
-							col[i1-i0](kb, ptr(w.strips, i*kb*t.lanes), 4*t.lanes, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 						case l == gpu.TN:
-							col[i1-i0](kb, ptr(a, k0*lda+i0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
+							ap, sa = ptr(a, (k0+from)*lda+i0), 4*lda
 						default:
-							row[i1-i0](kb, ptr(a, i0*lda+k0), 4*lda, bp, sb, cp, 4*ldc, acc || k0 > 0, cols, next)
+							f, ap, sa = row[i1-i0], ptr(a, i0*lda+k0), 4*lda
 						}
+						f(to-from, ap, sa, ptr(bp, from*sb/4), sb, cp, 4*ldc, acc || k0 > 0, cols, next)
 					}
 				}
 			}
 		}
 	}
+}
+
+// needed is the part of kb values of k from k0 on that counts for rows i0 to i1 of op(A),
+// see kernels.product.
+func needed(l gpu.Layout, seen, k0, kb, i0, i1 int) (from, to int) {
+	switch {
+	case seen == 0:
+	case l == gpu.NN:
+		kb = min(kb, seen+i1-1-k0)
+	case l == gpu.TN:
+		from = max(0, i0-seen+1-k0)
+	}
+	return from, kb
 }
 
 // packB writes columns j0 to j1 of op(B) from k0 on to dst, panel after panel; what a

@@ -90,6 +90,42 @@ func TestDevicesAgree(t *testing.T) {
 	}
 }
 
+// TestStepsFollowReference holds every device to the reference step by step: from
+// one start, how far its weights are from the reference's after each of many steps,
+// measured by how far those have moved.
+func TestStepsFollowReference(t *testing.T) {
+	const steps, lossBound, bound = 30, 1e-6, 2e-5
+	cfg := small(true)
+	params := Genesis(cfg, 6)
+	want := newTrainer(t, ref.New(), cfg, params)
+	var got []*Trainer
+	for _, dev := range devices(t)[1:] {
+		got = append(got, newTrainer(t, dev, cfg, params))
+	}
+	for s := range steps {
+		tokens := batch(rand.New(rand.NewPCG(6, uint64(s))), 5, 33, cfg.VocabSize)
+		loss, err := want.Step(tokens, 3e-3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tr := range got {
+			l, err := tr.Step(tokens, 3e-3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var diff, moved float64
+			for i, p := range want.Params() {
+				d, m := float64(p-tr.Params()[i]), float64(p-params[i])
+				diff, moved = diff+d*d, moved+m*m
+			}
+			if off := math.Sqrt(diff / moved); math.Abs(l-loss) > lossBound*loss || off > bound {
+				t.Fatalf("%s, step %d: loss %.9g, the reference has %.9g; the weights are off by %.2g of how far they moved",
+					tr.dev.Name(), s+1, l, loss, off)
+			}
+		}
+	}
+}
+
 // TestStepAllocatesNothing holds a step of a known shape to no allocation, so
 // that a trainer's memory is what it was after the first step.
 func TestStepAllocatesNothing(t *testing.T) {
