@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // settlePatience is how long after the run's end the ledger may take to settle
@@ -63,11 +65,23 @@ func (l *ledger) settled(ctx context.Context) {
 	}
 }
 
-// claim claims for every peer, once none runs, and notes how the ledger then stands.
+// claim claims for every peer that has earned something, once none runs, and
+// notes how the ledger then stands.
 func (l *ledger) claim(ctx context.Context) {
 	m := l.s.c.Money
 	l.s.Line("claiming what every peer has earned")
+	var err error
+	if m.Lines, err = l.lines(); err != nil {
+		m.Error = err.Error()
+	}
+	earned := map[wire.PeerID]bool{}
+	for _, x := range m.Lines {
+		earned[x.Peer] = earned[x.Peer] || x.Amount != "0"
+	}
 	for _, p := range l.s.peers {
+		if !earned[p.rec.ID] {
+			continue
+		}
 		if _, err := l.shoal(ctx, p.dir, "claim"); err != nil {
 			l.s.c.Failures = append(l.s.c.Failures, fmt.Sprintf("%s: %v", p.rec.Name, err))
 		}
@@ -84,9 +98,6 @@ func (l *ledger) claim(ctx context.Context) {
 	l.mu.Lock()
 	m.Events = slices.Clone(l.seen)
 	l.mu.Unlock()
-	if m.Lines, err = l.lines(); err != nil {
-		m.Error = err.Error()
-	}
 }
 
 // lines reads what each piece of work earned, as the peer derived it that has
