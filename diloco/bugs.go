@@ -7,4 +7,6 @@ const (
 	bugQuorum   = false
 	bugUnsorted = false
 	bugCase     = false
+	bugMiss     = false
+	bugSpare    = false
 )

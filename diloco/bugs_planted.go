@@ -10,11 +10,13 @@ var (
 	bugQuorum   bool // one member too few makes a quorum
 	bugUnsorted bool // deltas are merged in the order in which they were heard
 	bugCase     bool // half of the validators decide a case
+	bugMiss     bool // an audit that was answered counts as missed
+	bugSpare    bool // none does
 )
 
 // Plant turns one bug on, or all off with "".
 func Plant(bug string) error {
-	bugQuorum, bugUnsorted, bugCase = false, false, false
+	bugQuorum, bugUnsorted, bugCase, bugMiss, bugSpare = false, false, false, false, false
 	switch bug {
 	case "":
 	case "quorum":
@@ -23,6 +25,10 @@ func Plant(bug string) error {
 		bugUnsorted = true
 	case "case":
 		bugCase = true
+	case "miss":
+		bugMiss = true
+	case "spare":
+		bugSpare = true
 	default:
 		return fmt.Errorf("no bug is called %q", bug)
 	}

@@ -151,6 +151,9 @@ func (m *Machine) tryJoin() {
 	if m.silent() || m.leaving || e != nil && (e.Banned || m.fits(e)) || m.done || m.behind() {
 		return
 	}
+	if m.cfg.Role == validator && m.cfg.Coin.Reveal(h.round+1) == nil {
+		return // its coin is worn out
+	}
 	again := max(1, m.cfg.DropAfter/2) // rounds
 	if m.joinAsked > 0 && m.joinAsked+again > h.round+1 {
 		return

@@ -25,6 +25,9 @@ func (c *checker) owed(w *world, chain []*diloco.Commit, q *peer) (out []owedRou
 		if m == nil || m.Banned || k.Round <= m.Since || until >= w.cfg.Stop || until >= uint64(len(chain)) {
 			continue
 		}
+		if e := member(chain[until].Roster, q.id); e == nil || e.Since != m.Since {
+			continue // it is gone, or has come anew
+		}
 		x := owedRound{round: k.Round}
 		for _, choice := range audit.Choose(q.coin().Reveal(k.Round), chainHead(w, k, m.Since), cfg) {
 			author := member(chain[until].Roster, choice.Peer)

@@ -15,6 +15,8 @@ func TestPlanted(t *testing.T) {
 		{"quorum", "two final commits"},
 		{"unsorted", "not what its deltas make"},
 		{"case", "convicts honest peer"},
+		{"miss", "convicts honest peer"},
+		{"spare", "audits in a row"},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
 			if err := diloco.Plant(bug.name); err != nil {
