@@ -76,7 +76,10 @@ type Options struct {
 	// Payer makes receipts for the run's ledger. By default there is no ledger.
 	Payer Payer
 	// Vouch says, at once, whether a validator that asks to join has the stake
-	// that the run's ledger wants. By default all are vouched for.
+	// that the run's ledger wants. By default all are vouched for. It is asked of those who
+	// join, and not again: each peer knows the ledger by its own last look, and who may
+	// speak must follow from the chain alone. What is leaving can be slashed for as long as
+	// any dispute lasts; who has withdrawn all stays a validator until it leaves or is silent.
 	Vouch func(wire.PeerID) bool
 	// Log defaults to silence.
 	Log *slog.Logger
