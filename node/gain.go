@@ -26,10 +26,13 @@ type gain struct {
 }
 
 // A screen of gains has at most a quarter of the steps of one inner phase, or minScreen:
-// its three forward passes for each delta take as long as one step.
+// its three forward passes for each delta take as long as one step. What is odd was chosen on
+// 40 rounds of five honest trainers of a small model, most of them late in training: 5 % of
+// their deltas are, and 86 % of gains about zero in their place.
 const (
 	gainShare = 4
-	gainGap   = 3.0 // times the median deviation of the others
+	gainGap   = 3.0  // times the median deviation of the others
+	gainLack  = 0.75 // of what the others gain, on their own data or on other data
 )
 
 // mostGains is how many deltas of a round are looked at, where a phase has so many steps.
@@ -38,7 +41,7 @@ func mostGains(steps uint64) int {
 }
 
 // outlier says why the i-th gain is not like those of the others, "" where it is:
-// below their median by more than they differ, and by half of it; or so far above it on
+// below their median by more than they differ, and by most of it; or so far above it on
 // its own data alone.
 func outlier(gains []gain, i int) string {
 	at := gains[i]
@@ -50,7 +53,7 @@ func outlier(gains []gain, i int) string {
 		steps[j] = float64(g.steps)
 	}
 	part := min(float64(at.steps)/median(steps), 1) // a straggler does less, and owns to it
-	var least [3]float64                            // no smaller difference is odd
+	least := 0.0                                    // no smaller difference is odd
 	for k, c := range [...]struct {
 		what string
 		of   func(gain) float64
@@ -69,19 +72,19 @@ func outlier(gains []gain, i int) string {
 			return ""
 		}
 		m := median(others)
-		if least[k] = math.Abs(m) / 2; k == 2 {
-			least[k] = least[0] // the difference of two is as unsteady as the larger
+		if k < 2 { // the difference of two is no steadier than they are
+			least = max(least, gainLack*math.Abs(m))
 		}
 		for j, x := range others {
 			others[j] = math.Abs(x - m)
 		}
-		far := max(gainGap*median(others), least[k])
+		dev := median(others)
 		want := m
 		if m > 0 {
 			want *= part
 		}
 		// Too much on its own data alone is odd, too: that is learnt by heart.
-		if x := c.of(at); want-x > far || (k == 2 && x-m > 2*far) {
+		if x := c.of(at); want-x > max(gainGap*dev, least) || (k == 2 && x-m > max(2*gainGap*dev, least)) {
 			return fmt.Sprintf("on %s it gains %.3g nats a token, the others %.3g", c.what, x, m)
 		}
 	}

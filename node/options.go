@@ -78,7 +78,10 @@ type Options struct {
 	// Vouch says, at once, whether a peer that asks to join as a validator, or, where
 	// the run admits by stake, as a trainer, has the stake that is asked of its
 	// role on the run's ledger. By default all are vouched for, but runs that
-	// admit by stake are refused.
+	// admit by stake are refused. It is asked of those who join, and not again: each
+	// peer knows the ledger by its own last look, and who may speak must follow from
+	// the chain alone. What is leaving can be slashed for as long as any dispute
+	// lasts; who has withdrawn all stays in until it leaves or is silent.
 	Vouch func(p wire.PeerID, validator bool) bool
 	// Log defaults to silence.
 	Log *slog.Logger
