@@ -405,3 +405,69 @@ func strips256x1(k int, n int, h int, last int, src *float32, ss int, dst *float
 
 //go:noescape
 func strips256x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
+func linear512F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512F32x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512F32x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512F32x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512F32x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512F32x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear256F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear256F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear256F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear512BF16x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear256BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear256BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+
+//go:noescape
+func linear256BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)

@@ -58,6 +58,15 @@ func newPlanOf(dev gpu.Device, cfg hf.Config, n int, train, again bool) *plan {
 	d, f, q := cfg.HiddenSize, cfg.IntermediateSize, cfg.NumAttentionHeads*cfg.HeadSize()
 	qkv := q + 2*cfg.KVHeads()*cfg.HeadSize()
 	mat := func(rows, cols int) gpu.Matrix { return dev.Alloc(rows*cols).Matrix(rows, cols) }
+	// Rows a multiple of 1 KiB apart fall into few sets of a cache, and devices would have
+	// to copy them: such matrices get a cache line between rows.
+	apart := func(rows, cols int) gpu.Matrix {
+		stride := cols
+		if cols%256 == 0 {
+			stride += 16
+		}
+		return gpu.Matrix{Buffer: dev.Alloc(rows * stride), Rows: rows, Cols: cols, Stride: stride}
+	}
 	p := &plan{
 		rows: n, ids: make([]int32, n), targets: make([]int32, n), from: make([]int32, n), again: again,
 		loss: dev.Alloc(n), x: mat(n, d), inv: dev.Alloc(n), h: mat(n, d),
@@ -88,7 +97,7 @@ func newPlanOf(dev gpu.Device, cfg hf.Config, n int, train, again bool) *plan {
 			x: mat(n, d), h1: mat(n, d), x2: mat(n, d), h2: mat(n, d),
 			inv1: dev.Alloc(n), inv2: dev.Alloc(n),
 			qkv: mat(n, qkv), stats: mat(n, 2*cfg.NumAttentionHeads), o: mat(n, q),
-			gu: mat(n, 2*f), a: mat(n, f), ones: ones,
+			gu: apart(n, 2*f), a: apart(n, f), ones: ones,
 		}
 		if cfg.QKNorm() {
 			p.layers[i].kq, p.layers[i].kqInv = mat(n, kq), dev.Alloc(n*kq/cfg.HeadSize())
@@ -98,7 +107,7 @@ func newPlanOf(dev gpu.Device, cfg hf.Config, n int, train, again bool) *plan {
 		if cfg.QKNorm() {
 			dkq = mat(n, kq)
 		}
-		p.grad = &grads{dx: mat(n, d), dh: mat(n, d), dqkv: mat(n, qkv), do: mat(n, q), dgu: mat(n, 2*f), da: mat(n, f), dkq: dkq}
+		p.grad = &grads{dx: mat(n, d), dh: mat(n, d), dqkv: mat(n, qkv), do: mat(n, q), dgu: apart(n, 2*f), da: apart(n, f), dkq: dkq}
 	}
 	return p
 }

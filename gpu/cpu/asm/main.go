@@ -51,6 +51,7 @@ func main() {
 		vectorKernels(w)
 	}
 	tiles()
+	linears()
 	if err := writeTables("../tables_amd64.go"); err != nil {
 		log.Fatal(err)
 	}

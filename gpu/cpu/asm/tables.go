@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// writeTables writes the Go file that lists the tiles by their size.
+// writeTables writes the Go file that lists the tiles and panel kernels by their size.
 func writeTables(path string) error {
 	var b bytes.Buffer
 	sum, err := generator()
@@ -37,6 +37,21 @@ func writeTables(path string) error {
 		table("tiles512"+form, form, "", "512", rows512)
 		table("tiles256"+form, form, "", "256", rows256)
 		table("tiles256"+form+"Masked", form, "Masked", "256", rows256)
+	}
+	kernels := func(width, kind string, most int) {
+		for mr := 1; mr <= most; mr++ {
+			fmt.Fprintf(&b, "linear%s%sx%d, ", width, kind, mr)
+		}
+	}
+	for _, t := range []struct {
+		width string
+		rows  int
+	}{{"512", linear512}, {"256", linear256}} {
+		fmt.Fprintf(&b, "\nvar panels%s = panelKernels{\nfull: []panelKernel{", t.width)
+		kernels(t.width, "F32", t.rows)
+		b.WriteString("},\nhalf: []panelKernel{")
+		kernels(t.width, "BF16", t.rows)
+		b.WriteString("},\n}\n")
 	}
 	src, err := format.Source(b.Bytes())
 	if err != nil {

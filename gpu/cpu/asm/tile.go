@@ -97,14 +97,9 @@ func tile(w width, mr, nv int, col, masked bool) {
 		}
 	}
 	Label("start")
-	ps := []reg.Register{a}
+	var ps []reg.Register
 	if !col {
-		for j := 1; j < (mr+2)/3; j++ {
-			q := GP64()
-			LEAQ(Mem{Base: ps[j-1], Index: sa, Scale: 2}, q)
-			ADDQ(sa, q)
-			ps = append(ps, q)
-		}
+		ps = rows(a, sa, mr)
 	}
 	step := func(u int) {
 		for v := range nv {
@@ -114,10 +109,7 @@ func tile(w width, mr, nv int, col, masked bool) {
 		for i := range mr {
 			m := Mem{Base: a, Disp: 4 * i}
 			if !col {
-				m = Mem{Base: ps[i/3], Disp: 4 * u}
-				if i%3 > 0 {
-					m.Index, m.Scale = sa, uint8(i%3)
-				}
+				m = ofRow(ps, sa, i, u)
 			}
 			t.multiply(m, i)
 		}
@@ -193,22 +185,52 @@ type tileRegs struct {
 	masks  reg.Register // ymm: address of the masks
 }
 
-func (t *tileRegs) reg(i int) reg.VecPhysical {
-	if t.halves == 1 {
-		return zs[i]
+// registers are all that there are.
+func (w width) registers() []reg.VecPhysical {
+	if w.halves == 1 {
+		return zs
 	}
-	return ys[i]
+	return ys
 }
+
+// clear makes a register 0.
+func (w width) clear(r reg.VecPhysical) {
+	if w.halves == 1 {
+		VPXORD(r, r, r)
+	} else {
+		VXORPS(r, r, r)
+	}
+}
+
+// rows are the addresses of every third of mr rows from a on, sa bytes apart.
+func rows(a, sa reg.Register, mr int) []reg.Register {
+	ps := []reg.Register{a}
+	for j := 1; j < (mr+2)/3; j++ {
+		q := GP64()
+		LEAQ(Mem{Base: ps[j-1], Index: sa, Scale: 2}, q)
+		ADDQ(sa, q)
+		ps = append(ps, q)
+	}
+	return ps
+}
+
+// ofRow is element u of row i.
+func ofRow(ps []reg.Register, sa reg.Register, i, u int) Mem {
+	m := Mem{Base: ps[i/3], Disp: 4 * u}
+	if i%3 > 0 {
+		m.Index, m.Scale = sa, uint8(i%3)
+	}
+	return m
+}
+
+func (t *tileRegs) reg(i int) reg.VecPhysical { return t.registers()[i] }
 
 func (t *tileRegs) c(i, v int) reg.VecPhysical { return t.reg(i*t.nv + v) }
 func (t *tileRegs) b(v int) reg.VecPhysical    { return t.reg(t.mr*t.nv + v) }
 
 // scratch is one of the registers that are left.
 func (t *tileRegs) scratch(i int) reg.VecPhysical {
-	first, all := (t.mr+1)*t.nv, 32
-	if t.halves == 2 {
-		all = 16
-	}
+	first, all := (t.mr+1)*t.nv, len(t.registers())
 	return t.reg(first + i%min(4, all-first))
 }
 
@@ -235,14 +257,6 @@ func (t *tileRegs) mask(v, i int) reg.VecPhysical {
 	m := t.scratch(i)
 	VMOVUPS(Mem{Base: t.masks, Disp: 32 * v}, m)
 	return m
-}
-
-func (t *tileRegs) clear(r reg.VecPhysical) {
-	if t.halves == 1 {
-		VPXORD(r, r, r)
-	} else {
-		VXORPS(r, r, r)
-	}
 }
 
 func (t *tileRegs) loadC(p reg.Register, i, v int) {
@@ -284,216 +298,4 @@ func (t *tileRegs) multiply(a Mem, i int) {
 	for v := range t.nv {
 		VFMADD231PS(t.b(v), x, t.c(i, v))
 	}
-}
-
-// strips emits a packing that reads memory in its order: each of k rows of src, ss
-// bytes apart, holds n pieces of h elements that follow one another, the last piece of last
-// elements; they go into rows of nv vectors of n blocks of dst, ds bytes apart. What lies in
-// a row beyond its piece is of no matter. Rows are asked for before they are read.
-func strips(w width, nv int) {
-	TEXT(fmt.Sprintf("strips%sx%d", w.name, nv), attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
-	Pragma("noescape")
-	k := Load(Param("k"), GP64())
-	n := Load(Param("n"), GP64())
-	h := Load(Param("h"), GP64())
-	last := Load(Param("last"), GP64())
-	s := Load(Param("src"), GP64())
-	ss := Load(Param("ss"), GP64())
-	d := Load(Param("dst"), GP64())
-	ds := Load(Param("ds"), GP64())
-	at := func(p reg.Register, i int) Mem { return Mem{Base: p, Disp: w.bytes * i} }
-	v, masks := w.some(nv), w.some(nv)
-	if w.halves == 1 {
-		loadMasks(last, nv)
-	} else {
-		p := GP64()
-		LEAQ(tailMask.Offset(4*lanes), p)
-		SHLQ(Imm(2), last)
-		SUBQ(last, p)
-		for i, m := range masks {
-			VMOVUPS(at(p, i), m)
-		}
-	}
-	SHLQ(Imm(2), h)
-	DECQ(n)
-	from, to, left := GP64(), GP64(), GP64()
-	piece := func(load func(i int)) {
-		for i := 0; i < nv; i += 64 / w.bytes {
-			PREFETCHT0(Mem{Base: from, Index: ss, Scale: 8, Disp: w.bytes * i})
-		}
-		for i := range nv {
-			load(i)
-		}
-		for i := range nv {
-			VMOVUPS(v[i], at(to, i))
-		}
-	}
-	Label("row")
-	MOVQ(s, from)
-	MOVQ(d, to)
-	MOVQ(n, left)
-	TESTQ(left, left)
-	JE(LabelRef("last"))
-	Label("strip")
-	piece(func(i int) { VMOVUPS(at(from, i), v[i]) })
-	ADDQ(h, from)
-	ADDQ(ds, to)
-	DECQ(left)
-	JNE(LabelRef("strip"))
-	Label("last")
-	piece(func(i int) {
-		if w.halves == 1 {
-			VMOVUPS_Z(at(from, i), ks[i], v[i])
-		} else {
-			VMASKMOVPS(at(from, i), masks[i], v[i])
-		}
-	})
-	ADDQ(ss, s)
-	ADDQ(Imm(uint64(nv*w.bytes)), d)
-	DECQ(k)
-	JNE(LabelRef("row"))
-	end()
-}
-
-// some are n registers.
-func (w width) some(n int) []reg.VecVirtual {
-	v := make([]reg.VecVirtual, n)
-	for i := range v {
-		v[i] = w.vec()
-	}
-	return v
-}
-
-// loadMasks sets the lower n bits of the first nv mask registers, 16 to each.
-func loadMasks(n reg.Register, nv int) {
-	m := GP64()
-	MOVQ(I64(-1), m)
-	BZHIQ(n, m, m)
-	for v := range nv {
-		KMOVW(m.As32(), ks[v])
-		if v < nv-1 {
-			SHRQ(Imm(16), m)
-		}
-	}
-}
-
-// turning is the frame of the two packings of transposed rows: up to lanes rows
-// of src, each k elements and ss bytes after the other, become the columns of
-// k rows of dst, each one vector and ds bytes after the other. Where there are fewer rows
-// the last is repeated. load reads the element of each row that p is at; turn emits
-// the exchange among registers, of which out are the results.
-func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
-	TEXT(name, attr.NOSPLIT, "func(k, rows int, src *float32, ss int, dst *float32, ds int)")
-	Pragma("noescape")
-	n := Load(Param("k"), GP64())
-	rows := Load(Param("rows"), GP64())
-	s := Load(Param("src"), GP64())
-	ss := Load(Param("ss"), GP64())
-	d := Load(Param("dst"), GP64())
-	ds := Load(Param("ds"), GP64())
-	most := len(in)
-	zero := GP64()
-	XORQ(zero, zero)
-	p, left, step := GP64(), GP64(), GP64()
-	block := func(get func(i int)) {
-		MOVQ(s, p)
-		MOVQ(rows, left)
-		MOVQ(ss, step)
-		for i := range most {
-			get(i)
-			if i < most-1 {
-				DECQ(left)
-				CMOVQEQ(zero, step)
-				ADDQ(step, p)
-			}
-		}
-		turn()
-	}
-	CMPQ(n, Imm(uint64(most)))
-	JL(LabelRef("tail"))
-	Label("loop")
-	block(func(i int) { VMOVUPS(Mem{Base: p}, in[i]) })
-	for i := range most {
-		VMOVUPS(out[i], Mem{Base: d})
-		ADDQ(ds, d)
-	}
-	ADDQ(Imm(uint64(w.bytes)), s)
-	SUBQ(Imm(uint64(most)), n)
-	CMPQ(n, Imm(uint64(most)))
-	JGE(LabelRef("loop"))
-	Label("tail")
-	TESTQ(n, n)
-	JE(LabelRef("done"))
-	if w.halves == 1 {
-		loadMasks(n, 1)
-		block(func(i int) { VMOVUPS_Z(Mem{Base: p}, reg.K1, in[i]) })
-	} else {
-		m := GP64()
-		LEAQ(tailMask.Offset(4*lanes), m)
-		q := GP64()
-		MOVQ(n, q)
-		SHLQ(Imm(2), q)
-		SUBQ(q, m)
-		// out[0] is free until the exchange.
-		block(func(i int) {
-			VMOVUPS(Mem{Base: m}, out[0])
-			VMASKMOVPS(Mem{Base: p}, out[0], in[i])
-		})
-	}
-	for i := range most - 1 {
-		VMOVUPS(out[i], Mem{Base: d})
-		ADDQ(ds, d)
-		DECQ(n)
-		JE(LabelRef("done"))
-	}
-	Label("done")
-	end()
-}
-
-func transpose512() {
-	z := zs
-	turning(zmm, "transpose512", z[:16], z[:16], func() {
-		for i := 0; i < 16; i += 2 { // pairs of rows
-			VUNPCKLPS(z[i+1], z[i], z[16+i])
-			VUNPCKHPS(z[i+1], z[i], z[17+i])
-		}
-		for i := 0; i < 16; i += 4 { // quads: z[i+c] holds column 4L+c of rows i to i+3 in lane L
-			VUNPCKLPD(z[18+i], z[16+i], z[i])
-			VUNPCKHPD(z[18+i], z[16+i], z[i+1])
-			VUNPCKLPD(z[19+i], z[17+i], z[i+2])
-			VUNPCKHPD(z[19+i], z[17+i], z[i+3])
-		}
-		for c := range 4 { // even and odd lanes of the upper and the lower eight rows
-			VSHUFF32X4(U8(0x88), z[4+c], z[c], z[16+c])
-			VSHUFF32X4(U8(0xdd), z[4+c], z[c], z[20+c])
-			VSHUFF32X4(U8(0x88), z[12+c], z[8+c], z[24+c])
-			VSHUFF32X4(U8(0xdd), z[12+c], z[8+c], z[28+c])
-		}
-		for c := range 4 {
-			VSHUFF32X4(U8(0x88), z[24+c], z[16+c], z[c])
-			VSHUFF32X4(U8(0x88), z[28+c], z[20+c], z[4+c])
-			VSHUFF32X4(U8(0xdd), z[24+c], z[16+c], z[8+c])
-			VSHUFF32X4(U8(0xdd), z[28+c], z[20+c], z[12+c])
-		}
-	})
-}
-
-func transpose256() {
-	y := ys
-	turning(ymm, "transpose256", y[:8], y[8:16], func() {
-		for i := 0; i < 8; i += 2 {
-			VUNPCKLPS(y[i+1], y[i], y[8+i])
-			VUNPCKHPS(y[i+1], y[i], y[9+i])
-		}
-		for i := 0; i < 8; i += 4 {
-			VUNPCKLPD(y[10+i], y[8+i], y[i])
-			VUNPCKHPD(y[10+i], y[8+i], y[i+1])
-			VUNPCKLPD(y[11+i], y[9+i], y[i+2])
-			VUNPCKHPD(y[11+i], y[9+i], y[i+3])
-		}
-		for c := range 4 {
-			VPERM2F128(U8(0x20), y[4+c], y[c], y[8+c])
-			VPERM2F128(U8(0x31), y[4+c], y[c], y[12+c])
-		}
-	})
 }

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/attr"
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+const (
+	panel = 32   // columns
+	ahead = 4096 // bytes of B that are asked for before they are read
+)
+
+// linear512 and linear256 are the most rows that the registers hold: C, one row of A's
+// elements, one vector of B.
+const (
+	linear512 = 8
+	linear256 = 3
+)
+
+// linears emits package cpu's Linear: few rows by weights that were put into panels.
+func linears() {
+	for _, half := range []bool{false, true} {
+		for mr := 1; mr <= linear512; mr++ {
+			linear(zmm, mr, half)
+		}
+		for mr := 1; mr <= linear256; mr++ {
+			linear(ymm, mr, half)
+		}
+	}
+}
+
+// linear emits C (mr, 32) = or += A·B with C in registers while k runs: each
+// element is one chain of fused multiply-adds. Rows of A and C are sa and sc
+// bytes apart, those of B, float32 or bfloat16, follow one another.
+func linear(w width, mr int, half bool) {
+	kind, size := "F32", 4
+	if half {
+		kind, size = "BF16", 2
+	}
+	TEXT(fmt.Sprintf("linear%s%sx%d", w.name, kind, mr), attr.NOSPLIT,
+		"func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)")
+	Pragma("noescape")
+	nv, r := panel*4/w.bytes, w.registers()
+	k := Load(Param("k"), GP64())
+	a := Load(Param("a"), GP64())
+	sa := Load(Param("sa"), GP64())
+	b := Load(Param("b"), GP64())
+	c := Load(Param("c"), GP64())
+	sc := Load(Param("sc"), GP64())
+	acc := Load(Param("acc"), GP8())
+	at := func(i, v int) reg.VecPhysical { return r[i*nv+v] }
+	x := func(i int) reg.VecPhysical { return r[mr*nv+i] }
+	y := func(v int) reg.VecPhysical { return r[mr*nv+mr+v%(len(r)-mr*nv-mr)] }
+	cp := GP64()
+	MOVQ(c, cp)
+	TESTB(acc, acc)
+	JE(LabelRef("zero"))
+	for i := range mr {
+		for v := range nv {
+			VMOVUPS(Mem{Base: cp, Disp: w.bytes * v}, at(i, v))
+		}
+		if i < mr-1 {
+			ADDQ(sc, cp)
+		}
+	}
+	JMP(LabelRef("start"))
+	Label("zero")
+	for i := range mr {
+		for v := range nv {
+			w.clear(at(i, v))
+		}
+	}
+	Label("start")
+	ps := rows(a, sa, mr)
+	step := func(u int) {
+		for i := range mr {
+			VBROADCASTSS(ofRow(ps, sa, i, u), x(i))
+		}
+		// The hardware's own prefetching ends with each page of 4 KiB.
+		for at := u * panel * size; at < (u+1)*panel*size; at += 64 {
+			PREFETCHT0(Mem{Base: b, Disp: ahead + at})
+		}
+		for v := range nv {
+			m := Mem{Base: b, Disp: panel*size*u + w.bytes*size/4*v}
+			if half {
+				VPMOVZXWD(m, y(v))
+				VPSLLD(U8(16), y(v), y(v))
+			} else {
+				VMOVUPS(m, y(v))
+			}
+			for i := range mr {
+				VFMADD231PS(y(v), x(i), at(i, v))
+			}
+		}
+	}
+	advance := func(n int) {
+		for _, p := range ps {
+			ADDQ(Imm(uint64(4*n)), p)
+		}
+		ADDQ(U32(panel*size*n), b)
+	}
+	const unroll = 4
+	rest := GP64()
+	MOVQ(k, rest)
+	ANDQ(Imm(unroll-1), rest)
+	SHRQ(Imm(2), k)
+	JE(LabelRef("rest"))
+	Label("loop")
+	for u := range unroll {
+		step(u)
+	}
+	advance(unroll)
+	DECQ(k)
+	JNE(LabelRef("loop"))
+	Label("rest")
+	TESTQ(rest, rest)
+	JE(LabelRef("done"))
+	Label("one")
+	step(0)
+	advance(1)
+	DECQ(rest)
+	JNE(LabelRef("one"))
+	Label("done")
+	for i := range mr {
+		for v := range nv {
+			VMOVUPS(at(i, v), Mem{Base: c, Disp: w.bytes * v})
+		}
+		if i < mr-1 {
+			ADDQ(sc, c)
+		}
+	}
+	end()
+}
