@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -68,7 +69,11 @@ func (l *ledger) claim(ctx context.Context) {
 	m := l.s.c.Money
 	l.s.Line("claiming what every peer has earned")
 	for _, p := range l.s.peers {
-		if _, err := l.shoal(ctx, p.dir, "claim"); err != nil {
+		_, err := l.shoal(ctx, p.dir, "claim")
+		if p.rec.Cheat != nil && err != nil && strings.Contains(err.Error(), "has earned nothing") {
+			continue // as it should be of one that never worked
+		}
+		if err != nil {
 			l.s.c.Failures = append(l.s.c.Failures, fmt.Sprintf("%s: %v", p.rec.Name, err))
 		}
 	}
