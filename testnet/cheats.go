@@ -222,7 +222,7 @@ func checkCheats(c *Chronicle, add func(name string, bad []string, good string))
 		}
 	}
 	if len(cheats) > 0 {
-		add("convicts_were_slashed", bad, "the ledger took stake of every peer that the chain convicted")
+		add("convicts_were_slashed", bad, "the ledger took stake of every peer that the chain convicted of more than silence")
 		add("no_cheat_paid_past_detection", paidPast(c, cheats), "no work of a cheat that was merged after its conviction earned anything")
 	}
 	bad, good := booksBalanced(c)

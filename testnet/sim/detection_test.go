@@ -121,7 +121,7 @@ func TestDetection(t *testing.T) {
 			lo, hi := wilson(hits, cheats)
 			fmt.Fprintf(&table, "%8.0f %% %10.0f of 4 %7d %7d %8.1f%% %6.1f–%5.1f %% %8.1f%%\n",
 				float64(l.rate)/100, 4*share[l.how], n, cheats, 100*float64(hits)/float64(cheats), 100*lo, 100*hi, 100*p)
-			if sd := math.Sqrt(p * (1 - p) / float64(cheats)); math.Abs(float64(hits)/float64(cheats)-p) > 4*sd+1e-9 {
+			if sd := math.Sqrt(p * (1 - p) / float64(cheats)); math.Abs(float64(hits)/float64(cheats)-p) > 4*sd+1/float64(cheats) {
 				t.Errorf("rate %d, %s: %d of %d are found by their lie %d, the formula says %.3f ± %.3f", l.rate, cheatNames[l.how], hits, cheats, n, p, sd)
 			}
 		}
