@@ -125,7 +125,7 @@ func (b *books) owed(e *Member, round uint64, coin []byte, guilty []Conviction) 
 		works = c.works(b.a.cfg.Open)
 		b.works[round] = works
 	}
-	cfg := audit.Config{Self: e.Peer, Rate: b.a.cfg.AuditRate, Every: b.a.cfg.Every, Most: b.a.cfg.Segments}
+	cfg := audit.Config{Self: e.Peer, Rate: b.a.cfg.AuditRate, Every: b.a.cfg.Every}
 	for _, x := range audit.Choose(coin, audit.Head{Round: round, Since: e.Since, Works: works}, cfg) {
 		by := roleIn(b.a.parent.Roster, x.Peer, trainer)
 		if x.Owed && by != nil && by.Since <= x.Round && !isConvicted(guilty, x.Peer) {

@@ -309,6 +309,6 @@ func (n *Node) newAuditor(ctx context.Context, p *parts) (*auditor, error) {
 		blocks:   n.opt.Blocks, keeper: p.keeper, meter: n.meter, log: n.opt.Log,
 		lie: n.opt.Lie, wake: make(chan struct{}, 1), looked: map[wire.CID]uint64{}, known: map[wire.CID]*diloco.Message{},
 	}
-	a.choice = audit.NewAuditor(audit.Config{Self: n.self, Coin: a.coin, Rate: a.rate, Every: a.every, Most: v.Segments, Window: a.window})
+	a.choice = audit.NewAuditor(audit.Config{Self: n.self, Coin: a.coin, Rate: a.rate, Every: a.every, Window: a.window})
 	return a, nil
 }

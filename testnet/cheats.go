@@ -67,7 +67,7 @@ func (c *Chronicle) odds(p *PeerRecord) (perRound float64, bound uint64) {
 		return 1, start + c.Audit.Window + settling // its first vote that must show it
 	case fact.Kind == cheat.Silent:
 		// Not seen by anybody's audit: the chain counts what it owes and does not answer.
-		if n := audit.SilentUntil(rate, trainers-c.cheatsAmong(false), int(c.Audit.Segments), sure); n > 0 {
+		if n := audit.SilentUntil(rate, trainers-c.cheatsAmong(false), sure); n > 0 {
 			bound = start + uint64(n) + c.Audit.Window + settling
 		}
 		return audit.Detection(rate, 1, trainers, 1), bound

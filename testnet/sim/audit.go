@@ -92,7 +92,7 @@ func (p *peer) startAuditor(chain []*diloco.Commit) {
 	if p.role != "validator" {
 		return
 	}
-	p.auditor = audit.NewAuditor(audit.Config{Self: p.id, Coin: p.coin(), Rate: w.cfg.AuditRate, Every: stepsSegment, Most: segments, Window: w.cfg.Window})
+	p.auditor = audit.NewAuditor(audit.Config{Self: p.id, Coin: p.coin(), Rate: w.cfg.AuditRate, Every: stepsSegment, Window: w.cfg.Window})
 	for _, c := range chain {
 		p.auditor.Adopted(c.Head(p.id))
 	}

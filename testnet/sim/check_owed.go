@@ -18,7 +18,7 @@ type owedRound struct {
 // owed returns what a validator that the final chain's commits have in their rosters owed, commit
 // by commit, as far as the window has closed while the run trained.
 func (c *checker) owed(w *world, chain []*diloco.Commit, q *peer) (out []owedRound) {
-	cfg := audit.Config{Self: q.id, Rate: w.cfg.AuditRate, Every: stepsSegment, Most: segments}
+	cfg := audit.Config{Self: q.id, Rate: w.cfg.AuditRate, Every: stepsSegment}
 	for _, k := range chain {
 		m := member(k.Roster, q.id)
 		until := k.Round + w.cfg.Window

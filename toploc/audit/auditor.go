@@ -43,7 +43,6 @@ type Config struct {
 	Coin     *Coin
 	Rate     uint64 // in parts per 10,000
 	Every    uint64 // steps of a segment; 0: every phase is one segment
-	Most     uint64 // audits that it owes of one commit; default 4
 	Window   uint64 // rounds; default 8
 	Patience uint64 // for how many rounds material is asked for before it is called withheld; default a quarter of Window
 }
@@ -127,9 +126,6 @@ func NewAuditor(cfg Config) *Auditor {
 	if cfg.Window == 0 {
 		cfg.Window = 8
 	}
-	if cfg.Most == 0 {
-		cfg.Most = 4
-	}
 	if cfg.Patience == 0 {
 		cfg.Patience = max(cfg.Window/4, 1)
 	}
@@ -161,7 +157,7 @@ func (a *Auditor) Adopted(h Head) {
 	}
 	if h.Since > 0 {
 		for _, x := range Choose(coin, h, a.cfg) {
-			a.add(Task{Subject: x.ID, Peer: x.Peer, Round: x.Round, Segment: x.Segment, Reason: ByCoin, Coin: coin, Seed: x.Seed}, !x.Owed && x.Round+1 == h.Round)
+			a.add(Task{Subject: x.ID, Peer: x.Peer, Round: x.Round, Segment: x.Segment, Reason: ByCoin, Coin: coin, Seed: x.Seed}, !x.Owed)
 		}
 	}
 	for _, v := range h.Passed {
@@ -259,12 +255,12 @@ func (a *Auditor) add(t Task, more bool) {
 // that ends first.
 func urgency(a, b *task) int {
 	more := func(t *task) int {
-		if t.more && t.Reason >= ByCoin {
+		if t.more && t.Reason == ByCoin {
 			return 1
 		}
 		return 0
 	}
-	return cmp.Or(cmp.Compare(more(a), more(b)), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Until, b.Until), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Segment, b.Segment))
+	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(more(a), more(b)), cmp.Compare(a.Until, b.Until), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Segment, b.Segment))
 }
 
 // Next returns the most urgent task that is not under way and need not wait for

@@ -38,7 +38,8 @@ func TestAuditorChooses(t *testing.T) {
 	head := Head{Round: 4, Since: 1, Works: works, Passed: passed}
 	a.Adopted(head)
 	a.Adopted(head) // again, as after a fork: nothing twice
-	if got, want := list(a), "coin 4/2, coin 1/3, coin 2/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
+	// What is owed, and then the oldest.
+	if got, want := list(a), "coin 2/3, coin 4/2, coin 1/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	for _, x := range a.Tasks() {
@@ -60,7 +61,7 @@ func TestAuditorChooses(t *testing.T) {
 	}})
 	a.Suspect(Work{subject(6), peer(6), 4, 100}, 1)
 	a.Suspect(Work{subject(5), peer(0), 4, 100}, 1)
-	if got, want := list(a), "case 1/3, case 7/4, suspicion 6/4, coin 4/2, coin 2/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
+	if got, want := list(a), "case 1/3, case 7/4, suspicion 6/4, coin 2/3, coin 4/2, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	if first := a.Tasks()[0]; first.Subject != mine.Subject || first.Coin == nil || first.Seed != mine.Seed {
@@ -71,7 +72,7 @@ func TestAuditorChooses(t *testing.T) {
 	}
 	// The cases are closed: what the coin chose remains, the other does not.
 	a.Adopted(Head{Round: 6, Since: 1})
-	if got, want := list(a), "suspicion 6/4, coin 4/2, coin 1/3, coin 2/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
+	if got, want := list(a), "suspicion 6/4, coin 2/3, coin 4/2, coin 1/3, cross-check 5/3, cross-check 6/3"; !sameWords(got, want) {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	// Time drops what the window has left behind.

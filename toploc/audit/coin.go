@@ -123,15 +123,15 @@ type Choice struct {
 	Work
 	Draw
 	// Owed: its validator owes a verdict on it, or the word that it is withheld. It owes
-	// only what came in on time, and no more of one commit than Config.Most: with the
-	// number of segments of a phase, that is at most the work of one trainer. What else is
-	// chosen it may do, and is paid for.
+	// only what came in on time, and one audit of one commit, so that also a machine that is
+	// busy, or slower than the trainers', can keep up. What else is chosen it may do, and is
+	// paid for.
 	Owed bool
 }
 
 // Choose returns what the coin of that reveal, for h.Round, chooses among h.Works, in an
 // order that nobody can foresee: what is owed comes first. h.Since must be set. Of
-// cfg it uses Self, Rate, Every and Most.
+// cfg it uses Self, Rate and Every.
 func Choose(reveal []byte, h Head, cfg Config) []Choice {
 	var out []Choice
 	for _, w := range h.Works {
@@ -149,7 +149,7 @@ func Choose(reveal []byte, h Head, cfg Config) []Choice {
 		return bytes.Compare(a.Seed[:], b.Seed[:])
 	})
 	for i := range out {
-		out[i].Owed = out[i].Owed && uint64(i) < cfg.Most
+		out[i].Owed = out[i].Owed && i == 0
 	}
 	return out
 }

@@ -220,10 +220,10 @@ func TestRoundsUntil(t *testing.T) {
 	}
 }
 
-// What a coin chooses of a commit's work, and what of it is owed: no more than the
-// most, nothing that came late, in an order that the works' authors cannot know.
+// What a coin chooses of a commit's work, and what of it is owed: one
+// audit, nothing that came late, in an order that the works' authors cannot know.
 func TestChoose(t *testing.T) {
-	cfg := Config{Self: peer(0), Rate: 10_000, Every: 25, Most: 4}
+	cfg := Config{Self: peer(0), Rate: 10_000, Every: 25}
 	h := Head{Round: 9, Since: 3}
 	for i := range 20 {
 		h.Works = append(h.Works, Work{subject(i), peer(byte(i)), 8 - uint64(i%2), 100})
@@ -236,7 +236,7 @@ func TestChoose(t *testing.T) {
 	}
 	for i, x := range out {
 		d := DrawFor(coin, x.ID, 10_000, 4)
-		if x.Draw != d || x.Owed != (i < 4) || i < 9 && x.Round != 8 || i != 0 && i != 9 && bytes.Compare(out[i-1].Seed[:], x.Seed[:]) >= 0 {
+		if x.Draw != d || x.Owed != (i == 0) || i < 9 && x.Round != 8 || i != 0 && i != 9 && bytes.Compare(out[i-1].Seed[:], x.Seed[:]) >= 0 {
 			t.Errorf("%d: %+v", i, x)
 		}
 	}
@@ -294,21 +294,21 @@ func TestForgiven(t *testing.T) {
 
 func TestSilentUntil(t *testing.T) {
 	for _, test := range []struct {
-		rate           uint64
-		trainers, most int
-		confidence     float64
-		want           int
+		rate       uint64
+		trainers   int
+		confidence float64
+		want       int
 	}{
-		{10_000, 4, 4, 0.999, 3}, {10_000, 1, 4, 0.999, 10}, {10_000, 200, 4, 0.999, 3}, {10_000, 4, 1, 0.5, 10},
-		{0, 4, 4, 0.9, 0}, {1_000, 0, 4, 0.9, 0}, {1_000, 4, 4, 1, 0},
+		{10_000, 4, 0.999, 10}, {10_000, 1, 0.999, 10}, {10_000, 200, 0.5, 10},
+		{0, 4, 0.9, 0}, {1_000, 0, 0.9, 0}, {1_000, 4, 1, 0},
 	} {
-		if got := SilentUntil(test.rate, test.trainers, test.most, test.confidence); got != test.want {
+		if got := SilentUntil(test.rate, test.trainers, test.confidence); got != test.want {
 			t.Errorf("%+v: %d rounds", test, got)
 		}
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
 	for _, n := range []int{1, 4, 30} {
-		r, gone := SilentUntil(1_000, n, 4, 0.9), 0
+		r, gone := SilentUntil(1_000, n, 0.9), 0
 		for range 4000 {
 			owed := 0
 			for range r {
@@ -318,7 +318,7 @@ func TestSilentUntil(t *testing.T) {
 						k++
 					}
 				}
-				owed += min(k, 4)
+				owed += min(k, 1)
 			}
 			if owed >= 10 {
 				gone++

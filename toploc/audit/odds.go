@@ -69,38 +69,26 @@ func Removed(miss float64, audits int) float64 {
 
 // SilentUntil returns after how many rounds of work a validator that never answers is
 // removed with that confidence below 1, where so many trainers each bring a delta a round;
-// 0 where it never is. most is Config.Most. The audits are counted when their window ends:
-// the removal itself comes Window + 2 rounds later.
-func SilentUntil(rate uint64, trainers, most int, confidence float64) int {
-	p := float64(min(rate, 10_000)) / 10_000
-	if p <= 0 || trainers < 1 || most < 1 || confidence >= 1 {
+// 0 where it never is. The audits are counted when their window ends: the removal
+// itself comes Window + 2 rounds later.
+func SilentUntil(rate uint64, trainers int, confidence float64) int {
+	owes := Detection(rate, 1, trainers, 1) // an audit, of one round
+	if owes <= 0 || confidence >= 1 {
 		return 0
 	}
-	// Of one round: how likely it owes k audits, k up to most.
-	owes := make([]float64, most+1)
-	choose := math.Pow(1-p, float64(trainers))
-	for k := range trainers + 1 {
-		if p == 1 {
-			choose = map[bool]float64{true: 1}[k == trainers]
-		}
-		owes[min(k, most)] += choose
-		choose *= float64(trainers-k) / float64(k+1) * p / (1 - p)
-	}
+	// at is how likely it has missed so many.
 	const need = (MissLimit + MissCost - 1) / MissCost
 	at, gone := make([]float64, need), 0.0
 	at[0] = 1
 	for r := 1; r < 1<<20; r++ {
-		next := make([]float64, need)
-		for a, x := range at {
-			for k, q := range owes {
-				if a+k >= need {
-					gone += x * q
-				} else {
-					next[a+k] += x * q
-				}
+		gone += at[need-1] * owes
+		for k := need - 1; k >= 0; k-- {
+			at[k] *= 1 - owes
+			if k > 0 {
+				at[k] += at[k-1] * owes
 			}
 		}
-		if at = next; gone >= confidence {
+		if gone >= confidence {
 			return r
 		}
 	}
