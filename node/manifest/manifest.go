@@ -219,7 +219,7 @@ const (
 // DefaultSegments is into how many segments an inner phase is cut where
 // verification.segments is left out: one for each 20,480 tokens that it has, from 1
 // to 4. A snapshot costs bytes and a step costs tokens, both times the
-// parameters, so that this keeps audit material below 3 % of a trainer's time
+// parameters, so that this keeps audit material below 3 % of a trainer's time from that many tokens on
 // whatever the model. What has fewer segments is no easier to fake (a lie about any
 // part of a segment spoils all of it), and dearer to audit.
 func (m *Manifest) DefaultSegments() uint64 {
