@@ -21304,6 +21304,10 @@ TEXT ·strips512x1(SB), NOSPLIT, $0-64
 	MOVQ  dst+48(FP), R8
 	MOVQ  ds+56(FP), R9
 	MOVQ  $-1, R10
+	BZHIQ DX, R10, R10
+	KMOVW R10, K1
+	KMOVW K1, K4
+	MOVQ  $-1, R10
 	BZHIQ BX, R10, R10
 	KMOVW R10, K1
 	SHLQ  $0x02, DX
@@ -21318,7 +21322,7 @@ row:
 
 strip:
 	PREFETCHT0 (BX)(DI*8)
-	VMOVUPS    (BX), Z0
+	VMOVUPS.Z  (BX), K4, Z0
 	VMOVUPS    Z0, (R10)
 	ADDQ       DX, BX
 	ADDQ       R9, R10
@@ -21347,6 +21351,10 @@ TEXT ·strips512x2(SB), NOSPLIT, $0-64
 	MOVQ  ss+40(FP), DI
 	MOVQ  dst+48(FP), R8
 	MOVQ  ds+56(FP), R9
+	MOVQ  $-1, R10
+	BZHIQ DX, R10, R10
+	KMOVW R10, K1
+	KMOVW K1, K4
 	MOVQ  $-1, R10
 	BZHIQ BX, R10, R10
 	KMOVW R10, K1
@@ -21403,7 +21411,10 @@ TEXT ·strips256x1(SB), NOSPLIT, $0-64
 	SHLQ    $0x02, BX
 	SUBQ    BX, R10
 	VMOVUPS (R10), Y1
+	LEAQ    tailMask<>+64(SB), R10
 	SHLQ    $0x02, DX
+	SUBQ    DX, R10
+	VMOVUPS (R10), Y2
 	DECQ    CX
 
 row:
@@ -21415,7 +21426,7 @@ row:
 
 strip:
 	PREFETCHT0 (BX)(DI*8)
-	VMOVUPS    (BX), Y0
+	VMASKMOVPS (BX), Y2, Y0
 	VMOVUPS    Y0, (R10)
 	ADDQ       DX, BX
 	ADDQ       R9, R10
@@ -21449,7 +21460,10 @@ TEXT ·strips256x2(SB), NOSPLIT, $0-64
 	SUBQ    BX, R10
 	VMOVUPS (R10), Y2
 	VMOVUPS 32(R10), Y3
+	LEAQ    tailMask<>+64(SB), R10
 	SHLQ    $0x02, DX
+	SUBQ    DX, R10
+	VMOVUPS (R10), Y0
 	DECQ    CX
 
 row:

@@ -10,7 +10,7 @@ import (
 )
 
 // strips emits a packing that reads memory in its order: each of k rows of src, ss
-// bytes apart, holds n pieces of h elements that follow one another, the last piece of last
+// bytes apart, holds n pieces of h elements (for nv > 1 whole vectors) that follow one another, the last piece of last
 // elements; they go into rows of nv vectors of n blocks of dst, ds bytes apart. What lies in
 // a row beyond its piece is of no matter. Rows are asked for before they are read.
 func strips(w width, nv int) {
@@ -25,9 +25,12 @@ func strips(w width, nv int) {
 	d := Load(Param("dst"), GP64())
 	ds := Load(Param("ds"), GP64())
 	at := func(p reg.Register, i int) Mem { return Mem{Base: p, Disp: w.bytes * i} }
-	v, masks := w.some(nv), w.some(nv)
+	v, masks, full := w.some(nv), w.some(nv), w.vec()
 	if w.halves == 1 {
+		loadMasks(h, 1)
+		KMOVW(reg.K1, reg.K4)
 		loadMasks(last, nv)
+		SHLQ(Imm(2), h)
 	} else {
 		p := GP64()
 		LEAQ(tailMask.Offset(4*lanes), p)
@@ -36,8 +39,11 @@ func strips(w width, nv int) {
 		for i, m := range masks {
 			VMOVUPS(at(p, i), m)
 		}
+		LEAQ(tailMask.Offset(4*lanes), p)
+		SHLQ(Imm(2), h)
+		SUBQ(h, p)
+		VMOVUPS(at(p, 0), full)
 	}
-	SHLQ(Imm(2), h)
 	DECQ(n)
 	from, to, left := GP64(), GP64(), GP64()
 	piece := func(load func(i int)) {
@@ -58,7 +64,16 @@ func strips(w width, nv int) {
 	TESTQ(left, left)
 	JE(LabelRef("last"))
 	Label("strip")
-	piece(func(i int) { VMOVUPS(at(from, i), v[i]) })
+	piece(func(i int) {
+		switch {
+		case nv > 1:
+			VMOVUPS(at(from, i), v[i])
+		case w.halves == 1: // the memory of what follows may be shorter than a vector
+			VMOVUPS_Z(at(from, i), reg.K4, v[i])
+		default:
+			VMASKMOVPS(at(from, i), full, v[i])
+		}
+	})
 	ADDQ(h, from)
 	ADDQ(ds, to)
 	DECQ(left)
