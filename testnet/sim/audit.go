@@ -32,12 +32,12 @@ const (
 	copyAll        // passes with the work of another's verdict
 	saysNone       // stakes, votes, and audits nothing
 	shieldsBad     // passes what cheats did, finds the honest wrong
-	saysHalf       // audits every other task, and says nothing about the rest
+	saysLittle     // audits a third of its tasks, and says nothing about the rest
 	hidesCoin      // audits nothing, and does not show its coin
 	lies
 )
 
-var lieNames = [...]string{"audits", "passes all", "fails all", "denies all", "copies", "says nothing", "shields cheats", "says half", "hides its coin"}
+var lieNames = [...]string{"audits", "passes all", "fails all", "denies all", "copies", "says nothing", "shields cheats", "says little", "hides its coin"}
 
 // A cheat is what a trainer does instead of training.
 type cheat int
@@ -134,11 +134,9 @@ func (p *peer) wakeAuditor() {
 		if !ok {
 			return
 		}
-		if p.lie == saysHalf {
-			if p.lied++; p.lied%2 == 0 {
-				p.auditor.Said(t.Subject, t.Segment, t.Round)
-				continue
-			}
+		if p.lie == saysLittle && t.Subject[len(t.Subject)-1]%3 > 0 {
+			p.auditor.Said(t.Subject, t.Segment, t.Round)
+			continue
 		}
 		p.auditing++
 		p.w.after(p.w.between(0, time.Second), p, func() { p.audit(t, 0) })
@@ -148,7 +146,7 @@ func (p *peer) wakeAuditor() {
 // audit carries out one task: it gets hold of the material and replays.
 func (p *peer) audit(t audit.Task, tries int) {
 	w := p.w
-	if p.lie != honestly && p.lie != saysHalf {
+	if p.lie != honestly && p.lie != saysLittle {
 		p.invent(t)
 		return
 	}

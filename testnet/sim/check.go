@@ -319,6 +319,9 @@ func (c *checker) stalled(w *world) {
 		}
 		s := p.m.Status()
 		fmt.Fprintf(&b, " [%d: %s, round %d, final %d, target %d, member %v, deltas %d, votes %d]", p.n, s.Phase, s.Round, s.FinalRound, s.Target, s.Member, s.Deltas, s.Votes)
+		if j := c.commits[s.Justified]; j != nil && j.Round > s.Round {
+			fmt.Fprintf(&b, " it waits for %s, which 2/3 have justified", s.Justified.Short())
+		}
 	}
 	w.violate("not at its end in time, nothing final since %v:%s", c.last.Round(time.Second), b.String())
 }
