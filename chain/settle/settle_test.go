@@ -107,7 +107,7 @@ func TestReasonsForZero(t *testing.T) {
 	s.Delta(5, 2, 1, 1000)
 	s.Ban(4, "wrong work")
 	s.Ban(6, diloco.WhySilent) // what it did stays right
-	s.Commit()                  // 3
+	s.Commit()                 // 3
 	s.Round(2, 4)
 	for range 5 {
 		s.Round(2, 4)
