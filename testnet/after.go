@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // audit fetches the whole lineage as an outsider would, from the peers that
@@ -47,32 +51,43 @@ func (s *swarm) audit(ctx context.Context) error {
 	return nil
 }
 
-// trainersAtFirst is how many of the peers that start at once train honestly or
-// claim to: the others audit or watch.
-func (s *swarm) trainersAtFirst() (n int) {
-	for _, p := range s.peers[:s.Config.Peers] {
-		if !p.rec.Validator && !p.rec.Observer {
-			n++
-		}
+// batches is how many honest trainers the roster had in each round: whose batches
+// one process must take to have what they had. The first roster is made in round 0.
+func (c *Chronicle) batches() []string {
+	honest := map[wire.PeerID]bool{}
+	for _, p := range c.Peers {
+		honest[p.ID] = !p.Validator && !p.Observer && p.Cheat == nil
 	}
-	return n
+	out, next := make([]string, len(c.Lineage.Chain)), 1
+	for i, l := range slices.Backward(c.Lineage.Chain) {
+		if len(l.Roster) > 0 {
+			next = 0
+			for _, p := range l.Roster {
+				if honest[p] {
+					next++
+				}
+			}
+		}
+		out[i] = strconv.Itoa(max(next, 1))
+	}
+	return out
 }
 
 // baselines trains by oneself what the swarm trained together: the same steps
-// with the batches of all peers, and with one peer's.
+// with the batches of all honest peers that were there, and with one peer's.
 func (s *swarm) baselines(ctx context.Context) error {
-	if !s.Config.Baseline || s.c.TimedOut {
+	if !s.Config.Baseline || s.c.TimedOut || s.c.Lineage == nil {
 		return nil
 	}
 	for _, b := range []struct {
 		name  string
-		peers int
+		peers []string
 		to    *[]Point
-	}{{"single", s.trainersAtFirst(), &s.c.Single}, {"alone", 1, &s.c.Alone}} {
-		s.Line(fmt.Sprintf("baseline: one process with %s", map[string]string{"single": "the batches of all peers", "alone": "one peer's batch"}[b.name]))
+	}{{"single", s.c.batches(), &s.c.Single}, {"alone", []string{"1"}, &s.c.Alone}} {
+		s.Line(fmt.Sprintf("baseline: one process with %s", map[string]string{"single": "the batches of all honest peers", "alone": "one peer's batch"}[b.name]))
 		start := time.Now()
 		out, err := s.launcher.output(ctx, s.log("baseline"), "testnet", "baseline", s.path(manifestFile),
-			"--dir", s.peers[0].dir, "--peers", strconv.Itoa(b.peers))
+			"--dir", s.peers[0].dir, "--peers", strings.Join(b.peers, ","))
 		if err != nil {
 			if ctx.Err() != nil {
 				return errors.New("interrupted")

@@ -51,7 +51,7 @@ type Chronicle struct {
 
 	Lineage      *Lineage `json:"lineage,omitempty"`
 	LineageError string   `json:"lineage_error,omitempty"`
-	Single       []Point  `json:"single,omitempty"` // one process with the batches of all
+	Single       []Point  `json:"single,omitempty"` // one process with the batches of all honest trainers in the roster
 	Alone        []Point  `json:"alone,omitempty"`  // one process with one peer's batch
 	Prompt       string   `json:"prompt,omitempty"`
 	Sample       string   `json:"sample,omitempty"`

@@ -111,7 +111,7 @@ type Event struct {
 type Expect struct {
 	ValLoss         float64 `yaml:"val_loss" json:"val_loss"`                   // validation loss at most this, nats per token
 	BetterThanAlone bool    `yaml:"better_than_alone" json:"better_than_alone"` // than one peer by itself
-	GapToSingle     float64 `yaml:"gap_to_single" json:"gap_to_single"`         // at most this fraction above one process with all batches
+	GapToSingle     float64 `yaml:"gap_to_single" json:"gap_to_single"`         // at most this fraction above one process with the batches of all honest trainers
 }
 
 // A Rate is in bytes a second; written as "20Mbit", "500kbit", "1Gbit".

@@ -281,3 +281,16 @@ func TestReportOfNothing(t *testing.T) {
 		t.Errorf("an empty directory: %v", err)
 	}
 }
+
+// One process takes the batches of the honest trainers that were there.
+func TestBatches(t *testing.T) {
+	a, b, liar, judge := wire.PeerID{1}, wire.PeerID{2}, wire.PeerID{3}, wire.PeerID{4}
+	c := &Chronicle{
+		Peers: []*PeerRecord{{ID: a}, {ID: b}, {ID: liar, Cheat: &Cheat{}}, {ID: judge, Validator: true}},
+		Lineage: &Lineage{Chain: []LineageCommit{
+			{}, {Roster: []wire.PeerID{a, b, liar, judge}}, {Roster: []wire.PeerID{b, judge}}, {Roster: []wire.PeerID{liar, judge}}, {Roster: []wire.PeerID{a, b}}}},
+	}
+	if got := strings.Join(c.batches(), ","); got != "2,2,1,1,2" {
+		t.Error(got)
+	}
+}

@@ -20,11 +20,12 @@ import (
 // baselineCmd trains by oneself what a run's peers train together; the testnet
 // calls it for its comparison.
 func (a *app) baselineCmd() *cobra.Command {
-	var peers, thr, windows int
+	var thr, windows int
+	var peers []int
 	c := &cobra.Command{
 		Use:     "baseline MANIFEST",
 		Short:   "Train a run's model in one process, with the batches of some peers in each step",
-		Example: "  shoal testnet baseline run.yaml --peers 4",
+		Example: "  shoal testnet baseline run.yaml --peers 4\n  shoal testnet baseline run.yaml --peers 4,4,3   # in the first rounds; then three",
 		Args:    exactly("MANIFEST"),
 		Hidden:  true,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -47,7 +48,7 @@ func (a *app) baselineCmd() *cobra.Command {
 			return a.show(points, "")
 		},
 	}
-	c.Flags().IntVar(&peers, "peers", 1, "whose batches make one step")
+	c.Flags().IntSliceVar(&peers, "peers", []int{1}, "how many peers' batches make one step, round by round; the last number is for all that follow")
 	c.Flags().IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
 	c.Flags().IntVar(&windows, "val-windows", node.DefaultValWindows, "windows of each validation")
 	return c
@@ -56,7 +57,7 @@ func (a *app) baselineCmd() *cobra.Command {
 type baseline struct {
 	m       *manifest.Manifest
 	run     wire.CID
-	peers   int
+	peers   []int // whose batches make a step, round by round; the last is for all that follow
 	windows int
 	// See llama.Options.
 	microBatch int
@@ -67,13 +68,13 @@ type baseline struct {
 }
 
 // train does the steps of one peer over the whole run, with the batches that
-// b.peers peers would take, evaluates after each round's worth of them and
+// so many peers would take, evaluates after each round's worth of them and
 // hands that to see. It returns the weights, when it is interrupted those that
 // it has come to.
 func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Point)) (weights []float32, err error) {
 	m := b.m
-	if b.peers < 1 || b.peers > testnet.MaxPeers {
-		return nil, usagef("--peers %d: want 1 to %d", b.peers, testnet.MaxPeers)
+	if len(b.peers) == 0 || slices.Min(b.peers) < 1 || slices.Max(b.peers) > testnet.MaxPeers {
+		return nil, usagef("--peers %v: want 1 to %d", b.peers, testnet.MaxPeers)
 	}
 	if err := b.open(ctx); err != nil {
 		return nil, err
@@ -97,13 +98,15 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 	start := time.Now()
 	var spent time.Duration // on evaluation: not the swarm's way of counting either
 	each := m.WindowsPerRound()
+	var base, tokens uint64
 	for r := range m.Stop.Rounds {
+		peers := b.peers[min(r, uint64(len(b.peers)-1))]
 		var sum float64
 		for h := range m.Round.InnerSteps {
 			var batch [][]int32
-			for slot := range b.peers {
+			for slot := range peers {
 				w, err := b.data.Batch(shard.Share{
-					Run: b.run, Base: r * each * uint64(b.peers), Slot: slot, Slots: b.peers, Each: each, Batch: m.Inner.Batch}, h)
+					Run: b.run, Base: base, Slot: slot, Slots: peers, Each: each, Batch: m.Inner.Batch}, h)
 				if err != nil {
 					return nil, err
 				}
@@ -119,6 +122,8 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 				return nil, err
 			}
 		}
+		base += each * uint64(peers)
+		tokens += m.Round.InnerSteps * uint64(peers*m.Inner.Batch*m.Inner.Sequence)
 		at := time.Now()
 		val, err := node.Validate(ctx, t, b.val, b.windows, m.Inner.Batch)
 		if err != nil {
@@ -127,7 +132,7 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 		spent += time.Since(at)
 		steps := (r + 1) * m.Round.InnerSteps
 		see(testnet.Point{
-			Step: steps, Tokens: steps * uint64(b.peers*m.Inner.Batch*m.Inner.Sequence), Seconds: (time.Since(start) - spent).Seconds(),
+			Step: steps, Tokens: tokens, Seconds: (time.Since(start) - spent).Seconds(),
 			TrainLoss: sum / float64(m.Round.InnerSteps), ValLoss: val})
 	}
 	return nil, nil

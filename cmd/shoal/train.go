@@ -87,7 +87,7 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	if !a.json {
 		fmt.Fprintf(a.out, "%8s %12s %9s %10s %9s\n", "step", "tokens", "seconds", "train_loss", "val_loss")
 	}
-	b := baseline{m: m, run: run, peers: 1, windows: tf.windows, blocks: s.blocks,
+	b := baseline{m: m, run: run, peers: []int{1}, windows: tf.windows, blocks: s.blocks,
 		microBatch: tf.microBatch, checkpoint: tf.checkpoint}
 	params, err := b.train(ctx, threads(tf.threads), func(p testnet.Point) {
 		points = append(points, p)
