@@ -13,16 +13,19 @@ type job interface {
 
 // A pool runs jobs on persistent goroutines. The caller works too, and does
 // not wait for a helper that has not started: on a busy machine a job costs no
-// more than it would alone. Nothing spins.
+// more than it would alone. Who waits looks on for some microseconds before it
+// sleeps, since a step is some hundred jobs one after another, and waking a
+// goroutine takes as long as a small one.
 //
-// gate says who may touch the job: bit 31 is set while it is open, the lower
-// bits count the helpers inside. A helper enters only through an open gate;
-// the caller closes it when the tasks are out and waits for those inside.
+// gate says who may touch the job: bit 31 is set while it is open, bit 30 while the
+// caller sleeps, the lower bits count the helpers inside. A helper enters only through
+// an open gate; the caller closes it when the tasks are out and waits for those inside.
 type pool struct {
 	workers []*worker
 	wake    chan struct{}
-	left    chan struct{} // the last helper to leave a closed gate says so
+	left    chan struct{} // the last helper to leave says so to a caller that sleeps
 	gate    atomic.Uint32
+	jobs    atomic.Uint32 // counts them
 	next    atomic.Int64
 	job     job
 	tasks   int64
@@ -31,7 +34,11 @@ type pool struct {
 	once    sync.Once
 }
 
-const gateOpen = 1 << 31
+const (
+	gateOpen  = 1 << 31
+	gateSleep = 1 << 30
+	looks     = 1 << 13 // before going to sleep: some 10 microseconds
+)
 
 func newPool(workers []*worker) *pool {
 	helpers := len(workers) - 1
@@ -49,12 +56,20 @@ func (p *pool) close() {
 }
 
 func (p *pool) help(w *worker) {
-	for range p.wake {
+	for seen := p.jobs.Load(); ; {
+		for i := 0; i < looks && p.jobs.Load() == seen; i++ {
+		}
+		if p.jobs.Load() == seen {
+			if _, open := <-p.wake; !open {
+				return
+			}
+		}
+		seen = p.jobs.Load()
 		if !p.enter() {
 			continue
 		}
 		p.work(w)
-		if p.gate.Add(^uint32(0)) == 0 {
+		if p.gate.Add(^uint32(0)) == gateSleep {
 			p.left <- struct{}{}
 		}
 	}
@@ -97,6 +112,7 @@ func (p *pool) run(j job, tasks, cost int) {
 	p.job, p.tasks = j, int64(tasks)
 	p.next.Store(0)
 	p.gate.Store(gateOpen)
+	p.jobs.Add(1)
 	for range helpers {
 		select {
 		case p.wake <- struct{}{}:
@@ -104,14 +120,14 @@ func (p *pool) run(j job, tasks, cost int) {
 		}
 	}
 	p.work(p.workers[0])
-	for {
-		g := p.gate.Load()
-		if !p.gate.CompareAndSwap(g, g&^gateOpen) {
-			continue
-		}
-		if g != gateOpen {
+	for g := p.gate.Load(); !p.gate.CompareAndSwap(g, g&^gateOpen); g = p.gate.Load() {
+	}
+	for i := 0; i < looks && p.gate.Load() != 0; i++ {
+	}
+	for g := p.gate.Load(); g != 0; g = p.gate.Load() {
+		if p.gate.CompareAndSwap(g, g|gateSleep) {
 			<-p.left
+			return
 		}
-		return
 	}
 }
