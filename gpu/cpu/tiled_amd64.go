@@ -111,9 +111,9 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							continue
 						}
 						cp := ptr(c, i0*ldc+j0)
-						next := ptr(c, i1*ldc+j0)
-						if i+1 == strips {
-							next = ptr(c, r0*ldc+min(j0+width, n-1))
+						next := ptr(c, r0*ldc+min(j0+width, n-1))
+						if i+1 < strips {
+							next = ptr(c, i1*ldc+j0)
 						}
 						f, ap, sa := col[i1-i0], ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
 						switch {
