@@ -242,6 +242,21 @@ func TestSimSwarmHostileMessages(t *testing.T) {
 	})
 }
 
+// member makes an impostor that the roster has, as one of so many.
+func (s *simSwarm) member(n, roster int) *impostor {
+	s.t.Helper()
+	p := s.impostor(n, nil)
+	time.Sleep(3 * time.Second) // virtual: until it is connected
+	st := s.peers[0].node.Status()
+	addr, err := p.key.Peer().Address()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p.say(wire.KindJoin, &diloco.Join{Since: st.Head, Round: st.Round, Role: "trainer", Address: addr})
+	s.until("the impostor in the roster", time.Minute, func(st node.Status) bool { return st.Roster == roster })
+	return p
+}
+
 // A member says well-formed things about worthless blocks: payloads of every
 // wrong kind and commits that lie. It votes, to stay a member, and for nothing.
 func TestSimSwarmHostileMember(t *testing.T) {
@@ -250,15 +265,7 @@ func TestSimSwarmHostileMember(t *testing.T) {
 		s := newSimSwarm(t, simOptions{change: func(m *manifest.Manifest) { m.Admission.MinPeers, m.Stop.Rounds = honest, 17 }})
 		s.start(honest)
 		s.until("round 3", 5*time.Minute, atRound(3))
-		p := s.impostor(9, nil)
-		time.Sleep(3 * time.Second)
-		st := s.peers[0].node.Status()
-		addr, err := p.key.Peer().Address()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.say(wire.KindJoin, &diloco.Join{Since: st.Head, Round: st.Round, Role: "trainer", Address: addr})
-		s.until("the impostor in the roster", time.Minute, func(st node.Status) bool { return st.Roster == honest+1 })
+		p := s.member(9, honest+1)
 
 		payloads := badPayloads()
 		names := slices.Sorted(maps.Keys(payloads))
@@ -315,16 +322,8 @@ func TestSimSwarmEquivocator(t *testing.T) {
 		s := newSimSwarm(t, simOptions{change: func(m *manifest.Manifest) { m.Admission.MinPeers, m.Stop.Rounds = honest, 8 }})
 		s.start(honest)
 		s.until("round 2", 5*time.Minute, atRound(2))
-		p := s.impostor(9, nil)
-		time.Sleep(3 * time.Second)
+		p := s.member(9, honest+1)
 		st := s.peers[0].node.Status()
-		addr, err := p.key.Peer().Address()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.say(wire.KindJoin, &diloco.Join{Since: st.Head, Round: st.Round, Role: "trainer", Address: addr})
-		s.until("the impostor in the roster", time.Minute, func(st node.Status) bool { return st.Roster == honest+1 })
-		st = s.peers[0].node.Status()
 		for _, head := range []string{"one", "another"} {
 			p.say(wire.KindAttest, &diloco.Attest{Head: wire.SumCID(wire.CodecDagCBOR, []byte(head)), Round: st.Round, Source: st.Final, SourceRound: st.FinalRound})
 		}
