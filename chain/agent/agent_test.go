@@ -42,22 +42,7 @@ func TestEpochsSettleAndTheConvictedIsSlashed(t *testing.T) {
 		if f := w.final(); f.Epoch < 4 {
 			t.Fatalf("epoch %d is final, want 4 at least; %+v", f.Epoch, a.Status())
 		}
-		for _, e := range w.events("Finalized") {
-			if !e.Fast {
-				t.Errorf("epoch %d became final by time, not by signatures", e.Number)
-			}
-		}
-		if n := len(w.events("Rejected")) + len(w.events("CaseOpened")); n > 0 {
-			t.Errorf("%d proposals of honest peers were contested", n)
-		}
-		if got := w.stake(2); got.Cmp(chain.Coins(700)) != 0 {
-			t.Errorf("the convicted has %s at stake, want 700", chain.FormatAmount(got))
-		}
-		for _, i := range []int{0, 1, 3, 4} {
-			if got := w.stake(i); got.Cmp(chain.Coins(1000)) != 0 {
-				t.Errorf("honest peer %d has %s at stake", i, chain.FormatAmount(got))
-			}
-		}
+		w.settledInPeace()
 		earned := w.claimAll(dir)
 		if num(earned[w.at(2)]).Sign() != 0 {
 			t.Errorf("the convicted earned %s", earned[w.at(2)])

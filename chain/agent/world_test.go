@@ -329,3 +329,26 @@ func (w *world) round(epoch uint64) {
 	}
 	s.Round(epoch)
 }
+
+// settledInPeace checks what a run leaves on the ledger whose peer 2 was convicted: epochs
+// final by signatures, nobody contested, and stake taken of that peer alone.
+func (w *world) settledInPeace() {
+	t := w.t
+	t.Helper()
+	for _, e := range w.events("Finalized") {
+		if !e.Fast {
+			t.Errorf("epoch %d became final by time, not by signatures", e.Number)
+		}
+	}
+	if n := len(w.events("Rejected")) + len(w.events("CaseOpened")); n > 0 {
+		t.Errorf("%d proposals of honest peers were contested", n)
+	}
+	if got := w.stake(2); got.Cmp(chain.Coins(700)) != 0 {
+		t.Errorf("the convicted has %s at stake, want 700", chain.FormatAmount(got))
+	}
+	for _, i := range []int{0, 1, 3, 4} {
+		if got := w.stake(i); got.Cmp(chain.Coins(1000)) != 0 {
+			t.Errorf("honest peer %d has %s at stake", i, chain.FormatAmount(got))
+		}
+	}
+}
