@@ -1,6 +1,7 @@
 package diloco
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func admissible(cfg *Config, parent *Commit, past func(wire.CID) *Commit, msg *M
 		return errors.New("its sender is not an active validator")
 	case v.Peer == msg.From:
 		return errors.New("it is about its sender's own work")
-	case v.Round >= parent.Round || parent.Round > v.Round+cfg.AuditWindow:
+	case v.Round >= parent.Round || !cfg.inTime(parent, v):
 		return fmt.Errorf("round %d is outside of the audit window", v.Round)
 	case v.Segment >= cfg.Segments:
 		return fmt.Errorf("segment %d is none of %d", v.Segment, cfg.Segments)
@@ -110,8 +111,12 @@ func fair(cfg *Config, by *Member, v *Verdict, s *Message, in uint64) error {
 	if by.Since > v.Round {
 		return errors.New("its coin is younger than the work")
 	}
-	if err := audit.CheckReveal(by.Coin, by.Shown, in, v.Coin); err != nil {
-		return err
+	if in > by.Shown {
+		if err := audit.CheckReveal(by.Coin, by.Shown, in, v.Coin); err != nil {
+			return err
+		}
+	} else if !bytes.Equal(v.Coin, audit.Earlier(by.Coin[:], by.Shown, in)) { // a late answer to a case: a vote has shown it
+		return errors.New("its coin is not the one that its sender's vote has shown")
 	}
 	segments := uint64(1)
 	if d, ok := s.Body.(*Delta); ok {
@@ -154,6 +159,28 @@ func subject(cfg *Config, parent *Commit, past func(wire.CID) *Commit, v *Verdic
 		}
 	}
 	return s, in
+}
+
+// closes returns the last round in which a case is open that a commit of that
+// round opened: it has an audit window of its own, so that who looks late into the
+// work's, where rounds are short, leaves the others time to answer.
+func (cfg *Config) closes(opened uint64) uint64 { return opened + cfg.AuditWindow }
+
+// Audited returns the round of the oldest work that may be audited while c is the
+// head, and whose material must be served: that of the audit window, or older work that
+// a case is open about.
+func (c *Commit) Audited(window uint64) uint64 {
+	oldest := c.Round - min(window, c.Round)
+	for i := range c.Cases {
+		oldest = min(oldest, c.Cases[i].Round)
+	}
+	return oldest
+}
+
+// inTime reports whether a verdict may be said in a child of parent: within the
+// audit window of the work, and as long as there is a case about it.
+func (cfg *Config) inTime(parent *Commit, v *Verdict) bool {
+	return parent.Round <= v.Round+cfg.AuditWindow || caseOf(parent.Cases, v.about()) != nil
 }
 
 // say puts a validator's word into the case. Pass and Wrong are for good.
@@ -231,7 +258,7 @@ func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wi
 			}
 		case a.decides(wrong+withheld) && a.withholds(&c, voted):
 			verdict(c.Peer, WhyWithheld)
-		case a.parent.Round+1 <= c.Round+a.cfg.AuditWindow: // later, nobody can look any more
+		case a.parent.Round+1 <= a.cfg.closes(c.Opened):
 			open = append(open, c)
 		}
 	}

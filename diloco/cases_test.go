@@ -155,6 +155,22 @@ func TestAdmissible(t *testing.T) {
 	if err := admissible(&rare, parent, s.past, good); err == nil {
 		t.Error("a run without audits takes verdicts")
 	}
+	shown := clone(t, parent)
+	by, in := memberIn(shown.Roster, good.From), good.Body.(*Verdict).Round+1
+	for _, p := range s.peers {
+		if p.key.Peer() == good.From {
+			by.Coin, by.Shown = swarmCoin(p.key).At(in+3), in+3
+		}
+	}
+	if err := admissible(&cfg, shown, s.past, good); err != nil {
+		t.Errorf("a coin that a vote has shown: %v", err)
+	}
+	v := *good.Body.(*Verdict)
+	v.Coin = slices.Clone(v.Coin)
+	v.Coin[5] ^= 1
+	if err := admissible(&cfg, shown, s.past, &Message{Signed: good.Signed, ID: good.ID, Body: &v}); err == nil || !strings.Contains(err.Error(), "has shown") {
+		t.Errorf("a coin that no vote has shown: %v", err)
+	}
 	young := clone(t, parent)
 	memberIn(young.Roster, good.From).Since = good.Body.(*Verdict).Round + 1
 	if err := admissible(&cfg, young, s.past, good); err == nil || !strings.Contains(err.Error(), "younger") {

@@ -46,7 +46,7 @@ type Member struct {
 
 // A Case is an open accusation: some validator found a piece of work Wrong or
 // Withheld, and the others look again. It is closed by 2/3 of the validators'
-// weight either way, never by fewer than two of them, or when the work's audit window ends.
+// weight either way, never by fewer than two of them, or when it has been open for an audit window.
 //
 //   - Wrong at 2/3: Peer is convicted, and so are the validators that said Pass.
 //   - Pass at 2/3: those that said Wrong are. (Withheld may have been true when it was said.) An accused

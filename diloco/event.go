@@ -203,7 +203,7 @@ type Config struct {
 	AuditRate   uint64        // share of deltas that each validator audits, in parts per 10,000; 0: there are no verdicts
 	Segments    uint64        // into how many segments a whole inner phase is cut for audits; default 4. Nobody owes more audits a round
 	Every       uint64        // inner steps of one segment (audit.Every); 0: every phase is one segment
-	AuditWindow uint64        // rounds for which audit material is served, verdicts are heard and a case stays open; default 8
+	AuditWindow uint64        // rounds after a piece of work in which verdicts about it are heard, and for which a case stays open; default 8
 	// Vouch says whether this peer names a Join in its votes: on the run's ledger
 	// there is the stake that its role asks for. Nil vouches for all. Unlike Admit
 	// it is this peer's own view.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // A node is one verified commit of the tree that grows from the oldest commit
@@ -151,7 +152,7 @@ func (m *Machine) prune() {
 	keep := f.c.FinalRound
 	back := 2*m.cfg.LateRounds + 4
 	if m.cfg.AuditRate > 0 {
-		back = max(back, m.cfg.AuditWindow+maxSettled+1) // what a verdict is about, and what a validator owed, must be found
+		back = max(back, m.cfg.AuditWindow+maxSettled+1, audit.Memory(m.cfg.AuditWindow)+1) // what a verdict is about, and what a validator owed, must be found
 	}
 	if f.round < back {
 		keep = 0

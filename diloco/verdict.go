@@ -32,7 +32,7 @@ func (m *Machine) audited(ev Audited) {
 	case v.check() != nil || v.Peer == m.cfg.Self || v.Segment >= m.cfg.Segments:
 		m.reject("own verdict is malformed")
 		return
-	case v.Round < m.floor || v.Round+m.cfg.AuditWindow < m.head.round:
+	case v.Round < m.floor || !m.cfg.inTime(m.head.c, &v):
 		m.reject("own verdict is too late")
 		return
 	case said && (old.finding != Withheld || v.Finding == Withheld):
@@ -55,7 +55,7 @@ func (m *Machine) hearVerdict(msg *Message, v *Verdict) {
 	case m.verdicts[msg.ID] != nil:
 	case m.cfg.AuditRate == 0:
 		m.reject("the run audits nobody")
-	case v.Round+m.cfg.AuditWindow < m.head.round:
+	case !m.cfg.inTime(m.head.c, v):
 		m.reject("old round")
 	case v.Round < m.head.round && roleIn(m.head.c.Roster, msg.From, validator) == nil && !own:
 		m.refuseMessage(msg, "not a validator")
@@ -130,7 +130,7 @@ func (m *Machine) judgeVerdict(msg *Message, v *Verdict) wire.Judgement {
 	switch h := m.head.round; {
 	case m.cfg.AuditRate == 0 || v.Peer == msg.From || v.Segment >= m.cfg.Segments:
 		return wire.Reject
-	case v.Round+m.cfg.AuditWindow < h:
+	case !m.cfg.inTime(m.head.c, v):
 		return wire.Ignore
 	case v.Round < h && roleIn(m.head.c.Roster, msg.From, validator) == nil, !m.coinFits(msg, v):
 		return wire.Ignore // it may have joined anew on another branch
@@ -141,7 +141,7 @@ func (m *Machine) judgeVerdict(msg *Message, v *Verdict) wire.Judgement {
 // pending reports whether a verdict is not in the head's chain and may still come in.
 func (m *Machine) pending(msg *Message) bool {
 	v := msg.Body.(*Verdict)
-	if v.Round+m.cfg.AuditWindow < m.head.round {
+	if !m.cfg.inTime(m.head.c, v) {
 		return false
 	}
 	for n := m.head; n != nil && n.round > v.Round; n = n.parent {
@@ -218,9 +218,9 @@ func (m *Machine) offerVerdicts() {
 	}
 }
 
-// pruneVerdicts forgets what the window has left behind.
+// pruneVerdicts forgets what no case can be about any more.
 func (m *Machine) pruneVerdicts() {
-	old := func(round uint64) bool { return round+m.cfg.AuditWindow < m.final.round }
+	old := func(round uint64) bool { return round+audit.Memory(m.cfg.AuditWindow) < m.final.round }
 	for p, list := range m.audits {
 		list = slices.DeleteFunc(list, func(x *Message) bool {
 			if !old(x.Body.(*Verdict).Round) {
@@ -259,7 +259,7 @@ func (c *Commit) Head(self wire.PeerID) audit.Head {
 	}
 	for _, k := range c.Cases {
 		h.Cases = append(h.Cases, audit.Accusation{
-			Subject: k.Subject, Peer: k.Peer, Round: k.Round, Segment: k.Segment,
+			Subject: k.Subject, Peer: k.Peer, Round: k.Round, Segment: k.Segment, Opened: k.Opened,
 			Spoken: slices.Contains(k.Pass, self) || slices.Contains(k.Wrong, self),
 		})
 	}

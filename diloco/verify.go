@@ -12,7 +12,7 @@ import (
 // is the one commit that its votes make of parent. past finds parent and its
 // ancestors by CID and returns nil for all else; it must reach back to the
 // commit of parent.FinalRound, and cfg.LateRounds and, with as many rounds as a vote
-// settles (8), cfg.AuditWindow beyond parent. Of cfg it uses what the run fixes, and Open and Verify.
+// settles (8) or once more and 2, cfg.AuditWindow beyond parent. Of cfg it uses what the run fixes, and Open and Verify.
 func VerifyCommit(cfg Config, parent, c *Commit, past func(wire.CID) *Commit) error {
 	id, err := parent.CID()
 	if err != nil {

@@ -36,7 +36,7 @@ type auditor struct {
 	log      *slog.Logger
 	tell     func(context.Context, diloco.Event)
 	lie      func(audit.Task, *diloco.Verdict) // of a testnet's liar
-	patience time.Duration                     // for the material of one audit
+	patience time.Duration                     // for the gains of one commit
 
 	mu    sync.Mutex // guards the mailbox: the following
 	heads []headWork
@@ -46,6 +46,9 @@ type auditor struct {
 	looked   map[wire.CID]uint64          // commits seen, and their rounds
 	known    map[wire.CID]*diloco.Message // deltas and verdicts of the chain within the window
 	unranked *diloco.Commit               // the newest head, until the gains of its deltas are measured
+	asking   []*asked                     // the longest first
+
+	fetched, replayed chan *asked
 }
 
 // coinSecret derives the secret of a key's coin.
@@ -79,8 +82,38 @@ func (a *auditor) recall(own []wire.Signed) {
 	}
 }
 
-// loop audits until ctx ends.
+// How many audits' material is asked for at a time: beside the one that is replayed
+// there is the next, and where a case is open a few more, since asking in vain takes
+// long. Who keeps silent for longer than slow does not count, up to maxAsked.
+const (
+	maxAhead  = 2
+	maxAnswer = 6
+	maxAsked  = 16
+	slow      = 5 * time.Second
+)
+
+// asked is an audit under way: its material is asked for, then it is replayed.
+type asked struct {
+	task       audit.Task
+	msg, delta *diloco.Message // the subject, and the delta below it
+	since      time.Time
+	stop       context.CancelFunc
+	out        outcome
+	err        error
+	took       time.Duration // the replay
+}
+
+// loop audits until ctx ends. What takes time is done beside it: several audits'
+// material is fetched at once, so that who withholds delays nobody's audit but its
+// own, and one is replayed.
 func (a *auditor) loop(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	a.fetched, a.replayed = make(chan *asked, maxAsked), make(chan *asked, 1)
+	var ready []*asked
+	busy := false
 	for ctx.Err() == nil {
 		a.mu.Lock()
 		heads := a.heads
@@ -89,21 +122,105 @@ func (a *auditor) loop(ctx context.Context) {
 		for _, h := range heads {
 			a.adopt(ctx, h)
 		}
-		if t, ok := a.choice.Next(); ok {
-			began := time.Now()
-			a.do(ctx, t)
-			a.meter.audited(time.Since(began))
+		if len(heads) > 0 {
+			a.remind(ctx)
+		}
+		for {
+			j, ok := a.next(len(ready))
+			if !ok {
+				break
+			}
+			if j.msg == nil || j.delta == nil || j.delta.From == a.self {
+				a.dismiss(j)
+				continue
+			}
+			limit, stop := context.WithCancel(ctx)
+			j.since, j.stop = time.Now(), stop
+			a.asking = append(a.asking, j)
+			work.Go(func() {
+				j.err = a.replayer.bring(limit, j.delta, j.task.Segment, j.task.Again)
+				stop()
+				a.fetched <- j
+			})
+		}
+		if !busy && len(ready) > 0 {
+			j := ready[0]
+			ready = ready[1:]
+			if t, ok := a.choice.Current(j.task.Subject, j.task.Segment); ok {
+				j.task, busy = t, true
+				work.Go(func() {
+					began := time.Now()
+					j.out, j.err = a.replay(ctx, j.task, j.msg, j.delta)
+					j.took = time.Since(began)
+					a.replayed <- j
+				})
+			}
 			continue
 		}
-		if a.unranked != nil {
+		if !busy && a.unranked != nil && !slices.ContainsFunc(a.asking, func(j *asked) bool { return time.Since(j.since) < slow }) {
 			a.idle(ctx)
 			continue
 		}
 		select {
 		case <-ctx.Done():
 		case <-a.wake:
+		case j := <-a.fetched:
+			a.asking = slices.DeleteFunc(a.asking, func(x *asked) bool { return x == j })
+			if j.err != nil {
+				a.failed(ctx, j)
+				break
+			}
+			i := len(ready)
+			if j.task.Reason == audit.ByCase { // the others wait for it
+				i = 0
+			}
+			ready = slices.Insert(ready, i, j)
+		case j := <-a.replayed:
+			busy = false
+			a.meter.audited(j.took)
+			a.done(ctx, j)
 		}
 	}
+}
+
+// next returns an audit whose material is to be asked for now, where there is one.
+// ready is how many wait to be replayed.
+func (a *auditor) next(ready int) (*asked, bool) {
+	n := ready
+	for _, j := range a.asking {
+		if time.Since(j.since) < slow {
+			n++
+		}
+	}
+	least := audit.ByCross
+	switch {
+	case n >= maxAnswer:
+		return nil, false
+	case n >= maxAhead:
+		least = audit.ByCase
+	}
+	t, ok := a.choice.Next(least)
+	if !ok {
+		return nil, false
+	}
+	if len(a.asking) >= maxAsked {
+		a.asking[0].stop() // it comes again with the next head
+		a.asking = a.asking[1:]
+	}
+	j := &asked{task: t, msg: a.known[t.Subject]}
+	if j.msg != nil {
+		j.delta = a.root(j.msg)
+	}
+	return j, true
+}
+
+// dismiss ends an audit that nobody can do, or this peer must not.
+func (a *auditor) dismiss(j *asked) {
+	if j.msg == nil {
+		a.choice.Failed(j.task.Subject, j.task.Segment)
+		return
+	}
+	a.choice.Said(j.task.Subject, j.task.Segment, j.task.Round) // nobody judges who judged its own work
 }
 
 // adopt looks at a new head, and at the commits below it within the window that
@@ -129,7 +246,7 @@ func (a *auditor) adopt(ctx context.Context, h headWork) {
 	for _, c := range slices.Backward(news) {
 		a.look(ctx, c)
 	}
-	old := func(round uint64) bool { return round+2*a.window+1 < h.commit.Round }
+	old := func(round uint64) bool { return round+audit.Memory(a.window) < h.commit.Round }
 	maps.DeleteFunc(a.looked, func(_ wire.CID, r uint64) bool { return old(r) })
 	maps.DeleteFunc(a.known, func(_ wire.CID, m *diloco.Message) bool { return old(roundOf(&m.Signed, 0)) })
 }
@@ -175,43 +292,62 @@ func (a *auditor) root(m *diloco.Message) *diloco.Message {
 	return nil
 }
 
-// do carries out one audit and says what came of it.
-func (a *auditor) do(ctx context.Context, t audit.Task) {
-	msg := a.known[t.Subject]
-	if msg == nil {
-		a.choice.Failed(t.Subject, t.Segment)
-		return
+// remind counts a round for those who were asked long ago and have not answered,
+// and gives up asking for what nobody wants to know any more.
+func (a *auditor) remind(ctx context.Context) {
+	for _, j := range a.asking {
+		switch _, ok := a.choice.Current(j.task.Subject, j.task.Segment); {
+		case !ok:
+			j.stop()
+		case time.Since(j.since) >= slow && a.choice.Waits(j.task.Subject, j.task.Segment):
+			a.withheld(ctx, j, notServed{fmt.Errorf("it does not answer within %v: %w", slow, ErrNotFound)})
+		}
 	}
-	delta := a.root(msg)
-	if delta == nil || delta.From == a.self { // nobody judges who judged its own work
-		a.choice.Said(t.Subject, t.Segment, t.Round)
-		return
-	}
-	limit, cancel := context.WithTimeout(ctx, a.patience)
-	out, err := a.replay(limit, t, msg, delta)
-	cancel()
+}
+
+// failed takes an audit that could not be done.
+func (a *auditor) failed(ctx context.Context, j *asked) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err == nil {
-		if err = a.conclude(ctx, t, msg, delta, out); err == nil {
-			a.meter.clear("audit")
-			return
-		}
-		a.meter.trouble("audit", err)
-	}
-	a.log.Info("an audit waits for the next round", "peer", msg.From, "round", t.Round, "segment", t.Segment, "err", err)
+	a.log.Info("an audit waits for the next round", "peer", j.msg.From, "round", j.task.Round, "segment", j.task.Segment, "err", j.err)
 	var gone notServed
-	if late := a.choice.Failed(t.Subject, t.Segment); !late || !errors.As(err, &gone) {
+	if late := a.choice.Failed(j.task.Subject, j.task.Segment); late && errors.As(j.err, &gone) {
+		a.withheld(ctx, j, gone)
+	}
+}
+
+// withheld says Withheld.
+func (a *auditor) withheld(ctx context.Context, j *asked, gone notServed) {
+	t, ok := a.choice.Current(j.task.Subject, j.task.Segment)
+	if !ok {
 		return
 	}
-	a.log.Warn("audit material is withheld", "peer", msg.From, "round", t.Round, "segment", t.Segment, "err", err)
+	a.log.Warn("audit material is withheld", "peer", j.msg.From, "round", t.Round, "segment", t.Segment, "err", gone)
 	v := verdictOf(t, diloco.Withheld)
-	if v.Evidence, err = a.evidence(ctx, t, msg, delta, outcome{Reason: gone.Error()}, true); err != nil {
+	var err error
+	if v.Evidence, err = a.evidence(ctx, t, j.msg, j.delta, outcome{Reason: gone.Error()}, true); err != nil {
 		a.meter.trouble("audit", err)
 		return
 	}
 	a.say(ctx, v)
+}
+
+// done takes a replay that has ended.
+func (a *auditor) done(ctx context.Context, j *asked) {
+	t, ok := a.choice.Current(j.task.Subject, j.task.Segment)
+	switch {
+	case ctx.Err() != nil || !ok:
+		return
+	case j.err == nil:
+		j.task = t // there may be a case since
+		if j.err = a.conclude(ctx, t, j.msg, j.delta, j.out); j.err == nil {
+			a.meter.clear("audit")
+			return
+		}
+		a.meter.trouble("audit", j.err)
+	}
+	a.failed(ctx, j)
 }
 
 func (a *auditor) replay(ctx context.Context, t audit.Task, msg, delta *diloco.Message) (outcome, error) {

@@ -39,7 +39,7 @@ func newJury(t *testing.T, trainers, validators int, change func(*manifest.Manif
 		}
 		if n >= trainers {
 			m.opt = func(o *Options) { o.Role = RoleValidator }
-			m.engine.speed = 0 // time is for the trainers
+			m.engine.speed = time.Millisecond // time is for the trainers
 		}
 		if before != nil {
 			before(m)
@@ -187,6 +187,10 @@ func TestCheatsAreConvicted(t *testing.T) {
 		{"serves no material", diloco.WhyWithheld, 20, func(m *member) {
 			size := 8 + 8*m.engine.n
 			m.shelf.serves = func(_ wire.CID, b []byte) bool { return len(b) != size }
+		}},
+		{"keeps who asks waiting", diloco.WhyWithheld, 30, func(m *member) {
+			size := 8 + 8*m.engine.n
+			m.shelf.stalls = func(_ wire.CID, b []byte) bool { return len(b) == size }
 		}},
 	} {
 		t.Run(cheat.name, func(t *testing.T) {

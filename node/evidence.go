@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node/manifest"
@@ -91,6 +92,9 @@ func VerifyEvidence(ctx context.Context, c EvidenceCheck) (*EvidenceReport, erro
 	}
 	re := newReplayer(e.Run, m, model, c.Blocks, engine, data, log)
 	re.from = func(p wire.PeerID) []wire.PeerID { return append([]wire.PeerID{p, e.Auditor}, c.Peers...) }
+	if e.Withheld { // it may never answer
+		re.patience = time.Minute
+	}
 	re.commit = func(ctx context.Context, id wire.CID) (*diloco.Commit, error) {
 		return getCommit(ctx, c.Blocks, id, c.Peers)
 	}

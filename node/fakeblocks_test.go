@@ -22,6 +22,7 @@ type shelf struct {
 	pins   map[string]wire.CID
 	full   bool
 	serves func(wire.CID, []byte) bool // what others get; nil: all
+	stalls func(wire.CID, []byte) bool // what others wait for in vain
 }
 
 func newShelf() *shelf {
@@ -178,6 +179,10 @@ func (k *crate) fetch(ctx context.Context, c wire.CID, from []wire.PeerID, limit
 			continue
 		}
 		b, err := o.blocks.get(c)
+		if err == nil && o.blocks.stalls != nil && o.blocks.stalls(c, b) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
 		if err != nil || o.blocks.serves != nil && !o.blocks.serves(c, b) {
 			continue
 		}

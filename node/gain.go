@@ -207,11 +207,11 @@ func evalAt(t Trainer, params []float32, batch [][]int32) (float64, error) {
 	return t.Eval(batch)
 }
 
-// news reports whether a head waits that was not looked at.
+// news reports whether a head waits that was not looked at, or an audit to be done.
 func (a *auditor) news() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.heads) > 0
+	return len(a.heads)+len(a.fetched) > 0
 }
 
 // idle does what may be left out.

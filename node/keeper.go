@@ -25,8 +25,8 @@ import (
 type keeper struct {
 	blocks  Blocks
 	archive bool
-	states  uint64 // rounds behind which states are unpinned
-	traces  uint64 // and audit material
+	audits  bool   // this peer replays, and keeps the states that segments begin with as long as traces
+	before  uint64 // rounds of audit material before the oldest work that is audited, see beforeAudited
 	log     *slog.Logger
 
 	mu   sync.Mutex // guards the following
@@ -46,7 +46,7 @@ func newKeeper(b Blocks, archive bool, log *slog.Logger) (*keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list pins: %w", err)
 	}
-	return &keeper{blocks: b, archive: archive, states: keepStates, log: log, pins: pins}, nil
+	return &keeper{blocks: b, archive: archive, log: log, pins: pins}, nil
 }
 
 func (k *keeper) pin(name string, c wire.CID) error {
@@ -88,8 +88,9 @@ func (k *keeper) evidence(c wire.CID, round uint64) error {
 func (k *keeper) state(c wire.CID, round uint64) error { return k.pin(roundPin("state", round, c), c) }
 
 // prune unpins what a head and a final commit made superfluous, then lets the
-// store collect what nothing pins.
-func (k *keeper) prune(ctx context.Context, head, finalRound uint64, keep ...wire.CID) {
+// store collect what nothing pins. audited is the round of the oldest work that may
+// be audited (diloco.Commit.Audited).
+func (k *keeper) prune(ctx context.Context, head, finalRound, audited uint64, keep ...wire.CID) {
 	hold := map[wire.CID]bool{}
 	for _, c := range keep {
 		hold[c] = true
@@ -105,9 +106,10 @@ func (k *keeper) prune(ctx context.Context, head, finalRound uint64, keep ...wir
 		var old bool
 		switch kind {
 		case "state":
-			old = round+k.states < min(head, finalRound) || round+max(k.states, keepBranch) < head
+			old = round+keepStates < min(head, finalRound) || round+keepBranch < head
+			old = old && !(k.audits && round+k.before >= audited)
 		case "trace":
-			old = round+k.traces < head
+			old = round+k.before < audited
 		case "commit", "delta", "evidence":
 			old = !k.archive && round+keepRounds < finalRound
 		}

@@ -42,7 +42,7 @@ type ledger struct {
 	run  wire.CID
 	log  *slog.Logger
 
-	window uint64 // of audits, in rounds
+	memory uint64 // for how many rounds after the work a verdict of this peer matters
 
 	own      []wire.Signed // since last.Keep, and the latest Attest
 	last     adoption      // Head is undefined before the first
@@ -57,8 +57,8 @@ const compactAt = 4 << 20
 // maxEvidence bounds the convictions kept.
 const maxEvidence = 256
 
-func openLedger(open func() (journalFile, []journal.Record, error), run wire.CID, window uint64, log *slog.Logger) (*ledger, error) {
-	l := &ledger{open: open, run: run, window: window, log: log}
+func openLedger(open func() (journalFile, []journal.Record, error), run wire.CID, memory uint64, log *slog.Logger) (*ledger, error) {
+	l := &ledger{open: open, run: run, memory: memory, log: log}
 	file, records, err := open()
 	if err != nil {
 		return nil, err
@@ -196,7 +196,7 @@ func (l *ledger) prune() {
 	for i := range l.own {
 		k := l.own[i].Kind
 		last := latest[k] == i && (k == wire.KindAttest || k == wire.KindJoin)
-		if last || roundOf(&l.own[i], l.window) >= l.last.Keep {
+		if last || roundOf(&l.own[i], l.memory) >= l.last.Keep {
 			kept = append(kept, l.own[i])
 		}
 	}
@@ -249,8 +249,8 @@ func (l *ledger) close() error {
 func (l *ledger) messages() []wire.Signed { return slices.Clone(l.own) }
 
 // roundOf returns the last round that a message matters for, which for a verdict
-// is the end of the audit window; the highest there is where the body tells none.
-func roundOf(m *wire.Signed, window uint64) uint64 {
+// is memory rounds after the work; the highest there is where the body tells none.
+func roundOf(m *wire.Signed, memory uint64) uint64 {
 	round := ^uint64(0)
 	switch m.Kind {
 	case wire.KindJoin:
@@ -276,7 +276,7 @@ func roundOf(m *wire.Signed, window uint64) uint64 {
 	case wire.KindVerdict:
 		var b diloco.Verdict
 		if wire.Unmarshal(m.Body, &b) == nil {
-			round = b.Round + window
+			round = b.Round + memory
 		}
 	}
 	return round

@@ -55,7 +55,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	log := n.opt.Log
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	ledger, err := openLedger(n.openJournal, n.opt.Run, p.manifest.Verification.Window, log)
+	ledger, err := openLedger(n.openJournal, n.opt.Run, audit.Memory(p.manifest.Verification.Window), log)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	s.lastIn, s.lastOut = n.opt.Net.Bandwidth()
 	if s.auditor = aud; aud != nil {
 		aud.tell = o.tell
-		aud.patience = patience
+		aud.patience, aud.replayer.patience = patience, slow
 		aud.recall(ledger.own)
 		aud.replayer.from = func(accused wire.PeerID) []wire.PeerID { return o.sources([]wire.PeerID{accused}) }
 		aud.replayer.data.peers = l.topic.Peers

@@ -47,10 +47,7 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	if v := m.Verification; v.AuditRate > 0 {
-		p.keeper.traces = keepTraces(v.Window, m.Round.LateRounds)
-		if n.opt.Role == RoleValidator {
-			p.keeper.states = p.keeper.traces // what segments begin with
-		}
+		p.keeper.before, p.keeper.audits = beforeAudited(m.Round.LateRounds), n.opt.Role == RoleValidator
 	}
 	if err := p.keeper.pin("run/manifest", n.opt.Run); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"time"
 
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/diloco/codec"
@@ -30,6 +31,7 @@ type replayer struct {
 	log      *slog.Logger
 	from     func(accused wire.PeerID) []wire.PeerID // whom to ask, the likeliest first
 	commit   func(context.Context, wire.CID) (*diloco.Commit, error)
+	patience time.Duration // for what is not at hand, in a replay; 0: as long as it takes
 	prover   audit.Prover
 	used     []wire.CID // the material that the last audit had
 }
@@ -95,7 +97,9 @@ func (r *replayer) open(ctx context.Context, msg *diloco.Message) (*subject, err
 	if !d.Trace.Defined() {
 		return s, wrongWork{errors.New("the delta names no trace")}
 	}
-	parent, err := r.commit(ctx, d.Parent)
+	soon, stop := r.soon(ctx)
+	defer stop()
+	parent, err := r.commit(soon, d.Parent)
 	if err != nil {
 		return s, fmt.Errorf("the delta's parent: %w", err)
 	}
@@ -103,7 +107,7 @@ func (r *replayer) open(ctx context.Context, msg *diloco.Message) (*subject, err
 	if parent.Round != d.Round || parent.State != d.State || slot < 0 {
 		return s, wrongWork{errors.New("the delta's round, state or author is not of its parent")}
 	}
-	get := func(c wire.CID) (*diloco.Commit, error) { return r.commit(ctx, c) }
+	get := func(c wire.CID) (*diloco.Commit, error) { return r.commit(soon, c) }
 	if s.before, err = latestDelta(get, d.Parent, msg.From, r.reach); err != nil {
 		return s, fmt.Errorf("the chain below the delta: %w", err)
 	}
@@ -121,56 +125,6 @@ func (r *replayer) open(ctx context.Context, msg *diloco.Message) (*subject, err
 		return s, wrongWork{err}
 	}
 	return s, nil
-}
-
-func (r *replayer) fetchTrace(ctx context.Context, c wire.CID, accused wire.PeerID) (*audit.Trace, error) {
-	if c.Codec() != wire.CodecDagCBOR {
-		return nil, wrongWork{errors.New("the trace is not DAG-CBOR")}
-	}
-	block, err := r.blocks.Fetch(ctx, c, r.from(accused), audit.MaxTrace)
-	if err != nil {
-		return nil, theirs("the trace", err)
-	}
-	r.used = append(r.used, c)
-	t, err := audit.DecodeTrace(block)
-	if err != nil {
-		return nil, wrongWork{err}
-	}
-	return t, nil
-}
-
-// file fetches a file of the accused's material.
-func (r *replayer) file(ctx context.Context, what string, c wire.CID, accused wire.PeerID, limit int64) ([]byte, error) {
-	b, err := r.blocks.FetchFile(ctx, c, r.from(accused), limit)
-	if err == nil {
-		r.used = append(r.used, c)
-	}
-	return b, theirs(what, err)
-}
-
-func (r *replayer) snapshot(ctx context.Context, what string, c wire.CID, accused wire.PeerID) ([]byte, audit.Snapshot, error) {
-	b, err := r.file(ctx, what, c, accused, maxSnapshot(r.model.Params()))
-	if err != nil {
-		return nil, audit.Snapshot{}, err
-	}
-	s, err := r.engine.Unpack(b)
-	if err != nil {
-		return nil, s, wrongWork{fmt.Errorf("%s: %w", what, err)}
-	}
-	if len(s.Params) != r.model.Params() {
-		return nil, s, wrongWork{fmt.Errorf("%s has %d parameters, the model %d", what, len(s.Params), r.model.Params())}
-	}
-	return b, s, nil
-}
-
-// state gets a state of the chain, which is nobody's to withhold.
-func (r *replayer) state(ctx context.Context, c wire.CID, accused wire.PeerID) (*State, error) {
-	err := r.blocks.FetchDir(ctx, c, r.from(accused), r.model.Limit(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("state %s: %w", c, err)
-	}
-	s, _, err := r.model.Load(ctx, r.blocks, c)
-	return s, err
 }
 
 // start makes a trainer that stands where a segment begins, and returns the

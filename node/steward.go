@@ -251,7 +251,7 @@ func (s *steward) loop(ctx context.Context) {
 			if final != nil {
 				keep = append(keep, final.State)
 			}
-			s.parts.keeper.prune(ctx, h.commit.Round, h.final, keep...)
+			s.parts.keeper.prune(ctx, h.commit.Round, h.final, h.commit.Audited(s.parts.manifest.Verification.Window), keep...)
 			if time.Since(provided) > provideEvery {
 				provided = time.Now()
 				s.provide(ctx, &work, h.cid, h.commit.State)

@@ -447,9 +447,9 @@ func readVector(ctx context.Context, c wire.CID, n int, get func(limit int64) ([
 // may still be merged late, and a round of silence more.
 func reach(late uint64) uint64 { return late + 2 }
 
-// keepTraces is for how many rounds audit material is kept: what a trace of the
-// window's first round says of the one before it can still be checked.
-func keepTraces(window, late uint64) uint64 { return window + late + reach(late) }
+// beforeAudited is of how many rounds before the oldest work that may be audited the
+// material is kept: what its trace says of the one before can still be checked.
+func beforeAudited(late uint64) uint64 { return late + reach(late) }
 
 func newTracer(t *trainer, p *parts) *tracer {
 	m := p.manifest

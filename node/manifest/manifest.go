@@ -166,7 +166,7 @@ func (a *Admission) Allows(addr [20]byte) bool {
 type Verification struct {
 	AuditRate uint64    `yaml:"audit_rate" cbor:"audit_rate"` // share of deltas that each validator audits, in parts per 10,000
 	Segments  uint64    `yaml:"segments" cbor:"segments"`     // into how many an inner phase is cut; an audit replays one
-	Window    uint64    `yaml:"window" cbor:"window"`         // rounds for which audit material is served and cases stay open
+	Window    uint64    `yaml:"window" cbor:"window"`         // rounds after a piece of work in which validators may look at it, and for which a case stays open
 	Tolerance Tolerance `yaml:"tolerance" cbor:"tolerance"`
 }
 

@@ -130,7 +130,7 @@ const atATime = 4
 // wakeAuditor begins with the next tasks.
 func (p *peer) wakeAuditor() {
 	for p.auditor != nil && p.auditing < atATime && p.lie != saysNone && p.lie != hidesCoin {
-		t, ok := p.auditor.Next()
+		t, ok := p.auditor.Next(audit.ByCross)
 		if !ok {
 			return
 		}

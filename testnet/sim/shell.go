@@ -370,7 +370,7 @@ func (p *peer) effect(e diloco.Effect) {
 		p.head, p.headAt, p.keep = e.Head, w.now, p.m.Status().Keep
 		p.known = map[*byte]bool{}
 		w.check.adopted(w, p, e)
-		p.makeRoom(e.Commit.Round)
+		p.makeRoom(e.Commit)
 		p.adoptedByAuditor(e.Commit)
 	case diloco.Train:
 		p.train(e)
@@ -445,15 +445,16 @@ func (p *peer) merge(e diloco.Merge) {
 	})
 }
 
-// makeRoom drops the states that a shell need not keep at that head.
-func (p *peer) makeRoom(head uint64) {
+// makeRoom drops what a shell need not keep at that head.
+func (p *peer) makeRoom(c *diloco.Commit) {
+	head, audited := c.Round, c.Audited(p.w.cfg.Window)
 	for c, r := range p.states {
 		if r+diloco.KeepStates < head {
 			delete(p.states, c)
 		}
 	}
 	for c, r := range p.traces {
-		if r+p.w.cfg.Window < head {
+		if r < audited {
 			delete(p.traces, c)
 		}
 	}

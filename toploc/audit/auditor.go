@@ -37,6 +37,11 @@ const (
 	maxDepth = 2
 )
 
+// Memory returns for how many rounds after a piece of work there may be a case about
+// it: a child of a commit within the work's audit window opens it, and it is open for
+// a window.
+func Memory(window uint64) uint64 { return 2*window + 1 }
+
 // Config is what an Auditor must know. Zero fields but Rate take their defaults.
 type Config struct {
 	Self     wire.PeerID
@@ -67,7 +72,8 @@ type Accusation struct {
 	Subject        wire.CID
 	Peer           wire.PeerID // the accused
 	Round, Segment uint64
-	Spoken         bool // this validator's Pass or Wrong is in it
+	Opened         uint64 // the round of the commit that opened it
+	Spoken         bool   // this validator's Pass or Wrong is in it
 }
 
 // Head is what an Auditor is told of a commit that its peer adopts.
@@ -90,6 +96,7 @@ type Task struct {
 	Coin    []byte   // for the verdict: the reveal that chose it; nil where a case or suspicion did
 	Seed    [32]byte // what the audit's own choices follow from
 	Until   uint64   // the last head's round at which a verdict is of use
+	Again   bool     // its material was asked for before
 }
 
 type key struct {
@@ -110,7 +117,7 @@ type task struct {
 
 // An Auditor decides what one validator looks at. It is a value without clock
 // or I/O: tell it of each adopted commit (after a restart of those of the last
-// Window rounds again, and with Said of what was said), and carry out what Next
+// Memory rounds again, and with Said of what was said), and carry out what Next
 // gives, in any number at a time, each ended by Said or Failed.
 type Auditor struct {
 	cfg   Config
@@ -178,14 +185,17 @@ func (a *Auditor) Adopted(h Head) {
 			a.said[k] = c.Round
 			delete(a.tasks, k)
 		} else if h.Since > 0 && c.Peer != a.cfg.Self {
-			a.add(Task{Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: a.depth[c.Subject] > 0, Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self)}, false)
+			a.add(Task{
+				Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: a.depth[c.Subject] > 0,
+				Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self), Until: max(c.Round, c.Opened) + a.cfg.Window,
+			}, false)
 		}
 	}
 	for k, t := range a.tasks { // a case that is closed asks nobody any more
 		switch {
 		case t.Reason != ByCase || open[k]:
 		case t.Coin != nil:
-			t.Reason = ByCoin
+			t.Reason, t.Until = ByCoin, t.Round+a.cfg.Window
 			if t.Verdict {
 				t.Reason = ByCross
 			}
@@ -228,12 +238,14 @@ func (a *Auditor) note(id wire.CID, round uint64, depth int) {
 // are too many, the least urgent goes.
 func (a *Auditor) add(t Task, more bool) {
 	k := key{t.Subject, t.Segment}
-	t.Until = t.Round + a.cfg.Window
+	if t.Until == 0 {
+		t.Until = t.Round + a.cfg.Window
+	}
 	if _, said := a.said[k]; said || t.Until < a.round {
 		return
 	}
 	if old := a.tasks[k]; old != nil {
-		old.Reason = min(old.Reason, t.Reason)
+		old.Reason, old.Until = min(old.Reason, t.Reason), max(old.Until, t.Until)
 		return
 	}
 	a.tasks[k] = &task{Task: t, more: more}
@@ -263,12 +275,12 @@ func urgency(a, b *task) int {
 	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(more(a), more(b)), cmp.Compare(a.Until, b.Until), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Segment, b.Segment))
 }
 
-// Next returns the most urgent task that is not under way and need not wait for
-// another round.
-func (a *Auditor) Next() (Task, bool) {
+// Next returns the most urgent task, of this reason or a more urgent one, that is
+// not under way and need not wait for another round.
+func (a *Auditor) Next(least Reason) (Task, bool) {
 	var best *task
 	for _, t := range a.tasks {
-		if !t.running && (t.tries == 0 || a.round > t.after) && (best == nil || urgency(t, best) < 0) {
+		if !t.running && t.Reason <= least && (t.tries == 0 || a.round > t.after) && (best == nil || urgency(t, best) < 0) {
 			best = t
 		}
 	}
@@ -277,6 +289,15 @@ func (a *Auditor) Next() (Task, bool) {
 	}
 	best.running = true
 	return best.Task, true
+}
+
+// Current returns a task that is under way as it is now: what Next gave may have
+// become a case's since. ok is false where nobody wants to know any more.
+func (a *Auditor) Current(subject wire.CID, segment uint64) (Task, bool) {
+	if t := a.tasks[key{subject, segment}]; t != nil {
+		return t.Task, true
+	}
+	return Task{}, false
 }
 
 // Tasks returns what is to be looked at, the most urgent first.
@@ -312,11 +333,24 @@ func (a *Auditor) Failed(subject wire.CID, segment uint64) (withheld bool) {
 		return false
 	}
 	t.running = false
+	return a.inVain(t)
+}
+
+// Waits reports that the material of a task, long asked for, is still not there
+// when a head is adopted: as Failed, but the task remains under way.
+func (a *Auditor) Waits(subject wire.CID, segment uint64) (withheld bool) {
+	t := a.tasks[key{subject, segment}]
+	return t != nil && (t.tries == 0 || a.round > t.after) && a.inVain(t)
+}
+
+// inVain counts a try.
+func (a *Auditor) inVain(t *task) (withheld bool) {
 	if t.tries == 0 {
 		t.first = a.round
 	}
 	t.tries++
 	t.after = a.round
+	t.Again = true
 	tries, patience := 3, a.cfg.Patience
 	if t.Reason == ByCase {
 		tries, patience = 2, min(patience, 1)
@@ -328,9 +362,9 @@ func (a *Auditor) Failed(subject wire.CID, segment uint64) (withheld bool) {
 	return true
 }
 
-// forget drops what the window has left behind.
+// forget drops what no case can be about any more.
 func (a *Auditor) forget() {
-	old := func(round uint64) bool { return round+a.cfg.Window < a.round }
+	old := func(round uint64) bool { return round+Memory(a.cfg.Window) < a.round }
 	for k, t := range a.tasks {
 		if t.Until < a.round {
 			delete(a.tasks, k)

@@ -119,18 +119,18 @@ func TestAuditorSaysOnce(t *testing.T) {
 	a := auditor(10_000)
 	h := Head{Round: 4, Since: 1, Works: []Work{{subject(1), peer(1), 3, 100}}}
 	a.Adopted(h)
-	x, ok := a.Next()
+	x, ok := a.Next(ByCross)
 	if !ok || x.Subject != subject(1) {
 		t.Fatalf("%+v, %v", x, ok)
 	}
-	if _, again := a.Next(); again {
+	if _, again := a.Next(ByCross); again {
 		t.Error("one task is given twice at a time")
 	}
 	a.Said(x.Subject, x.Segment, x.Round)
 	a.Adopted(h)
 	a.Adopted(Head{Round: 5, Since: 1, Cases: []Accusation{{Subject: x.Subject, Peer: x.Peer, Round: 3, Segment: x.Segment}}})
 	a.Suspect(h.Works[0], x.Segment)
-	if _, again := a.Next(); again {
+	if _, again := a.Next(ByCross); again {
 		t.Error("it looks at what it has judged")
 	}
 }
@@ -145,7 +145,7 @@ func TestAuditorPatience(t *testing.T) {
 		a.Adopted(h)
 		h.Works = nil // in one commit only
 		n := 0
-		for x, ok := a.Next(); ok; x, ok = a.Next() {
+		for x, ok := a.Next(ByCross); ok; x, ok = a.Next(ByCross) {
 			n++
 			if a.Failed(x.Subject, x.Segment) {
 				said++
@@ -164,17 +164,75 @@ func TestAuditorPatience(t *testing.T) {
 	a = auditor(10_000)
 	for r := uint64(4); r < 7; r++ {
 		a.Adopted(Head{Round: r, Since: 1, Cases: []Accusation{{Subject: subject(7), Peer: peer(7), Round: 3}}})
-		if x, ok := a.Next(); !ok || a.Failed(x.Subject, x.Segment) != (r == 5) {
+		if x, ok := a.Next(ByCross); !ok || a.Failed(x.Subject, x.Segment) != (r == 5) {
 			t.Errorf("round %d of a case: %v", r, ok)
 		}
 	}
 	a = auditor(10_000)
 	a.Adopted(Head{Round: 4, Since: 1, Passed: []Passed{{subject(10), subject(1), peer(5), 3, 2}}})
 	for r := uint64(4); r < 12; r++ {
-		if x, ok := a.Next(); ok && a.Failed(x.Subject, x.Segment) {
+		if x, ok := a.Next(ByCross); ok && a.Failed(x.Subject, x.Segment) {
 			t.Error("a verdict is called withheld")
 		}
 		a.Adopted(Head{Round: r, Since: 1})
+	}
+}
+
+// Who is asked and does not answer is no better than who has nothing, and the
+// asking goes on.
+func TestAuditorWaits(t *testing.T) {
+	a := auditor(10_000)
+	h := Head{Round: 4, Since: 1, Works: []Work{{subject(1), peer(1), 3, 100}}}
+	a.Adopted(h)
+	x, ok := a.Next(ByCross)
+	if !ok {
+		t.Fatal("nothing to do")
+	}
+	if a.Waits(x.Subject, x.Segment) || a.Waits(x.Subject, x.Segment) || a.Waits(x.Subject, x.Segment) {
+		t.Error("withheld after one round")
+	}
+	for h = (Head{Round: 5, Since: 1}); h.Round < 10; h.Round++ {
+		a.Adopted(h)
+		if _, again := a.Next(ByCross); again {
+			t.Errorf("round %d: it is asked for again while it is asked for", h.Round)
+		}
+		if got := a.Waits(x.Subject, x.Segment); got != (h.Round == 7) {
+			t.Errorf("round %d: withheld %v", h.Round, got)
+		}
+		if now, ok := a.Current(x.Subject, x.Segment); !ok || !now.Again {
+			t.Errorf("round %d: %+v, %v", h.Round, now, ok)
+		}
+	}
+	a.Adopted(Head{Round: 10, Since: 1})
+	if _, ok := a.Current(x.Subject, x.Segment); ok || a.Waits(x.Subject, x.Segment) {
+		t.Error("the window is over, and it is still wanted")
+	}
+}
+
+// A case has a window of its own, however old the work is; only where others wait
+// is more than so much begun; and what the coin chose is then a case's.
+func TestAuditorLateCase(t *testing.T) {
+	a := auditor(10_000)
+	a.Adopted(Head{Round: 4, Since: 1, Works: []Work{{subject(1), peer(1), 3, 100}}})
+	x, _ := a.Next(ByCross)
+	late := Accusation{Subject: x.Subject, Peer: x.Peer, Round: x.Round, Segment: x.Segment, Opened: 8}
+	for r := uint64(8); r <= 14; r++ {
+		a.Adopted(Head{Round: r, Since: 1, Cases: []Accusation{late, {Subject: subject(7), Peer: peer(7), Round: 3, Opened: 8}}})
+		now, ok := a.Current(x.Subject, x.Segment)
+		if !ok || now.Reason != ByCase || now.Until != 14 || now.Coin == nil {
+			t.Fatalf("round %d: %+v, %v", r, now, ok)
+		}
+	}
+	a.Suspect(Work{subject(6), peer(6), 13, 100}, 1)
+	if y, ok := a.Next(ByCase); !ok || y.Subject != subject(7) {
+		t.Errorf("%+v, %v", y, ok)
+	}
+	if y, ok := a.Next(ByCase); ok {
+		t.Errorf("no case: %+v", y)
+	}
+	a.Adopted(Head{Round: 15, Since: 1})
+	if now, ok := a.Current(x.Subject, x.Segment); ok {
+		t.Errorf("the case is closed, and the work's window over: %+v", now)
 	}
 }
 
