@@ -419,7 +419,11 @@ func (a *auditor) evidence(ctx context.Context, t audit.Task, msg, delta *diloco
 	if err != nil {
 		return "", fmt.Errorf("store the evidence: %w", err)
 	}
-	for _, m := range append([]wire.CID{c, d.State}, a.replayer.used...) {
+	material := []wire.CID{c, d.State}
+	if !withheld { // else it may be another replay's, which is under way
+		material = append(material, a.replayer.used...)
+	}
+	for _, m := range material {
 		if err := a.keeper.evidence(m, t.Round); err != nil && m == c {
 			return "", err
 		} else if err != nil {
