@@ -9,8 +9,9 @@ import (
 )
 
 // A tile is a block of C that stays in registers while k runs; see
-// asm/tile.go. Strides are in bytes; next is where the following tile's C begins.
-type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// asm/tile.go, n times, one below another. Strides are in bytes; next is where the C begins of
+// what comes after. to is for those that pack B on their way.
+type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
 
 // A tiling is the tiles of one instruction set, by vectors and rows.
 type tiling struct {
@@ -19,6 +20,9 @@ type tiling struct {
 	rows             int      // at most, one below another; no more than lanes
 	row, col         [][]tile // A as it lies, and transposed
 	rowEdge, colEdge [][]tile // the same where the last vector is not full
+	// strip has A in packed strips; rowPack and stripPack pack B, which must be of rows, for the
+	// tiles below them. With these row and strip have B in panels always. nil: there are none.
+	strip, rowPack, stripPack [][]tile
 	// transpose writes up to lanes rows of src as columns of dst, whose rows are ds bytes apart.
 	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
 	// strips cuts k rows of src into n pieces of h values, the last of last, each for a row of
@@ -58,10 +62,12 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	width := t.vectors * t.lanes
 	// Blocks of k are as equal as can be.
 	blocks := (k + blockK - 1) / blockK
-	packB := half || l == gpu.NT || m > few
+	packB := half || l == gpu.NT || m > few || t.rowPack != nil
 	// A is read where it lies, but for columns, each of which would need a page
 	// of its own, and rows that would all fall into few sets of the first-level cache.
 	packA := half || n > few && m >= t.rows && (l == gpu.TN || lda%256 == 0)
+	// The first strip's tiles pack B, if they see all of it.
+	inTile := t.rowPack != nil && !half && l != gpu.NT && seen == 0 && (packA || l != gpu.TN)
 	for x := range blocks {
 		k0 := k * x / blocks
 		kb := k*(x+1)/blocks - k0
@@ -71,7 +77,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 		}
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
-			if packB {
+			if packB && !inTile {
 				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, w.pack)
 				if half {
 					t.round(w.pack[:(p1-p0)*kb*width])
@@ -91,9 +97,13 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					j0 := p * width
 					nv := min(t.vectors, vecs-p*t.vectors)
 					cols := min(nv*t.lanes, n-j0)
-					row, col := t.row[nv], t.col[nv]
+					row, col, strip := t.row[nv], t.col[nv], t.col[nv]
 					if cols < nv*t.lanes {
 						row, col = t.rowEdge[nv], t.colEdge[nv]
+						strip = col
+					}
+					if t.strip != nil {
+						strip = t.strip[nv]
 					}
 					bp, sb := w.pack, 4*width
 					switch {
@@ -104,26 +114,41 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					default:
 						bp, sb = b[k0*ldb+j0:], 4*ldb
 					}
-					for i := range strips {
-						i0, i1 := r0+i*h, min(r0+i*h+h, r1)
-						from, to := needed(l, seen, k0, kb, i0, i1)
-						if from >= to || l == gpu.NT && seen > 0 && j0 >= seen+i1-1 {
+					for i := 0; i < strips; {
+						i0, count := r0+i*h, 1
+						rows := min(h, r1-i0)
+						from, to := needed(l, seen, k0, kb, i0, i0+rows)
+						if from >= to || l == gpu.NT && seen > 0 && j0 >= seen+i0+rows-1 {
+							i++
 							continue
 						}
-						cp := ptr(c, i0*ldc+j0)
-						next := ptr(c, r0*ldc+min(j0+width, n-1))
-						if i+1 < strips {
-							next = ptr(c, i1*ldc+j0)
+						if seen == 0 && rows == h && (t.strip != nil || !packA) { // all that are as tall
+							count = (r1 - i0) / h
 						}
-						f, ap, sa := col[i1-i0], ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
+						var f tile
+						ap, sa := ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
 						switch {
 						case packA:
+							f = strip[rows]
 						case l == gpu.TN:
-							ap, sa = ptr(a, (k0+from)*lda+i0), 4*lda
+							f, ap, sa = col[rows], ptr(a, (k0+from)*lda+i0), 4*lda
 						default:
-							f, ap, sa = row[i1-i0], ptr(a, i0*lda+k0), 4*lda
+							f, ap, sa = row[rows], ptr(a, i0*lda+k0), 4*lda
 						}
-						f(to-from, ap, sa, ptr(bp, from*sb/4), sb, cp, 4*ldc, acc || k0 > 0, cols, next)
+						bt, st := ptr(bp, from*sb/4), sb
+						if inTile && r0 == 0 && i == 0 {
+							f, count = t.rowPack[nv][rows], 1
+							if packA {
+								f = t.stripPack[nv][rows]
+							}
+							bt, st = ptr(b, k0*ldb+j0), 4*ldb
+						}
+						next := ptr(c, r0*ldc+min(j0+width, n-1))
+						if i+count < strips {
+							next = ptr(c, (i0+count*rows)*ldc+j0)
+						}
+						f(to-from, ap, sa, bt, st, ptr(c, i0*ldc+j0), 4*ldc, acc || k0 > 0, cols, next, count, ptr(bp, 0))
+						i += count
 					}
 				}
 			}
