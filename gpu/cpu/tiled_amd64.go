@@ -41,9 +41,9 @@ func ptr(s []float32, i int) *float32 {
 // B exchanged for rows: a panel of B (blockK, 32) stays in the first-level
 // cache, blockM rows of A and maxPanels of B in the second.
 const (
-	blockK    = 320 // how much of k is done at a time; C waits in memory between
+	blockK    = 512 // how much of k is done at a time; C waits in memory between
 	blockM    = 112
-	maxPanels = 256 << 10 // values of B in panels at a time: at least one panel's
+	maxPanels = 512 << 10 // values of B in panels at a time: at least one panel's
 	maxStrips = (blockM/6 + 1) * blockK * 8
 	few       = 32 // rows or columns that do not pay for packing
 )
@@ -65,7 +65,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	packB := half || l == gpu.NT || m > few || t.rowPack != nil
 	// A is read where it lies, but for columns, each of which would need a page
 	// of its own, and rows that would all fall into few sets of the first-level cache.
-	packA := half || n > few && m >= t.rows && (l == gpu.TN || lda%256 == 0)
+	packA := half || n > few && m >= t.rows && (l == gpu.TN || lda%1024 == 0)
 	// The first strip's tiles pack B, if they see all of it.
 	inTile := t.rowPack != nil && !half && l != gpu.NT && seen == 0 && (packA || l != gpu.TN)
 	for x := range blocks {
