@@ -2601,9 +2601,9 @@ done_c:
 	VZEROUPPER
 	RET
 
-// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col1x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col1x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -2695,9 +2695,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row1x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row1x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -2759,8 +2759,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x01, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z1
 	VFMADD231PS.BCST (AX), Z1, Z0
 	VMOVUPS          128(SI), Z1
@@ -2781,6 +2786,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -2811,9 +2817,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack1x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack1x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -2920,9 +2926,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip1x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip1x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -2973,8 +2979,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x01, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z1
 	VFMADD231PS.BCST (AX), Z1, Z0
 	VMOVUPS          128(SI), Z1
@@ -2987,6 +2998,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -3016,9 +3028,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack1x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack1x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -3103,9 +3115,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col2x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col2x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -3207,9 +3219,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row2x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row2x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -3284,8 +3296,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x01, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z2
 	VFMADD231PS.BCST (AX), Z2, Z0
 	VFMADD231PS.BCST (R8), Z2, Z1
@@ -3315,6 +3332,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -3349,9 +3367,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack2x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack2x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -3475,9 +3493,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip2x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip2x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -3535,8 +3553,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x02, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z2
 	VFMADD231PS.BCST (AX), Z2, Z0
 	VFMADD231PS.BCST 4(AX), Z2, Z1
@@ -3553,6 +3576,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -3585,9 +3609,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack2x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack2x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -3682,9 +3706,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col3x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col3x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -3796,9 +3820,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row3x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row3x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -3886,8 +3910,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x02, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z3
 	VFMADD231PS.BCST (AX), Z3, Z0
 	VFMADD231PS.BCST (R8), Z3, Z1
@@ -3926,6 +3955,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -3964,9 +3994,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack3x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack3x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -4107,9 +4137,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip3x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip3x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -4174,8 +4204,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x03, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z3
 	VFMADD231PS.BCST (AX), Z3, Z0
 	VFMADD231PS.BCST 4(AX), Z3, Z1
@@ -4196,6 +4231,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -4231,9 +4267,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack3x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack3x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -4338,9 +4374,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col4x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col4x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -4462,9 +4498,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row4x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row4x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -4565,8 +4601,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x02, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z4
 	VFMADD231PS.BCST (AX), Z4, Z0
 	VFMADD231PS.BCST (R8), Z4, Z1
@@ -4614,6 +4655,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -4656,9 +4698,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack4x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack4x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -4816,9 +4858,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip4x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip4x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -4890,8 +4932,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x04, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z4
 	VFMADD231PS.BCST (AX), Z4, Z0
 	VFMADD231PS.BCST 4(AX), Z4, Z1
@@ -4916,6 +4963,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -4954,9 +5002,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack4x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack4x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -5071,9 +5119,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col5x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col5x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -5205,9 +5253,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row5x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row5x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -5321,8 +5369,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x03, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z5
 	VFMADD231PS.BCST (AX), Z5, Z0
 	VFMADD231PS.BCST (R8), Z5, Z1
@@ -5379,6 +5432,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -5425,9 +5479,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack5x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack5x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -5602,9 +5656,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip5x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip5x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -5683,8 +5737,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x05, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z5
 	VFMADD231PS.BCST (AX), Z5, Z0
 	VFMADD231PS.BCST 4(AX), Z5, Z1
@@ -5713,6 +5772,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -5754,9 +5814,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack5x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack5x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -5881,9 +5941,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col6x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col6x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -6025,9 +6085,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row6x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row6x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -6154,8 +6214,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x03, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z6
 	VFMADD231PS.BCST (AX), Z6, Z0
 	VFMADD231PS.BCST (R8), Z6, Z1
@@ -6221,6 +6286,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -6271,9 +6337,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack6x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack6x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -6465,9 +6531,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip6x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip6x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -6553,8 +6619,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x06, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z6
 	VFMADD231PS.BCST (AX), Z6, Z0
 	VFMADD231PS.BCST 4(AX), Z6, Z1
@@ -6587,6 +6658,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -6631,9 +6703,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack6x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack6x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -6768,9 +6840,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col7x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col7x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -6922,9 +6994,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row7x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row7x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -7064,8 +7136,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x04, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z7
 	VFMADD231PS.BCST (AX), Z7, Z0
 	VFMADD231PS.BCST (R8), Z7, Z1
@@ -7140,6 +7217,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -7194,9 +7272,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack7x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack7x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -7405,9 +7483,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip7x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip7x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -7500,8 +7578,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x07, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z7
 	VFMADD231PS.BCST (AX), Z7, Z0
 	VFMADD231PS.BCST 4(AX), Z7, Z1
@@ -7538,6 +7621,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -7585,9 +7669,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack7x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack7x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -7732,9 +7816,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col8x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col8x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -7896,9 +7980,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row8x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Row8x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -8051,8 +8135,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x04, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z8
 	VFMADD231PS.BCST (AX), Z8, Z0
 	VFMADD231PS.BCST (R8), Z8, Z1
@@ -8136,6 +8225,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -8194,9 +8284,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack8x1(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack8x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -8422,9 +8512,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip8x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip8x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -8524,8 +8614,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x08, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z8
 	VFMADD231PS.BCST (AX), Z8, Z0
 	VFMADD231PS.BCST 4(AX), Z8, Z1
@@ -8566,6 +8661,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -8616,9 +8712,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack8x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack8x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -8773,9 +8869,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col9x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col9x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -8947,9 +9043,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row9x1(SB), NOSPLIT, $8-96
+TEXT ·tile512Row9x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -9115,8 +9211,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x05, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z9
 	VFMADD231PS.BCST (AX), Z9, Z0
 	VFMADD231PS.BCST (R8), Z9, Z1
@@ -9209,6 +9310,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -9271,9 +9373,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack9x1(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack9x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -9516,9 +9618,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip9x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip9x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -9625,8 +9727,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x09, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z9
 	VFMADD231PS.BCST (AX), Z9, Z0
 	VFMADD231PS.BCST 4(AX), Z9, Z1
@@ -9671,6 +9778,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -9724,9 +9832,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack9x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack9x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -9891,9 +9999,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col10x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col10x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -10075,9 +10183,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row10x1(SB), NOSPLIT, $8-96
+TEXT ·tile512Row10x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -10254,8 +10362,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x05, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z10
 	VFMADD231PS.BCST (AX), Z10, Z0
 	VFMADD231PS.BCST (R8), Z10, Z1
@@ -10356,6 +10469,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -10421,9 +10535,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack10x1(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack10x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -10680,9 +10794,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip10x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip10x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -10796,8 +10910,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0a, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z10
 	VFMADD231PS.BCST (AX), Z10, Z0
 	VFMADD231PS.BCST 4(AX), Z10, Z1
@@ -10846,6 +10965,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -10902,9 +11022,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack10x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack10x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -11079,9 +11199,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col11x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col11x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -11273,9 +11393,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row11x1(SB), NOSPLIT, $8-96
+TEXT ·tile512Row11x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -11463,8 +11583,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x06, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z11
 	VFMADD231PS.BCST (AX), Z11, Z0
 	VFMADD231PS.BCST (R8), Z11, Z1
@@ -11573,6 +11698,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -11641,9 +11767,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack11x1(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack11x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -11914,9 +12040,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip11x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip11x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -12037,8 +12163,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0b, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z11
 	VFMADD231PS.BCST (AX), Z11, Z0
 	VFMADD231PS.BCST 4(AX), Z11, Z1
@@ -12091,6 +12222,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -12150,9 +12282,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack11x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack11x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -12337,9 +12469,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col12x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col12x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -12541,9 +12673,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row12x1(SB), NOSPLIT, $8-96
+TEXT ·tile512Row12x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -12742,8 +12874,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x06, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST (R8), Z12, Z1
@@ -12860,6 +12997,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -12931,9 +13069,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack12x1(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack12x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -13218,9 +13356,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip12x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip12x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -13348,8 +13486,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0c, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z12, Z1
@@ -13406,6 +13549,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -13468,9 +13612,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack12x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack12x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -13665,9 +13809,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col13x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col13x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -13879,9 +14023,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row13x1(SB), NOSPLIT, $8-96
+TEXT ·tile512Row13x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -14091,8 +14235,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x07, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z13
 	VFMADD231PS.BCST (AX), Z13, Z0
 	VFMADD231PS.BCST (R8), Z13, Z1
@@ -14217,6 +14366,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -14291,9 +14441,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack13x1(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack13x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -14592,9 +14742,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip13x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip13x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -14729,8 +14879,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0d, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z13
 	VFMADD231PS.BCST (AX), Z13, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z1
@@ -14791,6 +14946,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -14856,9 +15012,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack13x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack13x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -15063,9 +15219,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col14x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Col14x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -15287,9 +15443,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row14x1(SB), NOSPLIT, $8-96
+TEXT ·tile512Row14x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -15510,8 +15666,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x07, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST (R8), Z14, Z1
@@ -15644,6 +15805,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -15721,9 +15883,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack14x1(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack14x1(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -16036,9 +16198,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip14x1(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip14x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -16180,8 +16342,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0e, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST 4(AX), Z14, Z1
@@ -16246,6 +16413,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -16314,9 +16482,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack14x1(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack14x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -16531,9 +16699,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col1x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col1x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -16641,9 +16809,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row1x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row1x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -16735,8 +16903,13 @@ ask:
 	SHRQ         $0x03, BX
 	SUBQ         $0x01, BX
 	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
 
 loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
 	VMOVUPS      (SI), Z2
 	VMOVUPS      64(SI), Z3
 	VBROADCASTSS (AX), Z4
@@ -16781,6 +16954,7 @@ loop:
 	ADDQ         $0x00000400, SI
 	DECQ         BX
 	JNE          loop
+	MOVQ         CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -16815,9 +16989,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack1x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack1x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -16974,9 +17148,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip1x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip1x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -17044,8 +17218,13 @@ ask:
 	SHRQ         $0x02, BX
 	SUBQ         $0x01, BX
 	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
 
 loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
 	VMOVUPS      (SI), Z2
 	VMOVUPS      64(SI), Z3
 	VBROADCASTSS (AX), Z4
@@ -17070,6 +17249,7 @@ loop:
 	ADDQ         $0x00000200, SI
 	DECQ         BX
 	JNE          loop
+	MOVQ         CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -17103,9 +17283,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack1x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack1x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -17220,9 +17400,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col2x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col2x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -17348,9 +17528,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row2x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row2x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -17465,8 +17645,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x01, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z4
 	VMOVUPS          64(SI), Z5
 	VBROADCASTSS     (AX), Z6
@@ -17528,6 +17713,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -17568,9 +17754,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack2x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack2x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -17756,9 +17942,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip2x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip2x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -17839,8 +18025,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x02, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z4
 	VMOVUPS          64(SI), Z5
 	VBROADCASTSS     (AX), Z6
@@ -17873,6 +18064,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -17911,9 +18103,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack2x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack2x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -18046,9 +18238,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col3x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col3x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -18192,9 +18384,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row3x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row3x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -18332,8 +18524,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x02, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z6
 	VMOVUPS          64(SI), Z7
 	VBROADCASTSS     (AX), Z8
@@ -18412,6 +18609,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -18458,9 +18656,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack3x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack3x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -18675,9 +18873,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip3x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip3x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -18771,8 +18969,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x03, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z6
 	VMOVUPS          64(SI), Z7
 	VBROADCASTSS     (AX), Z8
@@ -18813,6 +19016,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -18856,9 +19060,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack3x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack3x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -19009,9 +19213,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col4x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col4x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -19173,9 +19377,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row4x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row4x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -19344,8 +19548,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x02, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z8
 	VMOVUPS          64(SI), Z9
 	VBROADCASTSS     (AX), Z10
@@ -19449,6 +19658,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -19502,9 +19712,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack4x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack4x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -19757,9 +19967,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip4x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip4x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -19870,8 +20080,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x04, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z8
 	VMOVUPS          64(SI), Z9
 	VBROADCASTSS     (AX), Z10
@@ -19924,6 +20139,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -19973,9 +20189,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack4x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack4x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -20149,9 +20365,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col5x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col5x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -20331,9 +20547,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row5x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row5x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -20525,8 +20741,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x03, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z10
 	VMOVUPS          64(SI), Z11
 	VBROADCASTSS     (AX), Z12
@@ -20647,6 +20868,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -20706,9 +20928,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack5x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack5x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -20990,9 +21212,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip5x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip5x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -21116,8 +21338,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x05, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z10
 	VMOVUPS          64(SI), Z11
 	VBROADCASTSS     (AX), Z12
@@ -21178,6 +21405,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -21232,9 +21460,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack5x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack5x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -21426,9 +21654,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col6x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col6x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -21626,9 +21854,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row6x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row6x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -21843,8 +22071,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x03, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z12
 	VMOVUPS          64(SI), Z13
 	VBROADCASTSS     (AX), Z14
@@ -21982,6 +22215,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -22047,9 +22281,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack6x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack6x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -22360,9 +22594,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip6x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip6x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -22499,8 +22733,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x06, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z12
 	VMOVUPS          64(SI), Z13
 	VBROADCASTSS     (AX), Z14
@@ -22569,6 +22808,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -22628,9 +22868,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack6x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack6x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -22840,9 +23080,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col7x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col7x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -23058,9 +23298,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row7x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row7x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -23298,8 +23538,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x04, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z14
 	VMOVUPS          64(SI), Z15
 	VBROADCASTSS     (AX), Z16
@@ -23454,6 +23699,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -23525,9 +23771,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack7x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack7x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -23867,9 +24113,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip7x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip7x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -24019,8 +24265,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x07, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z14
 	VMOVUPS          64(SI), Z15
 	VBROADCASTSS     (AX), Z16
@@ -24097,6 +24348,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -24161,9 +24413,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack7x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack7x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -24391,9 +24643,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col8x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col8x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -24627,9 +24879,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row8x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Row8x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -24898,8 +25150,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x04, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z16
 	VMOVUPS          64(SI), Z17
 	VBROADCASTSS     (AX), Z18
@@ -25079,6 +25336,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -25157,9 +25415,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack8x2(SB), NOSPLIT, $0-96
+TEXT ·tile512RowPack8x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -25537,9 +25795,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip8x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip8x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -25706,8 +25964,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x08, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z16
 	VMOVUPS          64(SI), Z17
 	VBROADCASTSS     (AX), Z18
@@ -25796,6 +26059,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -25866,9 +26130,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack8x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack8x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -26119,9 +26383,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col9x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col9x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -26373,9 +26637,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row9x2(SB), NOSPLIT, $8-96
+TEXT ·tile512Row9x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -26667,8 +26931,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x05, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z18
 	VMOVUPS          64(SI), Z19
 	VBROADCASTSS     (AX), Z20
@@ -26865,6 +27134,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -26949,9 +27219,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack9x2(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack9x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -27358,9 +27628,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip9x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip9x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -27540,8 +27810,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x09, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z18
 	VMOVUPS          64(SI), Z19
 	VBROADCASTSS     (AX), Z20
@@ -27638,6 +27913,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -27713,9 +27989,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack9x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack9x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -27984,9 +28260,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col10x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col10x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -28256,9 +28532,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row10x2(SB), NOSPLIT, $8-96
+TEXT ·tile512Row10x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -28571,8 +28847,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x05, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z20
 	VMOVUPS          64(SI), Z21
 	VBROADCASTSS     (AX), Z22
@@ -28785,6 +29066,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -28874,9 +29156,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack10x2(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack10x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -29309,9 +29591,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip10x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip10x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -29504,8 +29786,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0a, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z20
 	VMOVUPS          64(SI), Z21
 	VBROADCASTSS     (AX), Z22
@@ -29610,6 +29897,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -29690,9 +29978,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack10x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack10x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -29979,9 +30267,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col11x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col11x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -30269,9 +30557,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row11x2(SB), NOSPLIT, $8-96
+TEXT ·tile512Row11x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -30613,8 +30901,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x06, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z22
 	VMOVUPS          64(SI), Z23
 	VBROADCASTSS     (AX), Z24
@@ -30851,6 +31144,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -30946,9 +31240,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack11x2(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack11x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -31416,9 +31710,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip11x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip11x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -31628,8 +31922,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0b, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z22
 	VMOVUPS          64(SI), Z23
 	VBROADCASTSS     (AX), Z24
@@ -31746,6 +32045,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -31832,9 +32132,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack11x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack11x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -32144,9 +32444,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col12x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col12x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -32452,9 +32752,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row12x2(SB), NOSPLIT, $8-96
+TEXT ·tile512Row12x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -32817,8 +33117,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x06, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z24
 	VMOVUPS          64(SI), Z25
 	VBROADCASTSS     (AX), Z26
@@ -33071,6 +33376,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -33171,9 +33477,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack12x2(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack12x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -33667,9 +33973,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip12x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip12x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -33892,8 +34198,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0c, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z24
 	VMOVUPS          64(SI), Z25
 	VBROADCASTSS     (AX), Z26
@@ -34018,6 +34329,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -34109,9 +34421,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack12x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack12x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -34439,9 +34751,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col13x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col13x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -34765,9 +35077,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row13x2(SB), NOSPLIT, $8-96
+TEXT ·tile512Row13x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -35151,8 +35463,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x07, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z26
 	VMOVUPS          64(SI), Z27
 	VFMADD231PS.BCST (AX), Z26, Z0
@@ -35421,6 +35738,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -35526,9 +35844,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack13x2(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack13x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -36048,9 +36366,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip13x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip13x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -36286,8 +36604,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0d, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z26
 	VMOVUPS          64(SI), Z27
 	VBROADCASTSS     (AX), Z28
@@ -36420,6 +36743,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -36516,9 +36840,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack13x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack13x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -36864,9 +37188,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Col14x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Col14x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      k+0(FP), AX
 	MOVQ      a+8(FP), CX
@@ -37208,9 +37532,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Row14x2(SB), NOSPLIT, $8-96
+TEXT ·tile512Row14x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -37623,8 +37947,13 @@ ask:
 	SHRQ             $0x03, BX
 	SUBQ             $0x07, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z28
 	VMOVUPS          64(SI), Z29
 	VFMADD231PS.BCST (AX), Z28, Z0
@@ -37917,6 +38246,7 @@ loop:
 	ADDQ             $0x00000400, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -38028,9 +38358,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512RowPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512RowPack14x2(SB), NOSPLIT, $8-96
+TEXT ·tile512RowPack14x2(SB), NOSPLIT, $8-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -38585,9 +38915,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512Strip14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·tile512Strip14x2(SB), NOSPLIT, $0-96
+TEXT ·tile512Strip14x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -38836,8 +39166,13 @@ ask:
 	SHRQ             $0x02, BX
 	SUBQ             $0x0e, BX
 	JLE              rest
+	MOVQ             far+96(FP), CX
+	MOVQ             sf+104(FP), DX
 
 loop:
+	PREFETCHT1       (CX)
+	PREFETCHT1       64(CX)
+	ADDQ             DX, CX
 	VMOVUPS          (SI), Z28
 	VMOVUPS          64(SI), Z29
 	VBROADCASTSS     (AX), Z30
@@ -38978,6 +39313,7 @@ loop:
 	ADDQ             $0x00000200, SI
 	DECQ             BX
 	JNE              loop
+	MOVQ             CX, far+96(FP)
 
 rest:
 	MOVQ k+0(FP), BX
@@ -39079,9 +39415,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile512StripPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile512StripPack14x2(SB), NOSPLIT, $0-96
+TEXT ·tile512StripPack14x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ      a+8(FP), AX
 	MOVQ      c+40(FP), CX
@@ -39445,9 +39781,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row1x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Row1x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -39539,9 +39875,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col1x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Col1x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -39634,9 +39970,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row1x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row1x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -39734,9 +40070,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col1x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col1x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -39835,9 +40171,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row2x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Row2x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -39944,9 +40280,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col2x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Col2x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -40054,9 +40390,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row2x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row2x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -40171,9 +40507,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col2x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col2x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -40289,9 +40625,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row3x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Row3x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -40413,9 +40749,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col3x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Col3x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -40538,9 +40874,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row3x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row3x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -40672,9 +41008,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col3x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col3x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -40807,9 +41143,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row4x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Row4x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -40951,9 +41287,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col4x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Col4x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -41091,9 +41427,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row4x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row4x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -41247,9 +41583,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col4x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col4x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -41399,9 +41735,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row5x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Row5x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -41558,9 +41894,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col5x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Col5x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -41713,9 +42049,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row5x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row5x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -41886,9 +42222,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col5x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col5x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -42055,9 +42391,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row6x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Row6x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -42229,9 +42565,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col6x1(SB), NOSPLIT, $0-96
+TEXT ·tile256Col6x1(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -42399,9 +42735,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row6x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row6x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -42589,9 +42925,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col6x1Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col6x1Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -42775,9 +43111,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row1x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Row1x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -42882,9 +43218,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col1x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Col1x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -42990,9 +43326,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row1x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row1x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -43105,9 +43441,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col1x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col1x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -43221,9 +43557,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row2x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Row2x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -43351,9 +43687,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col2x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Col2x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -43482,9 +43818,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row2x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row2x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -43624,9 +43960,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col2x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col2x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -43767,9 +44103,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row3x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Row3x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -43920,9 +44256,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col3x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Col3x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -44074,9 +44410,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row3x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row3x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -44243,9 +44579,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col3x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col3x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -44413,9 +44749,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row4x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Row4x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -44594,9 +44930,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col4x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Col4x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -44771,9 +45107,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row4x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row4x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -44972,9 +45308,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col4x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col4x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -45169,9 +45505,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row5x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Row5x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -45373,9 +45709,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col5x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Col5x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -45573,9 +45909,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row5x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row5x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -45801,9 +46137,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col5x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col5x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -46025,9 +46361,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row6x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Row6x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -46252,9 +46588,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col6x2(SB), NOSPLIT, $0-96
+TEXT ·tile256Col6x2(SB), NOSPLIT, $0-112
 again:
 	MOVQ    k+0(FP), AX
 	MOVQ    a+8(FP), CX
@@ -46475,9 +46811,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Row6x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Row6x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX
@@ -46730,9 +47066,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·tile256Col6x2Masked(SB), NOSPLIT, $0-96
+TEXT ·tile256Col6x2Masked(SB), NOSPLIT, $0-112
 again:
 	MOVQ       k+0(FP), AX
 	MOVQ       a+8(FP), CX

@@ -10,8 +10,9 @@ import (
 
 // A tile is a block of C that stays in registers while k runs; see
 // asm/tile.go, n times, one below another. Strides are in bytes; next is where the C begins of
-// what comes after. to is for those that pack B on their way.
-type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32)
+// what comes after. to is for those that pack B on their way, far is where memory is asked for
+// that will be read much later, sf apart.
+type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to, far *float32, sf int)
 
 // A tiling is the tiles of one instruction set, by vectors and rows.
 type tiling struct {
@@ -114,6 +115,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					default:
 						bp, sb = b[k0*ldb+j0:], 4*ldb
 					}
+					asked := 0 // rows of the next panel's B
 					for i := 0; i < strips; {
 						i0, count := r0+i*h, 1
 						rows := min(h, r1-i0)
@@ -136,6 +138,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							f, ap, sa = row[rows], ptr(a, i0*lda+k0), 4*lda
 						}
 						bt, st := ptr(bp, from*sb/4), sb
+						next := ptr(c, r0*ldc+min(j0+width, n-1))
 						if inTile && r0 == 0 && i == 0 {
 							f, count = t.rowPack[nv][rows], 1
 							if packA {
@@ -143,17 +146,31 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							}
 							bt, st = ptr(b, k0*ldb+j0), 4*ldb
 						}
-						next := ptr(c, r0*ldc+min(j0+width, n-1))
+						far, sf := next, 0
+						if inTile && r0 == 0 && i > 0 && p+1 < panels && asked < kb {
+							each := t.asks(kb, packA)
+							count = min(count, (kb-asked+each-1)/each)
+							far, sf = ptr(b, (k0+asked)*ldb+j0+width), 4*ldb
+							asked += count * each
+						}
 						if i+count < strips {
 							next = ptr(c, (i0+count*rows)*ldc+j0)
 						}
-						f(to-from, ap, sa, bt, st, ptr(c, i0*ldc+j0), 4*ldc, acc || k0 > 0, cols, next, count, ptr(bp, 0))
+						f(to-from, ap, sa, bt, st, ptr(c, i0*ldc+j0), 4*ldc, acc || k0 > 0, cols, next, count, ptr(bp, 0), far, sf)
 						i += count
 					}
 				}
 			}
 		}
 	}
+}
+
+// asks is how many rows a tile asks for that has k rows of B.
+func (t *tiling) asks(k int, strip bool) int {
+	if strip {
+		return max(1, k/4-t.rows)
+	}
+	return max(1, k/8-t.rows/2)
 }
 
 // needed is the part of kb values of k from k0 on that counts for rows i0 to i1 of op(A),

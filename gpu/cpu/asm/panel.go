@@ -29,6 +29,8 @@ const (
 // the panel at to, beside the multiplications; n is 1 then. Its rows may lie too far apart for the
 // hardware to foresee: they are asked for sixteen rows before they are read.
 //
+// Each turn of the loop over k but those that ask for C asks for 128 bytes at far, which moves on by sf.
+//
 // The other half of a core may be busy with other work, of which a guest knows nothing: then what can be
 // issued decides, not what can be multiplied.
 func panelTile(mr, nv int, form string, pack bool) {
@@ -117,6 +119,7 @@ func panelTile(mr, nv int, form string, pack bool) {
 			ADDQ(U32(uint32(n*rowOfB)), b)
 		}
 	}
+	pf, sf := GP64(), GP64()
 	shift := bits.Len(uint(unroll)) - 1
 	turns := func(label string, before func()) {
 		Label(label)
@@ -150,8 +153,19 @@ func panelTile(mr, nv int, form string, pack bool) {
 		SHRQ(Imm(uint64(shift)), left)
 		SUBQ(Imm(asked), left)
 		JLE(LabelRef("rest"))
+		Load(Param("far"), pf)
+		Load(Param("sf"), sf)
 	}
-	turns("loop", func() {})
+	turns("loop", func() {
+		if !pack {
+			PREFETCHT1(Mem{Base: pf})
+			PREFETCHT1(Mem{Base: pf, Disp: w.bytes})
+			ADDQ(sf, pf)
+		}
+	})
+	if !pack {
+		MOVQ(pf, param("far"))
+	}
 	Label("rest")
 	Load(Param("k"), left)
 	ANDQ(Imm(uint64(unroll-1)), left)
