@@ -43,9 +43,9 @@ func ptr(s []float32, i int) *float32 {
 // cache, blockM rows of A and maxPanels of B in the second.
 const (
 	blockK    = 512 // how much of k is done at a time; C waits in memory between
-	blockM    = 112
+	blockM    = 128
 	maxPanels = 512 << 10 // values of B in panels at a time: at least one panel's
-	maxStrips = (blockM/6 + 1) * blockK * 8
+	maxStrips = ((blockM+14)/6 + 1) * blockK * 8
 	few       = 32 // rows or columns that do not pay for packing
 )
 
@@ -69,6 +69,9 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	packA := half || n > few && m >= t.rows && (l == gpu.TN || lda%1024 == 0)
 	// The first strip's tiles pack B, if they see all of it.
 	inTile := t.rowPack != nil && !half && l != gpu.NT && seen == 0 && (packA || l != gpu.TN)
+	// As are blocks of rows.
+	block := (m + blockM - 1) / blockM
+	block = ((m+block-1)/block + t.rows - 1) / t.rows * t.rows
 	for x := range blocks {
 		k0 := k * x / blocks
 		kb := k*(x+1)/blocks - k0
@@ -84,8 +87,8 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					t.round(w.pack[:(p1-p0)*kb*width])
 				}
 			}
-			for r0 := 0; r0 < m; r0 += blockM {
-				r1 := min(m, r0+blockM)
+			for r0 := 0; r0 < m; r0 += block {
+				r1 := min(m, r0+block)
 				strips := (r1 - r0 + t.rows - 1) / t.rows
 				h := (r1 - r0 + strips - 1) / strips
 				if packA {
@@ -124,7 +127,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							i++
 							continue
 						}
-						if seen == 0 && rows == h && (t.strip != nil || !packA) { // all that are as tall
+						if (seen == 0 || l == gpu.NT) && rows == h && (t.strip != nil || !packA) { // all that are as tall
 							count = (r1 - i0) / h
 						}
 						var f tile
