@@ -64,9 +64,13 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	// Blocks of k are as equal as can be.
 	blocks := (k + blockK - 1) / blockK
 	packB := half || l == gpu.NT || m > few || t.rowPack != nil
+	fewA := few
+	if t.strip != nil && lda <= 512 {
+		fewA = 2 * few
+	}
 	// A is read where it lies, but for columns, each of which would need a page
 	// of its own, and rows that would all fall into few sets of the first-level cache.
-	packA := half || n > few && m >= t.rows && (l == gpu.TN || lda%1024 == 0)
+	packA := half || n > fewA && m >= t.rows && (l == gpu.TN || lda%1024 == 0)
 	// The first strip's tiles pack B, if they see all of it.
 	inTile := t.rowPack != nil && !half && l != gpu.NT && seen == 0 && (packA || l != gpu.TN)
 	// As are blocks of rows.

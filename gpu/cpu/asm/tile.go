@@ -93,7 +93,7 @@ func tile(w width, mr, nv int, form string, masked bool) {
 			if !col {
 				m = ofRow(ps, sa, i, u)
 			}
-			t.multiply(m, i, col)
+			t.multiply(m, i, col && i*direct/tallest < (i+1)*direct/tallest)
 		}
 		if col {
 			ADDQ(sa, a)
