@@ -46,7 +46,8 @@ const (
 	blockM    = 128
 	maxPanels = 512 << 10 // values of B in panels at a time: at least one panel's
 	maxStrips = ((blockM+14)/6 + 1) * blockK * 8
-	few       = 32 // rows or columns that do not pay for packing
+	near      = 192 << 10 // values of A that the second-level cache holds beside others
+	few       = 32        // rows or columns that do not pay for packing
 )
 
 // tiled computes C (m, n) = or += op(A)·op(B), of half with A and B rounded to
@@ -76,16 +77,21 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	// As are blocks of rows.
 	block := (m + blockM - 1) / blockM
 	block = ((m+block-1)/block + t.rows - 1) / t.rows * t.rows
+	// Where A stays in the second-level cache a panel is done with before the next is packed.
+	one := t.rowPack != nil && (inTile || l == gpu.NT) && !packA && !half && m*min(k, blockK) <= near
+	if one {
+		block = m
+	}
 	for x := range blocks {
 		k0 := k * x / blocks
 		kb := k*(x+1)/blocks - k0
 		group := panels
-		if packB {
+		if packB && !one {
 			group = max(1, min(panels, maxPanels/(kb*width)))
 		}
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
-			if packB && !inTile {
+			if packB && !inTile && !one {
 				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, w.pack)
 				if half {
 					t.round(w.pack[:(p1-p0)*kb*width])
@@ -115,6 +121,10 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					}
 					bp, sb := w.pack, 4*width
 					switch {
+					case one:
+						if !inTile {
+							t.packB(l, kb, b, k0, j0, j0+cols, ldb, w.pack)
+						}
 					case packB:
 						bp = w.pack[(p-p0)*kb*width:]
 					case cols < nv*t.lanes: // tiles read whole vectors
