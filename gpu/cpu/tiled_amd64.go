@@ -77,8 +77,9 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	// As are blocks of rows.
 	block := (m + blockM - 1) / blockM
 	block = ((m+block-1)/block + t.rows - 1) / t.rows * t.rows
-	// Where A stays in the second-level cache a panel is done with before the next is packed.
-	one := t.rowPack != nil && (inTile || l == gpu.NT) && !packA && !half && m*min(k, blockK) <= near
+	// Where A stays in the second-level cache a panel is done with before the next is packed; columns
+	// from further away are turned into rows many at a time.
+	one := t.rowPack != nil && (inTile || l == gpu.NT && n*min(k, blockK) <= near) && !packA && !half && m*min(k, blockK) <= near
 	if one {
 		block = m
 	}
