@@ -39,8 +39,9 @@ func ptr(s []float32, i int) *float32 {
 }
 
 // Blocks are as Goto and van de Geijn (2008) have them, with the roles of A and
-// B exchanged for rows: a panel of B (blockK, 32) stays in the first-level
-// cache, blockM rows of A and maxPanels of B in the second.
+// B exchanged for rows: blockM rows of A and a panel of B (blockK, 32) stay in the
+// second-level cache, from which they stream without loss (a panel in the first is no faster, and
+// shorter blocks of k load C more often), maxPanels of B in the second or third.
 const (
 	blockK    = 512 // how much of k is done at a time; C waits in memory between
 	blockM    = 128
