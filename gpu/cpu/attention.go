@@ -28,7 +28,10 @@ const maxScores = 64 << 10 // values
 // plan chooses the block and gives every worker the scratch for it.
 func (d *Device) plan(j *attentionJob) {
 	// Larger blocks pay less for packing keys and values; tiles have 14 rows.
-	j.block = max(28, min(112, maxScores/max(1, j.s.Keys))/14*14)
+	j.block = max(28, maxScores/max(1, j.s.Keys)/14*14)
+	if j.s.Queries*j.s.Keys <= maxScores {
+		j.block = j.s.Queries
+	}
 	for _, w := range d.workers {
 		grow(&w.score, j.block*j.s.Keys)
 		if j.backward {

@@ -165,6 +165,7 @@ func (d *Device) Alloc(n int) gpu.Buffer { return gpu.Buffer{Host: aligned(n), N
 func aligned(n int) []float32 {
 	const line = 64
 	s := make([]float32, n+line/4)
+	huge(unsafe.Pointer(unsafe.SliceData(s)), 4*len(s))
 	off := int(-uintptr(unsafe.Pointer(unsafe.SliceData(s))) % line / 4)
 	return s[off : off+n : off+n]
 }

@@ -8,13 +8,12 @@ import (
 
 // matmulJob is a product whose C is cut into rectangles.
 type matmulJob struct {
-	l          gpu.Layout
-	c, a, b    gpu.Matrix
-	m, n, k    int
-	acc        bool
-	rows, cols int // of a rectangle
-	across     int // rectangles side by side
-	half       bool
+	l       gpu.Layout
+	c, a, b gpu.Matrix
+	m, n, k int
+	acc     bool
+	half    bool
+	rects   []rect
 }
 
 // MatMul implements gpu.Device.
@@ -24,48 +23,73 @@ func (d *Device) MatMul(l gpu.Layout, c, a, b gpu.Matrix, accumulate bool) {
 		return
 	}
 	j := &d.matmul
-	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate, half: d.half}
-	j.cut(len(d.workers))
+	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate, half: d.half, rects: j.rects}
+	j.rects = j.cut(len(d.workers), j.rects)
 	cost := m * n / 16 * max(k, 1)
-	d.pool.run(j, (m+j.rows-1)/j.rows*j.across, cost)
+	d.pool.run(j, len(j.rects), cost)
 }
 
-// cut chooses rectangles: enough that no thread waits long for another, of the
-// shape that packs least (rectangles side by side share no panel of B, those one below
-// another no strip of A), and never so small that their edges cost more than they gain.
-// Results do not depend on the choice.
-func (j *matmulJob) cut(threads int) {
-	const panel, least, small = 32, 56, 1 << 20
-	j.rows, j.cols, j.across = j.m, j.n, 1
-	want := min(4*threads, j.m*j.n*j.k/small)
-	if threads == 1 || want < 2 {
-		return
+// A rect is a rectangle of C.
+type rect struct{ i, j, rows, cols int }
+
+// cut makes rectangles, each of a share of what is left, down to what is hardly worth taking
+// (guided self-scheduling, Polychronopoulos and Kuck 1987): no thread waits long for
+// another, whenever each began. How much it costs to pack a panel of B, and to fetch or pack a
+// strip of A, decides about their form. Results do not depend on them.
+func (j *matmulJob) cut(threads int, all []rect) []rect {
+	const (
+		panel, strip = 32, 14
+		least        = 8 * strip // rows of a rectangle
+		small        = 2 << 20   // multiplications that one thread does before another is awake
+		worth        = 1 << 20
+		near         = 256 << 10 // values that stay in the second-level cache
+	)
+	tall, wide := 28.0, 32.0 // what packing and fetching are worth in rows and columns
+	switch {
+	case j.l == gpu.TN || j.half:
+		wide = 48
+	case j.m*j.k <= near:
+		wide = 4
 	}
-	panels := (j.n + panel - 1) / panel
-	best := math.MaxInt
-	for across := 1; across <= min(want, panels); across++ {
-		down := min((want+across-1)/across, (j.m+least-1)/least)
-		if across*down < (want+1)/2 && across < min(want, panels) {
-			continue // too few
+	if j.l == gpu.NT {
+		tall = 14
+	}
+	all = all[:0]
+	left := j.m * j.n * j.k // multiplications
+	if threads == 1 || left < small {
+		return append(all, rect{0, 0, j.m, j.n})
+	}
+	share, last := left/(2*threads), max(worth, left/(32*threads))
+	cols := max(panel, math.Sqrt(float64(share/j.k)*wide/tall))
+	across := max(1, int(float64(j.n)/cols+0.5))
+	for x := range across {
+		at, end := j.n*x/across, j.n
+		if at = at / panel * panel; x < across-1 {
+			end = j.n * (x + 1) / across / panel * panel
 		}
-		cost := 4*down*j.n + across*j.m // A is read once more for each
-		if j.l == gpu.TN || j.half {
-			cost += 3 * across * j.m
-		}
-		// An uneven last rectangle makes others wait.
-		cols := (panels + across - 1) / across
-		cost += (cols*across - panels) * panel * 8
-		if cost < best {
-			best = cost
-			j.cols, j.rows = cols*panel, ((j.m+down-1)/down+13)/14*14
+		for i := 0; i < j.m && at < end; {
+			share = max(last, left/(2*threads))
+			rows := max(least, share/((end-at)*j.k)/strip*strip)
+			if rows = min(rows, j.m-i); j.m-i-rows < least {
+				rows = j.m - i
+			}
+			pieces := max(1, min(rows*(end-at)*j.k/share, (end-at)/panel))
+			for p := range pieces {
+				from, to := at+(end-at)*p/pieces/panel*panel, end
+				if p < pieces-1 {
+					to = at + (end-at)*(p+1)/pieces/panel*panel
+				}
+				all = append(all, rect{i, from, rows, to - from})
+			}
+			left -= rows * (end - at) * j.k
+			i += rows
 		}
 	}
-	j.across = (j.n + j.cols - 1) / j.cols
+	return all
 }
 
 func (j *matmulJob) run(w *worker, task int) {
-	i0, j0 := task/j.across*j.rows, task%j.across*j.cols
-	m, n := min(j.rows, j.m-i0), min(j.cols, j.n-j0)
+	i0, j0, m, n := j.rects[task].i, j.rects[task].j, j.rects[task].rows, j.rects[task].cols
 	a, b := j.a.Host, j.b.Host
 	if j.k > 0 {
 		switch j.l {

@@ -59,6 +59,7 @@ var avx2 = kernels{
 var tiling512 = tiling{
 	lanes: 16, vectors: 2, rows: 14,
 	row: tiles512Row[:], col: tiles512Col[:], rowEdge: tiles512Row[:], colEdge: tiles512Col[:],
+	strip: tiles512Strip[:], rowPack: tiles512RowPack[:], stripPack: tiles512StripPack[:],
 	transpose: transpose512, strips: strips512x1, panels: strips512x2, round: round512,
 }
 

@@ -9,8 +9,10 @@ import (
 )
 
 // A tile is a block of C that stays in registers while k runs; see
-// asm/tile.go. Strides are in bytes; next is where the following tile's C begins.
-type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)
+// asm/tile.go, n times, one below another. Strides are in bytes; next is where the C begins of
+// what comes after. to is for those that pack B on their way, far is where memory is asked for
+// that will be read much later, sf apart.
+type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to, far *float32, sf int)
 
 // A tiling is the tiles of one instruction set, by vectors and rows.
 type tiling struct {
@@ -19,6 +21,9 @@ type tiling struct {
 	rows             int      // at most, one below another; no more than lanes
 	row, col         [][]tile // A as it lies, and transposed
 	rowEdge, colEdge [][]tile // the same where the last vector is not full
+	// strip has A in packed strips; rowPack and stripPack pack B, which must be of rows, for the
+	// tiles below them. With these row and strip have B in panels always. nil: there are none.
+	strip, rowPack, stripPack [][]tile
 	// transpose writes up to lanes rows of src as columns of dst, whose rows are ds bytes apart.
 	transpose func(k, rows int, src *float32, ss int, dst *float32, ds int)
 	// strips cuts k rows of src into n pieces of h values, the last of last, each for a row of
@@ -34,14 +39,16 @@ func ptr(s []float32, i int) *float32 {
 }
 
 // Blocks are as Goto and van de Geijn (2008) have them, with the roles of A and
-// B exchanged for rows: a panel of B (blockK, 32) stays in the first-level
-// cache, blockM rows of A and maxPanels of B in the second.
+// B exchanged for rows: blockM rows of A and a panel of B (blockK, 32) stay in the
+// second-level cache, from which they stream without loss (a panel in the first is no faster, and
+// shorter blocks of k load C more often), maxPanels of B in the second or third.
 const (
-	blockK    = 320 // how much of k is done at a time; C waits in memory between
-	blockM    = 112
-	maxPanels = 256 << 10 // values of B in panels at a time: at least one panel's
-	maxStrips = (blockM/6 + 1) * blockK * 8
-	few       = 32 // rows or columns that do not pay for packing
+	blockK    = 512 // how much of k is done at a time; C waits in memory between
+	blockM    = 128
+	maxPanels = 512 << 10 // values of B in panels at a time: at least one panel's
+	maxStrips = ((blockM+14)/6 + 1) * blockK * 8
+	near      = 192 << 10 // values of A that the second-level cache holds beside others
+	few       = 32        // rows or columns that do not pay for packing
 )
 
 // tiled computes C (m, n) = or += op(A)·op(B), of half with A and B rounded to
@@ -58,27 +65,42 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	width := t.vectors * t.lanes
 	// Blocks of k are as equal as can be.
 	blocks := (k + blockK - 1) / blockK
-	packB := half || l == gpu.NT || m > few
+	packB := half || l == gpu.NT || m > few || t.rowPack != nil
+	fewA := few
+	if t.strip != nil && lda <= 512 {
+		fewA = 2 * few
+	}
 	// A is read where it lies, but for columns, each of which would need a page
 	// of its own, and rows that would all fall into few sets of the first-level cache.
-	packA := half || n > few && m >= t.rows && (l == gpu.TN || lda%256 == 0)
+	packA := half || n > fewA && m >= t.rows && (l == gpu.TN || lda%1024 == 0)
+	// The first strip's tiles pack B, if they see all of it.
+	inTile := t.rowPack != nil && !half && l != gpu.NT && seen == 0 && (packA || l != gpu.TN)
+	// As are blocks of rows.
+	block := (m + blockM - 1) / blockM
+	block = ((m+block-1)/block + t.rows - 1) / t.rows * t.rows
+	// Where A stays in the second-level cache a panel is done with before the next is packed; columns
+	// from further away are turned into rows many at a time.
+	one := t.rowPack != nil && (inTile || l == gpu.NT && n*min(k, blockK) <= near) && !packA && !half && m*min(k, blockK) <= near
+	if one {
+		block = m
+	}
 	for x := range blocks {
 		k0 := k * x / blocks
 		kb := k*(x+1)/blocks - k0
 		group := panels
-		if packB {
+		if packB && !one {
 			group = max(1, min(panels, maxPanels/(kb*width)))
 		}
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
-			if packB {
+			if packB && !inTile && !one {
 				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, w.pack)
 				if half {
 					t.round(w.pack[:(p1-p0)*kb*width])
 				}
 			}
-			for r0 := 0; r0 < m; r0 += blockM {
-				r1 := min(m, r0+blockM)
+			for r0 := 0; r0 < m; r0 += block {
+				r1 := min(m, r0+block)
 				strips := (r1 - r0 + t.rows - 1) / t.rows
 				h := (r1 - r0 + strips - 1) / strips
 				if packA {
@@ -91,12 +113,20 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					j0 := p * width
 					nv := min(t.vectors, vecs-p*t.vectors)
 					cols := min(nv*t.lanes, n-j0)
-					row, col := t.row[nv], t.col[nv]
+					row, col, strip := t.row[nv], t.col[nv], t.col[nv]
 					if cols < nv*t.lanes {
 						row, col = t.rowEdge[nv], t.colEdge[nv]
+						strip = col
+					}
+					if t.strip != nil {
+						strip = t.strip[nv]
 					}
 					bp, sb := w.pack, 4*width
 					switch {
+					case one:
+						if !inTile {
+							t.packB(l, kb, b, k0, j0, j0+cols, ldb, w.pack)
+						}
 					case packB:
 						bp = w.pack[(p-p0)*kb*width:]
 					case cols < nv*t.lanes: // tiles read whole vectors
@@ -104,31 +134,62 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					default:
 						bp, sb = b[k0*ldb+j0:], 4*ldb
 					}
-					for i := range strips {
-						i0, i1 := r0+i*h, min(r0+i*h+h, r1)
-						from, to := needed(l, seen, k0, kb, i0, i1)
-						if from >= to || l == gpu.NT && seen > 0 && j0 >= seen+i1-1 {
+					asked := 0 // rows of the next panel's B
+					for i := 0; i < strips; {
+						i0, count := r0+i*h, 1
+						rows := min(h, r1-i0)
+						from, to := needed(l, seen, k0, kb, i0, i0+rows)
+						if from >= to || l == gpu.NT && seen > 0 && j0 >= seen+i0+rows-1 {
+							i++
 							continue
 						}
-						cp := ptr(c, i0*ldc+j0)
-						next := ptr(c, r0*ldc+min(j0+width, n-1))
-						if i+1 < strips {
-							next = ptr(c, i1*ldc+j0)
+						if (seen == 0 || l == gpu.NT) && rows == h && (t.strip != nil || !packA) { // all that are as tall
+							count = (r1 - i0) / h
 						}
-						f, ap, sa := col[i1-i0], ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
+						var f tile
+						ap, sa := ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
 						switch {
 						case packA:
+							f = strip[rows]
 						case l == gpu.TN:
-							ap, sa = ptr(a, (k0+from)*lda+i0), 4*lda
+							f, ap, sa = col[rows], ptr(a, (k0+from)*lda+i0), 4*lda
 						default:
-							f, ap, sa = row[i1-i0], ptr(a, i0*lda+k0), 4*lda
+							f, ap, sa = row[rows], ptr(a, i0*lda+k0), 4*lda
 						}
-						f(to-from, ap, sa, ptr(bp, from*sb/4), sb, cp, 4*ldc, acc || k0 > 0, cols, next)
+						bt, st := ptr(bp, from*sb/4), sb
+						next := ptr(c, r0*ldc+min(j0+width, n-1))
+						if inTile && r0 == 0 && i == 0 {
+							f, count = t.rowPack[nv][rows], 1
+							if packA {
+								f = t.stripPack[nv][rows]
+							}
+							bt, st = ptr(b, k0*ldb+j0), 4*ldb
+						}
+						far, sf := next, 0
+						if inTile && r0 == 0 && i > 0 && p+1 < panels && asked < kb {
+							each := t.asks(kb, packA)
+							count = min(count, (kb-asked+each-1)/each)
+							far, sf = ptr(b, (k0+asked)*ldb+j0+width), 4*ldb
+							asked += count * each
+						}
+						if i+count < strips {
+							next = ptr(c, (i0+count*rows)*ldc+j0)
+						}
+						f(to-from, ap, sa, bt, st, ptr(c, i0*ldc+j0), 4*ldc, acc || k0 > 0, cols, next, count, ptr(bp, 0), far, sf)
+						i += count
 					}
 				}
 			}
 		}
 	}
+}
+
+// asks is how many rows a tile asks for that has k rows of B.
+func (t *tiling) asks(k int, strip bool) int {
+	if strip {
+		return max(1, k/4-t.rows)
+	}
+	return max(1, k/8-t.rows/2)
 }
 
 // needed is the part of kb values of k from k0 on that counts for rows i0 to i1 of op(A),

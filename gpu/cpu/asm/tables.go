@@ -33,8 +33,10 @@ func writeTables(path string) error {
 		}
 		b.WriteString("}\n")
 	}
-	for _, form := range []string{"Row", "Col"} {
+	for _, form := range []string{"Row", "RowPack", "Strip", "StripPack", "Col"} {
 		table("tiles512"+form, form, "", "512", rows512)
+	}
+	for _, form := range []string{"Row", "Col"} {
 		table("tiles256"+form, form, "", "256", rows256)
 		table("tiles256"+form+"Masked", form, "Masked", "256", rows256)
 	}

@@ -25,15 +25,18 @@ var (
 func tiles() {
 	for nv := 1; nv < len(rows512); nv++ {
 		for mr := 1; mr <= rows512[nv]; mr++ {
-			tile(zmm, mr, nv, false, false)
-			tile(zmm, mr, nv, true, false)
+			tile(zmm, mr, nv, "Col", false)
+			for _, form := range []string{"Row", "Strip"} {
+				panelTile(mr, nv, form, false)
+				panelTile(mr, nv, form, true)
+			}
 		}
 	}
 	for nv := 1; nv < len(rows256); nv++ {
 		for mr := 1; mr <= rows256[nv]; mr++ {
 			for _, masked := range []bool{false, true} {
-				tile(ymm, mr, nv, false, masked)
-				tile(ymm, mr, nv, true, masked)
+				tile(ymm, mr, nv, "Row", masked)
+				tile(ymm, mr, nv, "Col", masked)
 			}
 		}
 	}
@@ -46,28 +49,27 @@ func tiles() {
 }
 
 // tile emits C (mr, cols) = or += op(A)·B with C in registers while k runs, so
-// that each element is one chain of fused multiply-adds. A is read where it
-// lies: rows sa bytes apart, or, transposed (col), mr contiguous elements for
+// that each element is one chain of fused multiply-adds, for n blocks of mr rows one
+// below another. A is read where it
+// lies: rows sa bytes apart (Row), or, transposed (Col), mr contiguous elements for
 // each k, sa bytes apart. B's rows are nv whole vectors, sb bytes apart: masks there
 // would take turns on the ports of the multiplications. cols is at most nv vectors, and
 // more than nv-1.
 //
-// While it multiplies it asks for the rows of C at next, which the following tile will
-// load: from the third-level cache they take longer than what hides loads otherwise.
+// While it multiplies it asks for the rows of C that the following block will load, after the
+// last those at next: from the third-level cache they take longer than what hides loads otherwise.
 //
 // AVX-512 masks every access to C by cols; AVX2 has a masked twin.
-func tile(w width, mr, nv int, col, masked bool) {
-	form, suffix := "Row", ""
-	if col {
-		form = "Col"
-	}
+func tile(w width, mr, nv int, form string, masked bool) {
+	col, suffix := form == "Col", ""
 	if masked {
 		suffix = "Masked"
 	}
 	TEXT(fmt.Sprintf("tile%s%s%dx%d%s", w.name, form, mr, nv, suffix), attr.NOSPLIT,
-		"func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32)")
+		tileSignature)
 	Pragma("noescape")
 	t := &tileRegs{width: w, mr: mr, nv: nv, masked: masked}
+	Label("again")
 	k := Load(Param("k"), GP64())
 	a := Load(Param("a"), GP64())
 	sa := Load(Param("sa"), GP64())
@@ -76,27 +78,7 @@ func tile(w width, mr, nv int, col, masked bool) {
 	c := Load(Param("c"), GP64())
 	sc := Load(Param("sc"), GP64())
 	t.begin()
-	acc := Load(Param("acc"), GP8())
-	cp := GP64()
-	MOVQ(c, cp)
-	TESTB(acc, acc)
-	JE(LabelRef("zero"))
-	for i := range mr {
-		for v := range nv {
-			t.loadC(cp, i, v)
-		}
-		if i < mr-1 {
-			ADDQ(sc, cp)
-		}
-	}
-	JMP(LabelRef("start"))
-	Label("zero")
-	for i := range mr {
-		for v := range nv {
-			t.clear(t.c(i, v))
-		}
-	}
-	Label("start")
+	t.startC(c, sc)
 	var ps []reg.Register
 	if !col {
 		ps = rows(a, sa, mr)
@@ -111,7 +93,7 @@ func tile(w width, mr, nv int, col, masked bool) {
 			if !col {
 				m = ofRow(ps, sa, i, u)
 			}
-			t.multiply(m, i)
+			t.multiply(m, i, col && i*direct/tallest < (i+1)*direct/tallest)
 		}
 		if col {
 			ADDQ(sa, a)
@@ -131,7 +113,7 @@ func tile(w width, mr, nv int, col, masked bool) {
 	SHRQ(Imm(1), k)
 	JE(LabelRef("rest"))
 	// The first turns ask for the rows of the next tile's C.
-	Load(Param("next"), cp)
+	cp := t.nextC(c, sc)
 	left := GP64()
 	MOVQ(U64(uint64(mr)), left)
 	CMPQ(k, left)
@@ -166,14 +148,70 @@ func tile(w width, mr, nv int, col, masked bool) {
 	DECQ(rest)
 	JNE(LabelRef("one"))
 	Label("done")
-	for i := range mr {
-		for v := range nv {
-			t.storeC(c, i, v)
+	t.endC(func() {
+		if col {
+			ADDQ(Imm(uint64(4*mr)), param("a"))
+			return
 		}
-		if i < mr-1 {
-			ADDQ(sc, c)
+		down := GP64()
+		IMUL3Q(Imm(uint64(mr)), sa, down)
+		ADDQ(down, param("a"))
+	})
+}
+
+const tileSignature = "func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to, far *float32, sf int)"
+
+// startC loads C, or makes it 0.
+func (t *tileRegs) startC(c, sc reg.Register) {
+	acc := Load(Param("acc"), GP8())
+	cp := GP64()
+	MOVQ(c, cp)
+	TESTB(acc, acc)
+	JE(LabelRef("zero"))
+	for i := range t.mr {
+		for v := range t.nv {
+			t.loadC(cp, i, v)
+		}
+		if i < t.mr-1 {
+			ADDQ(sc, cp)
 		}
 	}
+	JMP(LabelRef("start"))
+	Label("zero")
+	for i := range t.mr {
+		for v := range t.nv {
+			t.clear(t.c(i, v))
+		}
+	}
+	Label("start")
+}
+
+// nextC is where the C begins that will be loaded next.
+func (t *tileRegs) nextC(c, sc reg.Register) reg.Register {
+	cp := GP64()
+	IMUL3Q(Imm(uint64(t.mr)), sc, cp)
+	ADDQ(c, cp)
+	CMPQ(param("n"), Imm(1))
+	CMOVQEQ(param("next"), cp)
+	return cp
+}
+
+// endC stores C and, where a block follows, goes on to it; a moves on A.
+func (t *tileRegs) endC(a func()) {
+	c := Load(Param("c"), GP64())
+	sc := Load(Param("sc"), GP64())
+	for i := range t.mr {
+		for v := range t.nv {
+			t.storeC(c, i, v)
+		}
+		ADDQ(sc, c)
+	}
+	DECQ(param("n"))
+	JE(LabelRef("end"))
+	MOVQ(c, param("c"))
+	a()
+	JMP(LabelRef("again"))
+	Label("end")
 	end()
 }
 
@@ -288,9 +326,11 @@ func (t *tileRegs) loadB(p reg.Register, v int) {
 }
 
 // multiply adds element a of A's row i times the row of B.
-func (t *tileRegs) multiply(a Mem, i int) {
-	if t.halves == 1 && t.nv == 1 {
-		VFMADD231PS_BCST(a, t.b(0), t.c(i, 0))
+func (t *tileRegs) multiply(a Mem, i int, direct bool) {
+	if t.halves == 1 && (t.nv == 1 || direct) {
+		for v := range t.nv {
+			VFMADD231PS_BCST(a, t.b(v), t.c(i, v))
+		}
 		return
 	}
 	x := t.scratch(i)
