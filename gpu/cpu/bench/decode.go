@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -132,26 +131,16 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 			_ = r.close() // it has answered
 		}
 	}()
-	add := func(name, bin string, args ...string) error {
-		r := &runner{name: name, process: &process{name: name, cmd: exec.Command(bin, args...)}}
-		r.cmd.Stderr = &r.rss
-		err := r.start(nil)
-		if err == nil {
-			all = append(all, r)
-		}
-		return err
-	}
 	for _, texts := range []int{1, many} {
-		if err := add(fmt.Sprintf("shoal, %d texts", texts), self, "-texts", fmt.Sprintf("%d %d %t %s", threads, texts, bf16, m.args())); err != nil {
+		r, err := launch(fmt.Sprintf("shoal, %d texts", texts), nil, "", self, "-texts", fmt.Sprintf("%d %d %t %s", threads, texts, bf16, m.args()))
+		if err != nil {
 			return err
 		}
+		all = append(all, r)
 	}
 	if llamaCpp {
-		cmd := exec.Command("node", "decode.js", gguf, strconv.Itoa(threads))
-		cmd.Dir = o.llama
-		r := &runner{name: "llama.cpp, 1 text", process: &process{name: "llama.cpp", cmd: cmd}}
-		r.cmd.Stderr = &r.rss
-		if err := r.start(nil); err != nil {
+		r, err := launch("llama.cpp, 1 text", nil, o.llama, "node", "decode.js", gguf, strconv.Itoa(threads))
+		if err != nil {
 			return err
 		}
 		all = append(all, r)
@@ -173,7 +162,7 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 		for _, r := range all {
 			t, err := r.ask(strconv.Itoa(n))
 			if err != nil {
-				return fmt.Errorf("%w: %s", err, r.rss.String())
+				return err
 			}
 			r.times = append(r.times, t)
 		}
