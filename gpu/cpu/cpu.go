@@ -71,10 +71,11 @@ var _ gpu.Device = (*Device)(nil)
 // A worker is what one thread needs for itself.
 type worker struct {
 	k      *kernels
-	pack   []float32 // panels of B, kernels.pack values
-	strips []float32 // of A, kernels.strips values
-	score  []float32 // attention: scores of a block of queries
-	dp     []float32 // attention: their gradients
+	pack   []float32              // panels of B, kernels.pack values
+	strips []float32              // of A, kernels.strips values
+	edge   [8 * panelCols]float32 // of C where a kernel's does not fit
+	score  []float32              // attention: scores of a block of queries
+	dp     []float32              // attention: their gradients
 }
 
 // New makes a device. It fails where the processor lacks the ISA asked for.

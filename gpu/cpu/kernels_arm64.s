@@ -5,8 +5,6 @@
 // What Go's assembler has no name for. Operands are numbers of registers; vectors are of
 // four float32.
 #define FMLA(d, n, m, i) WORD $(0x4F801000 | ((i)&1)<<21 | ((i)>>1)<<11 | (m)<<16 | (n)<<5 | (d)) // d += n · m[i]
-#define SHLL(d, n) WORD $(0x2E613800 | (n)<<5 | (d))  // d = the lower four bfloat16 of n
-#define SHLL2(d, n) WORD $(0x6E613800 | (n)<<5 | (d)) // d = the upper four
 #define FMUL(d, n, m) WORD $(0x6E20DC00 | (m)<<16 | (n)<<5 | (d))
 #define FADD(d, n, m) WORD $(0x4E20D400 | (m)<<16 | (n)<<5 | (d))
 
@@ -111,24 +109,22 @@ done:
 	ROWS(6, 30, e); \
 	ROWS(7, 31, e)
 
+// The lower halves of words of B are columns 0 to 15, the upper ones 16 to 31. V31 has ones in
+// the upper halves.
+#define HALVES(c, e) \
+	VLD1.P 32(R2), [V28.S4, V29.S4]; \
+	VSHL $16, V28.S4, V27.S4; \
+	VSHL $16, V29.S4, V30.S4; \
+	VAND V31.B16, V28.B16, V28.B16; \
+	VAND V31.B16, V29.B16, V29.B16; \
+	ROWS(c, 27, e); \
+	ROWS(c+1, 30, e); \
+	ROWS(c+4, 28, e); \
+	ROWS(c+5, 29, e)
+
 #define STEPBF16(e) \
-	VLD1.P 64(R2), [V28.H8, V29.H8, V30.H8, V31.H8]; \
-	SHLL(27, 28); \
-	SHLL2(28, 28); \
-	ROWS(0, 27, e); \
-	ROWS(1, 28, e); \
-	SHLL(27, 29); \
-	SHLL2(29, 29); \
-	ROWS(2, 27, e); \
-	ROWS(3, 29, e); \
-	SHLL(27, 30); \
-	SHLL2(30, 30); \
-	ROWS(4, 27, e); \
-	ROWS(5, 30, e); \
-	SHLL(27, 31); \
-	SHLL2(31, 31); \
-	ROWS(6, 27, e); \
-	ROWS(7, 31, e)
+	HALVES(0, e); \
+	HALVES(2, e)
 
 #define LOADROW(p, v0, v1, v2, v3, v4, v5, v6, v7) \
 	MOVD p, R11; \
@@ -210,6 +206,8 @@ TEXT ·linearNEONBF16x1(SB), NOSPLIT, $0-49
 	MOVD c+32(FP), R3
 	MOVD sc+40(FP), R4
 	MOVBU acc+48(FP), R6
+	MOVW $0xffff0000, R11
+	VDUP R11, V31.S4
 	LINEAR(STEPBF16)
 
 #undef ROWS
@@ -251,6 +249,8 @@ TEXT ·linearNEONBF16x2(SB), NOSPLIT, $0-49
 	MOVD c+32(FP), R3
 	MOVD sc+40(FP), R4
 	MOVBU acc+48(FP), R6
+	MOVW $0xffff0000, R11
+	VDUP R11, V31.S4
 	LINEAR(STEPBF16)
 
 #undef ROWS
@@ -295,4 +295,6 @@ TEXT ·linearNEONBF16x3(SB), NOSPLIT, $0-49
 	MOVD c+32(FP), R3
 	MOVD sc+40(FP), R4
 	MOVBU acc+48(FP), R6
+	MOVW $0xffff0000, R11
+	VDUP R11, V31.S4
 	LINEAR(STEPBF16)

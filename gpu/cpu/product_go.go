@@ -75,7 +75,7 @@ func productGo(tile tileGo, half bool) func(w *worker, l gpu.Layout, m, n, k int
 					if half {
 						roundGo(bt[:cols*kb])
 					}
-					block(tile, rows, cols, kb, at, la, bt, lb, c[i0*ldc+j0:], ldc)
+					block(w, tile, rows, cols, kb, at, la, bt, lb, c[i0*ldc+j0:], ldc)
 				}
 			}
 		}
@@ -121,13 +121,13 @@ func roundGo(x []float32) {
 // block adds rows of A times rows of Bᵀ, of which a multiple of four are in memory. Where
 // a row of A is missing, its neighbour is taken again; what comes of that is dropped, as are
 // columns too many.
-func block(tile tileGo, rows, cols, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
-	var t [2][4]float32
+func block(w *worker, tile tileGo, rows, cols, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
+	t0, t1 := (*[4]float32)(w.edge[:]), (*[4]float32)(w.edge[4:])
 	for i := 0; i < rows; i += 2 {
 		other := min(i+1, rows-1)
 		r0, r1 := c[i*ldc:][:cols], c[other*ldc:][:cols]
 		for j := 0; j < cols; j += 4 {
-			c0, c1 := &t[0], &t[1]
+			c0, c1 := t0, t1
 			if j+4 <= cols {
 				c0 = (*[4]float32)(r0[j:])
 			} else {

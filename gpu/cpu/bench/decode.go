@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/shoalnet/shoal/gpu/cpu"
@@ -97,6 +98,9 @@ func decode(o options, bins map[string]string, dir string) error {
 	} else {
 		fmt.Println("SKIPPED llama.cpp: -llama names no folder with node-llama-cpp")
 	}
+	if o.llama2c == "" {
+		fmt.Println("SKIPPED llama2.c: -llama2c names no run.c")
+	}
 	for _, m := range writers {
 		for _, bf16 := range []bool{false, true} {
 			gguf := filepath.Join(dir, fmt.Sprintf("%s-%t.gguf", m.name, bf16))
@@ -140,6 +144,14 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 	}
 	if llamaCpp {
 		r, err := launch("llama.cpp, 1 text", nil, o.llama, "node", "decode.js", gguf, strconv.Itoa(threads))
+		if err != nil {
+			return err
+		}
+		all = append(all, r)
+	}
+	if bins["llama2c"] != "" && !bf16 {
+		args := strings.Fields(m.args())
+		r, err := launch("llama2.c, 1 text", []string{"OMP_NUM_THREADS=" + strconv.Itoa(threads)}, "", bins["llama2c"], args[:len(args)-1]...)
 		if err != nil {
 			return err
 		}
