@@ -1,12 +1,7 @@
 //go:build !purego
 
 #include "textflag.h"
-
-// What Go's assembler has no name for. Operands are numbers of registers; vectors are of
-// four float32.
-#define FMLA(d, n, m, i) WORD $(0x4F801000 | ((i)&1)<<21 | ((i)>>1)<<11 | (m)<<16 | (n)<<5 | (d)) // d += n · m[i]
-#define FMUL(d, n, m) WORD $(0x6E20DC00 | (m)<<16 | (n)<<5 | (d))
-#define FADD(d, n, m) WORD $(0x4E20D400 | (m)<<16 | (n)<<5 | (d))
+#include "neon_arm64.h"
 
 // FOUR adds rows r to r+3, whose C starts at register c: three vectors b of B times the
 // elements of a.
