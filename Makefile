@@ -12,7 +12,7 @@ SEEDS ?= 1000
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: demo zoo build test lint bench bench-engine fuzz sim detection interop audits audit-table toploc-table contracts clean
+.PHONY: demo zoo build test test-arm64 lint bench bench-engine fuzz sim detection interop audits audit-table toploc-table contracts clean
 
 build: ## one static binary
 	go build -ldflags='-s -w' -o bin/shoal ./cmd/shoal
@@ -25,6 +25,11 @@ zoo: build ## every known cheat as a real peer, caught
 
 test: ## everything that needs no GPU, no root and no long load
 	go test -timeout 20m ./...
+
+test-arm64: ## the engine's assembly for arm64, emulated (needs qemu-aarch64, Debian's qemu-user)
+	@if command -v qemu-aarch64 >/dev/null; then set -x; \
+	  GOARCH=arm64 go test -timeout 0 -exec qemu-aarch64 ./gpu/cpu && GOARCH=arm64 go test -timeout 0 -exec qemu-aarch64 -run Golden ./gpu/llama; \
+	else echo "SKIPPED: qemu-aarch64 is not on PATH (package qemu-user), nothing was tested for arm64"; fi
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }

@@ -1,7 +1,7 @@
 // Package cpu is the tuned gpu.Device for the host's processor: blocked matrix
-// products and vector kernels in generated assembly (AVX-512 or AVX2 with FMA,
-// chosen at run time), each with a twin in portable Go, spread over a pool of
-// workers.
+// products and vector kernels in assembly (AVX-512 or AVX2 with FMA, generated and
+// chosen at run time; NEON on arm64), each with a twin in portable Go, spread over a
+// pool of workers.
 //
 // # Determinism
 //
@@ -10,7 +10,7 @@
 // size does not depend on the threads and are added in the chunks' order, and
 // each element of a matrix product is one chain of fused multiply-adds over k,
 // however it is tiled. Reductions inside a row run in sixteen lanes that are
-// added as a fixed tree, so that AVX2 and AVX-512 give equal bits too. The
+// added as a fixed tree, so that AVX2, AVX-512 and NEON give equal bits too. The
 // portable kernels, on every architecture, differ in the matrix product alone,
 // where they round each product before they add it; with Options.Reproducible they
 // round as the assembly does and give its bits.
@@ -36,10 +36,10 @@ type Options struct {
 	// them. 0 means GOMAXPROCS. Where several processes share the cores, fewer
 	// waste less.
 	Threads int
-	// ISA is "avx512", "avx2" or "portable"; empty means the best there is.
+	// ISA is "avx512", "avx2", "neon" or "portable"; empty means the best there is.
 	ISA string
 	// Reproducible asks for results that are equal, bit for bit, on every
-	// machine. AVX2 and AVX-512 give them always, at no cost; the portable matrix
+	// machine. AVX2, AVX-512 and NEON give them always, at no cost; the portable matrix
 	// product is about five times as slow with them.
 	Reproducible bool
 	// BF16 rounds the operands of MatMul to bfloat16, ties to even, and adds in
@@ -71,10 +71,11 @@ var _ gpu.Device = (*Device)(nil)
 // A worker is what one thread needs for itself.
 type worker struct {
 	k      *kernels
-	pack   []float32 // panels of B, kernels.pack values
-	strips []float32 // of A, kernels.strips values
-	score  []float32 // attention: scores of a block of queries
-	dp     []float32 // attention: their gradients
+	pack   []float32              // panels of B, kernels.pack values
+	strips []float32              // of A, kernels.strips values
+	edge   [8 * panelCols]float32 // of C where a kernel's does not fit
+	score  []float32              // attention: scores of a block of queries
+	dp     []float32              // attention: their gradients
 }
 
 // New makes a device. It fails where the processor lacks the ISA asked for.
@@ -152,7 +153,7 @@ const Version = 1
 // Class names what the results depend on: devices of one Class give equal bits,
 // whatever their threads. The architecture is part of it, for caution.
 func (d *Device) Class() string {
-	class := "fma" // AVX2 and AVX-512
+	class := "fma" // AVX2, AVX-512 and NEON
 	if d.k == &portable {
 		class = "portable"
 	}

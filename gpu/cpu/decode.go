@@ -8,7 +8,9 @@ import (
 )
 
 // panelCols is how many outputs a panel of packed weights holds: panel p is (k,
-// panelCols), the last one filled up with zeros. Portable kernels read rows.
+// panelCols), the last one filled up with zeros. Of a row in bfloat16 outputs 0 and 16, 1 and 17
+// and so on lie side by side, so that one instruction makes float32 of the one half and one of
+// the other. Portable kernels read rows.
 const panelCols = 32
 
 // A panelKernel multiplies rows of A by one panel, C (rows, panelCols) = or +=.
@@ -74,7 +76,11 @@ func (j *packJob) run(_ *worker, task int) {
 		src := row(&j.from[m], at)
 		first, step := i*k, 1
 		if j.panels {
-			first, step = task*panelCols*k+i%panelCols, panelCols
+			in := i % panelCols
+			if j.to.Half != nil {
+				in = in%(panelCols/2)*2 + in/(panelCols/2)
+			}
+			first, step = task*panelCols*k+in, panelCols
 		}
 		if j.to.Half != nil {
 			for x, v := range src {
@@ -122,12 +128,12 @@ func (j *linearJob) run(w *worker, task int) {
 		list = j.kernels.half
 	}
 	for p := p0; p < p1; p++ {
-		j.panel(list, p)
+		j.panel(w, list, p)
 	}
 }
 
 // panel does all rows by panel p, a stretch of k and a block of rows at a time.
-func (j *linearJob) panel(list []panelKernel, p int) {
+func (j *linearJob) panel(w *worker, list []panelKernel, p int) {
 	const stretch = 256 // of k: so much of a panel stays in the first-level cache
 	m, k := j.c.Rows, j.w.Cols
 	cols := min(panelCols, j.w.Rows-p*panelCols)
@@ -136,7 +142,6 @@ func (j *linearJob) panel(list []panelKernel, p int) {
 	if blocks > 1 {
 		kb = stretch
 	}
-	var edge [8 * panelCols]float32
 	for k0 := 0; ; k0 += kb {
 		n, acc := min(kb, k-k0), j.acc || k0 > 0
 		for i := range blocks {
@@ -145,15 +150,15 @@ func (j *linearJob) panel(list []panelKernel, p int) {
 			if cols < panelCols {
 				if acc {
 					for t := i0; t < i1; t++ {
-						copy(edge[(t-i0)*panelCols:], row(&j.c, t)[p*panelCols:])
+						copy(w.edge[(t-i0)*panelCols:], row(&j.c, t)[p*panelCols:])
 					}
 				}
-				c, sc = &edge[0], panelCols
+				c, sc = &w.edge[0], panelCols
 			}
 			list[i1-i0-1](n, address(j.a.Host, i0*j.a.Stride+k0), 4*j.a.Stride, j.weights(p*k+k0), c, 4*sc, acc)
 			if cols < panelCols {
 				for t := i0; t < i1; t++ {
-					copy(row(&j.c, t)[p*panelCols:], edge[(t-i0)*panelCols:])
+					copy(row(&j.c, t)[p*panelCols:], w.edge[(t-i0)*panelCols:])
 				}
 			}
 		}
@@ -240,7 +245,7 @@ func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q
 	j.block = max(16, min(32, maxScores/max(1, j.keys)))
 	rows := max(j.block, heads/c.KVHeads)
 	for _, w := range d.workers {
-		grow(&w.score, rows*j.keys)
+		grow(&w.score, rows*wholePanels(j.keys))
 	}
 	d.pool.run(j, len(spans)*heads, cost)
 	*j = cacheJob{}
@@ -265,26 +270,31 @@ func (j *cacheJob) run(w *worker, task int) {
 	}
 }
 
+// wholePanels is n or the next multiple of the columns that a product takes at once.
+func wholePanels(n int) int { return (n + panelCols - 1) / panelCols * panelCols }
+
 // attend does m queries, the first of which sees seen keys and each other more
-// keys than the one before it, in pages of at most PageSize.
+// keys than the one before it, in pages of at most PageSize. Scores are computed of more
+// columns, which pages have, than there are keys, since columns that fill no vector cost more.
 func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []float32, sq int, out []float32, so int) {
 	dim, cols := j.c.HeadDim, j.c.KVHeads*j.c.HeadDim
 	scale := float32(1 / math.Sqrt(float64(dim)))
 	keys := seen + (m-1)*more
-	p := w.score[:m*keys]
+	stride := wholePanels(keys)
+	p := w.score[:m*stride]
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
-		n := min(gpu.PageSize, keys-k0)
+		n := min(gpu.PageSize, stride-k0)
 		k := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2*cols+kv*dim)*gpu.PageSize:]
-		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], keys, false, 0)
+		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], stride, false, 0)
 	}
 	for i := range m {
-		r := p[i*keys : (i+1)*keys]
+		r := p[i*stride : i*stride+keys]
 		w.k.softmax(r[:seen+i*more], scale, 1)
 		clear(r[seen+i*more:])
 	}
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, keys-k0)
 		v := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2+1)*cols*gpu.PageSize+kv*dim:]
-		w.k.product(w, gpu.NN, m, dim, n, p[k0:], keys, v, cols, out, so, k0 > 0, 0)
+		w.k.product(w, gpu.NN, m, dim, n, p[k0:], stride, v, cols, out, so, k0 > 0, 0)
 	}
 }

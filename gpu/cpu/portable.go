@@ -21,7 +21,7 @@ var exact = goKernels(tileFused)
 
 func goKernels(tile tileGo) kernels {
 	return kernels{
-		name: "portable", pack: 4 * goK, strips: goRows * goK,
+		name: "portable", pack: goCols * goK, strips: goRows * goK,
 		slack: 1 << 30, product: wholly(productGo(tile, false)), half: productGo(tile, true),
 		dot: dotGo, dot3: dot3Go, add: addGo,
 		normalize: normalizeGo, normBack: normBackGo,

@@ -89,7 +89,7 @@ type writer struct {
 	spans  []gpu.Span
 	ends   []int     // rows that a token follows
 	due    []*stream // and their streams
-	host   []float32 // logits, (most, V)
+	host   []float32 // logits, (most, V), where the device's memory is not the host's
 	hidden []float32 // (rows, D)
 	tokens []Token
 	errs   []error
@@ -98,7 +98,7 @@ type writer struct {
 func (m *Model) newWriter(rows, most, pages int, half bool) *writer {
 	most = min(most, rows)
 	return &writer{decoder: m.newDecoder(rows, pages, most, half), sched: newSchedule(rows, most, pages),
-		host: make([]float32, most*m.cfg.VocabSize), tokens: make([]Token, most), errs: make([]error, most)}
+		tokens: make([]Token, most), errs: make([]error, most)}
 }
 
 // step does one pass. For each stream that has come to the end of what it knows
@@ -133,10 +133,15 @@ func (w *writer) step(write func(*stream, Token, error) bool) (bool, error) {
 	for _, p := range parts {
 		p.s.read += p.rows
 	}
-	vocab := w.m.cfg.VocabSize
-	host := w.host[:len(w.ends)*vocab]
-	w.m.dev.Download(host, z.Buffer)
-	w.draw(host)
+	logits := z.Host
+	if logits == nil {
+		if w.host == nil {
+			w.host = make([]float32, w.logits.N)
+		}
+		logits = w.host[:z.N]
+		w.m.dev.Download(logits, z.Buffer)
+	}
+	w.draw(logits)
 	for i, s := range w.due {
 		if !write(s, w.tokens[i], w.errs[i]) {
 			w.sched.remove(s)

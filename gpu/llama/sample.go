@@ -93,16 +93,38 @@ func (s *sampler) nucleus(logits []float32, sum, share float64) float64 {
 	return left
 }
 
-// pick chooses a token after logits. Ties go to the lower id.
+// greatest is the likeliest token; ties go to the lower id.
+func greatest(logits []float32) (int, error) {
+	best, most := 0, float32(-math.MaxFloat32)
+	for id := 0; id < len(logits); {
+		// Nearly all are finite and less. The sum is not finite where one is not.
+		if rest := logits[id:]; len(rest) >= 8 {
+			z := (*[8]float32)(rest)
+			sum := (z[0] + z[1]) + (z[2] + z[3]) + ((z[4] + z[5]) + (z[6] + z[7]))
+			if sum-sum == 0 && z[0] <= most && z[1] <= most && z[2] <= most && z[3] <= most &&
+				z[4] <= most && z[5] <= most && z[6] <= most && z[7] <= most {
+				id += len(z)
+				continue
+			}
+		}
+		for end := min(id+8, len(logits)); id < end; id++ {
+			z := logits[id]
+			if z-z != 0 { // it is not finite
+				return 0, fmt.Errorf("logit of token %d is %g: %w", id, z, ErrNotFinite)
+			}
+			if z > most {
+				best, most = id, z
+			}
+		}
+	}
+	return best, nil
+}
+
+// pick chooses a token after logits.
 func (s *sampler) pick(logits []float32, i uint64) (int32, error) {
-	best := 0
-	for id, z := range logits {
-		if z-z != 0 { // it is not finite
-			return 0, fmt.Errorf("logit of token %d is %g: %w", id, z, ErrNotFinite)
-		}
-		if z > logits[best] {
-			best = id
-		}
+	best, err := greatest(logits)
+	if err != nil {
+		return 0, err
 	}
 	if s.opts.Temperature == 0 || s.opts.TopK == 1 {
 		return int32(best), nil

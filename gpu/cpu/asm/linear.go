@@ -23,20 +23,25 @@ const (
 
 // linears emits package cpu's Linear: few rows by weights that were put into panels.
 func linears() {
+	upperHalves := GLOBL("upperHalves", attr.RODATA|attr.NOPTR)
+	for i := range lanes {
+		DATA(4*i, U32(0xffff0000))
+	}
 	for _, half := range []bool{false, true} {
 		for mr := 1; mr <= linear512; mr++ {
-			linear(zmm, mr, half)
+			linear(zmm, mr, half, upperHalves)
 		}
 		for mr := 1; mr <= linear256; mr++ {
-			linear(ymm, mr, half)
+			linear(ymm, mr, half, upperHalves)
 		}
 	}
 }
 
 // linear emits C (mr, 32) = or += A·B with C in registers while k runs: each
 // element is one chain of fused multiply-adds. Rows of A and C are sa and sc
-// bytes apart, those of B, float32 or bfloat16, follow one another.
-func linear(w width, mr int, half bool) {
+// bytes apart, those of B, float32 or bfloat16, follow one another; of bfloat16 a word of 32
+// bits holds column i in its lower and column 16 + i in its upper half.
+func linear(w width, mr int, half bool, upperHalves Mem) {
 	kind, size := "F32", 4
 	if half {
 		kind, size = "BF16", 2
@@ -54,7 +59,12 @@ func linear(w width, mr int, half bool) {
 	acc := Load(Param("acc"), GP8())
 	at := func(i, v int) reg.VecPhysical { return r[i*nv+v] }
 	x := func(i int) reg.VecPhysical { return r[mr*nv+i] }
-	y := func(v int) reg.VecPhysical { return r[mr*nv+mr+v%(len(r)-mr*nv-mr)] }
+	spare := len(r) - mr*nv - mr
+	if half && w.bytes == 64 {
+		spare-- // for upperHalves
+		VMOVUPS(upperHalves, r[len(r)-1])
+	}
+	y := func(v int) reg.VecPhysical { return r[mr*nv+mr+v%spare] }
 	cp := GP64()
 	MOVQ(c, cp)
 	TESTB(acc, acc)
@@ -85,12 +95,23 @@ func linear(w width, mr int, half bool) {
 			PREFETCHT0(Mem{Base: b, Disp: ahead + at})
 		}
 		for v := range nv {
-			m := Mem{Base: b, Disp: panel*size*u + w.bytes*size/4*v}
-			if half {
-				VPMOVZXWD(m, y(v))
-				VPSLLD(U8(16), y(v), y(v))
-			} else {
+			m := Mem{Base: b, Disp: panel*size*u + w.bytes*v}
+			switch {
+			case !half:
 				VMOVUPS(m, y(v))
+			case v < nv/2 && w.bytes == 64:
+				VPSLLD(U8(16), m, y(v))
+			case v < nv/2:
+				VMOVUPS(m, y(v))
+				VPSLLD(U8(16), y(v), y(v))
+			default: // the upper halves of what the lower ones were read from
+				m.Disp -= w.bytes * nv / 2
+				if w.bytes == 64 {
+					VPANDD(m, r[len(r)-1], y(v))
+				} else {
+					VMOVUPS(m, y(v))
+					VPAND(upperHalves, y(v), y(v))
+				}
 			}
 			for i := range mr {
 				VFMADD231PS(y(v), x(i), at(i, v))

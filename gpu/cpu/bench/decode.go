@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/shoalnet/shoal/gpu/cpu"
@@ -98,6 +98,9 @@ func decode(o options, bins map[string]string, dir string) error {
 	} else {
 		fmt.Println("SKIPPED llama.cpp: -llama names no folder with node-llama-cpp")
 	}
+	if o.llama2c == "" {
+		fmt.Println("SKIPPED llama2.c: -llama2c names no run.c")
+	}
 	for _, m := range writers {
 		for _, bf16 := range []bool{false, true} {
 			gguf := filepath.Join(dir, fmt.Sprintf("%s-%t.gguf", m.name, bf16))
@@ -132,26 +135,24 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 			_ = r.close() // it has answered
 		}
 	}()
-	add := func(name, bin string, args ...string) error {
-		r := &runner{name: name, process: &process{name: name, cmd: exec.Command(bin, args...)}}
-		r.cmd.Stderr = &r.rss
-		err := r.start(nil)
-		if err == nil {
-			all = append(all, r)
-		}
-		return err
-	}
 	for _, texts := range []int{1, many} {
-		if err := add(fmt.Sprintf("shoal, %d texts", texts), self, "-texts", fmt.Sprintf("%d %d %t %s", threads, texts, bf16, m.args())); err != nil {
+		r, err := launch(fmt.Sprintf("shoal, %d texts", texts), nil, "", self, "-texts", fmt.Sprintf("%d %d %t %s", threads, texts, bf16, m.args()))
+		if err != nil {
 			return err
 		}
+		all = append(all, r)
 	}
 	if llamaCpp {
-		cmd := exec.Command("node", "decode.js", gguf, strconv.Itoa(threads))
-		cmd.Dir = o.llama
-		r := &runner{name: "llama.cpp, 1 text", process: &process{name: "llama.cpp", cmd: cmd}}
-		r.cmd.Stderr = &r.rss
-		if err := r.start(nil); err != nil {
+		r, err := launch("llama.cpp, 1 text", nil, o.llama, "node", "decode.js", gguf, strconv.Itoa(threads))
+		if err != nil {
+			return err
+		}
+		all = append(all, r)
+	}
+	if bins["llama2c"] != "" && !bf16 {
+		args := strings.Fields(m.args())
+		r, err := launch("llama2.c, 1 text", []string{"OMP_NUM_THREADS=" + strconv.Itoa(threads)}, "", bins["llama2c"], args[:len(args)-1]...)
+		if err != nil {
 			return err
 		}
 		all = append(all, r)
@@ -173,7 +174,7 @@ func decodeOn(o options, bins map[string]string, name string, m model, bf16 bool
 		for _, r := range all {
 			t, err := r.ask(strconv.Itoa(n))
 			if err != nil {
-				return fmt.Errorf("%w: %s", err, r.rss.String())
+				return err
 			}
 			r.times = append(r.times, t)
 		}

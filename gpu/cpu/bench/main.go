@@ -16,6 +16,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -34,6 +35,7 @@ type options struct {
 	text    string
 	shapes  string // of products: those that contain it
 	llama   string // folder in which npm has installed node-llama-cpp
+	llama2c string // run.c of llama2.c
 }
 
 func main() {
@@ -49,6 +51,7 @@ func main() {
 	flag.StringVar(&o.shapes, "shapes", "", "products whose name contains this only")
 	engine := flag.String("serve", "", "be the engine of `isa threads model...`; for the program itself")
 	flag.StringVar(&o.llama, "llama", "", "folder in which npm has installed node-llama-cpp, for decode")
+	flag.StringVar(&o.llama2c, "llama2c", "", "llama2.c's `run.c`, for decode")
 	texts := flag.String("texts", "", "write `threads texts bf16 model...`; for the program itself")
 	threads := flag.Int("threads", runtime.NumCPU(), "most threads to measure with; one is always measured")
 	flag.Parse()
@@ -96,7 +99,7 @@ func run(o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	bins := build(o.peers, dir)
+	bins := build(o, dir)
 	for _, part := range strings.Split(o.only, ",") {
 		var err error
 		switch part {
@@ -121,11 +124,19 @@ func run(o options) error {
 }
 
 // build compiles the peers' drivers. What cannot be built is named and left out.
-func build(src, dir string) map[string]string {
+func build(o options, dir string) map[string]string {
 	bins := map[string]string{}
-	for name, libs := range map[string][]string{"peak": nil, "openblas": {"-lopenblas"}, "onednn": {"-ldnnl"}, "read": {"-O3", "-mavx2", "-pthread"}} {
+	flags := map[string][]string{"peak": nil, "openblas": {"-lopenblas"}, "onednn": {"-ldnnl"}, "read": {"-O3", "-mavx2", "-pthread"}}
+	if o.llama2c != "" {
+		run, err := filepath.Abs(o.llama2c)
+		if err != nil {
+			run = o.llama2c
+		}
+		flags["llama2c"] = []string{"-Ofast", "-march=native", "-fopenmp", fmt.Sprintf("-DRUN_C=%q", run), "-lm"}
+	}
+	for name, libs := range flags {
 		bin := dir + "/" + name
-		out, err := exec.Command("gcc", append([]string{"-O2", "-o", bin, src + "/" + name + ".c"}, libs...)...).CombinedOutput()
+		out, err := exec.Command("gcc", append([]string{"-O2", "-o", bin, o.peers + "/" + name + ".c"}, libs...)...).CombinedOutput()
 		if err != nil {
 			fmt.Printf("SKIPPED %s: cannot be built: %v\n%s\n", name, err, firstLine(out))
 			continue

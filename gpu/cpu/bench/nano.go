@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"time"
+	"strconv"
 
 	"github.com/shoalnet/shoal/gpu/cpu"
 	"github.com/shoalnet/shoal/gpu/hf"
@@ -15,8 +15,8 @@ import (
 
 // nano trains nanoGPT's configuration for CPUs on -text, character by character:
 // 4 layers, 4 heads, width 128, 64 x 12 tokens, 2000 steps, a tenth of the text
-// kept for validation. nanoGPT reaches 1.88 on tinyshakespeare. PyTorch's time is that of
-// as many of its steps on the same model.
+// kept for validation. nanoGPT reaches 1.88 on tinyshakespeare. PyTorch takes turns and
+// makes as many steps of the same model.
 func nano(o options, bins map[string]string) error {
 	if o.text == "" {
 		fmt.Println("SKIPPED nano: give -text tinyshakespeare.txt")
@@ -33,7 +33,7 @@ func nano(o options, bins map[string]string) error {
 		ids[i] = int32(at)
 	}
 	train, val := ids[:len(ids)*9/10], ids[len(ids)*9/10:]
-	const steps, warmup, peak, least = 2000, 100, 1e-3, 1e-4
+	const steps, turn, warmup, peak, least = 2000, 50, 100, 1e-3, 1e-4
 	m := model{dim: 128, layers: 4, heads: 4, inter: 352, vocab: len(letters), seq: 64, batch: 12}
 	if len(val) <= m.seq {
 		return fmt.Errorf("%s: %d characters are too few", o.text, len(ids))
@@ -54,21 +54,41 @@ func nano(o options, bins map[string]string) error {
 	}
 	rng := rand.New(rand.NewPCG(1337, 1))
 	batch := make([][]int32, m.batch)
-	wall, used := time.Now(), cpuTime()
-	for s := range steps {
-		for i := range batch {
-			at := rng.IntN(len(train) - m.seq)
-			batch[i] = train[at : at+m.seq+1]
+	advance := func(from int) error {
+		for s := from; s < from+turn; s++ {
+			for i := range batch {
+				at := rng.IntN(len(train) - m.seq)
+				batch[i] = train[at : at+m.seq+1]
+			}
+			lr := peak * float64(s+1) / warmup
+			if s >= warmup {
+				lr = least + (peak-least)*(1+math.Cos(math.Pi*float64(s-warmup)/(steps-warmup)))/2
+			}
+			if _, err := tr.Step(batch, lr); err != nil {
+				return err
+			}
 		}
-		lr := peak * float64(s+1) / warmup
-		if s >= warmup {
-			lr = least + (peak-least)*(1+math.Cos(math.Pi*float64(s-warmup)/(steps-warmup)))/2
-		}
-		if _, err := tr.Step(batch, lr); err != nil {
+		return nil
+	}
+	all, err := torches(o, m, threads)
+	if err != nil {
+		return err
+	}
+	var took [2]float64
+	for s := 0; s < steps; s += turn {
+		t := timedOnce(func() { err = advance(s) })
+		if err != nil {
 			return err
 		}
+		took[0], took[1] = took[0]+t[0], took[1]+t[1]
+		for _, r := range all {
+			t, err := r.ask(strconv.Itoa(turn))
+			if err != nil {
+				return err
+			}
+			r.times = append(r.times, t)
+		}
 	}
-	took, proc := time.Since(wall).Seconds(), cpuTime()-used
 	var windows [][]int32
 	for at := 0; at+m.seq < len(val); at += m.seq {
 		windows = append(windows, val[at:at+m.seq+1])
@@ -77,24 +97,19 @@ func nano(o options, bins map[string]string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nnanoGPT's configuration, %d steps on %d threads: validation loss %.4f (nanoGPT: 1.88) in %.1f s, of processors %.1f s\n", steps, threads, loss, took, proc)
-
-	all, err := runners(o, m, threads)
-	if err != nil {
-		return err
-	}
-	for range o.rounds {
-		for _, r := range all {
-			t, err := r.ask("20")
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, r.rss.String())
-			}
-			r.times = append(r.times, t)
-		}
-	}
+	fmt.Printf("\nnanoGPT's configuration, %d steps on %d threads in turns of %d; nanoGPT's validation loss is 1.88\n", steps, threads, turn)
+	w := table()
+	fmt.Fprintln(w, "\tvalidation loss\twall s\tprocessor s\tthis/shoal, wall\t")
+	fmt.Fprintf(w, "shoal\t%.4f\t%.1f\t%.1f\t1.00\t\n", loss, took[0], took[1])
 	for _, r := range all {
-		r.close()
-		fmt.Printf("  %d steps by %s: %.1f s, of processors %.1f s\n", steps, r.name, steps*r.median(0), steps*r.median(1))
+		if err := r.close(); err != nil {
+			return fmt.Errorf("%s: %w: %s", r.name, err, r.rss.String())
+		}
+		var wall, proc float64
+		for _, t := range r.times {
+			wall, proc = wall+turn*t[0], proc+turn*t[1]
+		}
+		fmt.Fprintf(w, "%s\t-\t%.1f\t%.1f\t%.2f\t\n", r.name, wall, proc, wall/took[0])
 	}
-	return nil
+	return w.Flush()
 }

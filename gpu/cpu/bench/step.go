@@ -105,43 +105,69 @@ func (r *runner) median(clock int) float64 {
 	return median(x)
 }
 
-// runners starts the engine and PyTorch on m.
-func runners(o options, m model, threads int) ([]*runner, error) {
+// launch starts a runner. What it prints on standard error is kept, the peak of its memory
+// among it.
+func launch(name string, env []string, dir, bin string, args ...string) (*runner, error) {
+	r := &runner{name: name, process: &process{name: name, cmd: exec.Command(bin, args...)}}
+	r.cmd.Dir, r.cmd.Stderr = dir, &r.rss
+	return r, r.start(env)
+}
+
+// ask is the process's, with what it said where it failed.
+func (r *runner) ask(request string) ([2]float64, error) {
+	t, err := r.process.ask(request)
+	if err != nil {
+		_ = r.close() // what it printed is whole then
+		err = fmt.Errorf("%w: %s", err, r.rss.String())
+	}
+	return t, err
+}
+
+// engine starts the engine on m.
+func engine(isa string, m model, threads int) (*runner, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	var all []*runner
-	add := func(name string, env []string, bin string, args ...string) error {
-		r := &runner{name: name, process: &process{name: name, cmd: exec.Command(bin, args...)}}
-		r.cmd.Stderr = &r.rss
-		err := r.start(env)
-		if err == nil {
-			all = append(all, r)
-		}
-		return err
+	return launch(isa, nil, "", self, "-serve", fmt.Sprintf("%s %d %s", isa, threads, m.args()))
+}
+
+// torches starts PyTorch on m, tuned and as Debian installs it; none where there is none.
+func torches(o options, m model, threads int) ([]*runner, error) {
+	out, err := exec.Command(o.python, "-c", "import torch; print(torch.__version__)").CombinedOutput()
+	if err != nil {
+		fmt.Printf("SKIPPED PyTorch: %s cannot import torch: %v\n", o.python, err)
+		return nil, nil
 	}
+	version := strings.TrimSpace(string(out))
+	args := append([]string{filepath.Join(o.peers, "step.py"), strconv.Itoa(threads)}, strings.Fields(m.args())...)
+	var all []*runner
+	for _, kind := range []struct{ name, core string }{{"tuned", "SkylakeX"}, {"AVX2", "Haswell"}} {
+		env := []string{"OPENBLAS_CORETYPE=" + kind.core, "OMP_NUM_THREADS=" + strconv.Itoa(threads), "OPENBLAS_NUM_THREADS=" + strconv.Itoa(threads)}
+		r, err := launch("torch "+version+" "+kind.name, env, "", o.python, args...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// runners starts the engine and PyTorch on m.
+func runners(o options, m model, threads int) ([]*runner, error) {
+	var all []*runner
 	for _, isa := range cpu.ISAs() {
 		if isa == "portable" && len(all) > 0 {
 			continue // minutes
 		}
-		if err := add(isa, nil, self, "-serve", fmt.Sprintf("%s %d %s", isa, threads, m.args())); err != nil {
+		r, err := engine(isa, m, threads)
+		if err != nil {
 			return nil, err
 		}
+		all = append(all, r)
 	}
-	if out, err := exec.Command(o.python, "-c", "import torch; print(torch.__version__)").CombinedOutput(); err != nil {
-		fmt.Printf("SKIPPED PyTorch: %s cannot import torch: %v\n", o.python, err)
-	} else {
-		version := strings.TrimSpace(string(out))
-		args := append([]string{filepath.Join(o.peers, "step.py"), strconv.Itoa(threads)}, strings.Fields(m.args())...)
-		for name, core := range map[string]string{"tuned": "SkylakeX", "AVX2": "Haswell"} {
-			env := []string{"OPENBLAS_CORETYPE=" + core, "OMP_NUM_THREADS=" + strconv.Itoa(threads), "OPENBLAS_NUM_THREADS=" + strconv.Itoa(threads)}
-			if err := add("torch "+version+" "+name, env, o.python, args...); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return all, nil
+	others, err := torches(o, m, threads)
+	return append(all, others...), err
 }
 
 // step compares training steps.
@@ -173,7 +199,7 @@ func stepOn(o options, bins map[string]string, m model, threads int) error {
 		for _, r := range all {
 			t, err := r.ask("1")
 			if err != nil {
-				return fmt.Errorf("%w: %s", err, r.rss.String())
+				return err
 			}
 			r.times = append(r.times, t)
 		}
@@ -222,7 +248,7 @@ func load(o options) error {
 		return err
 	}
 	var idle, busy []float64
-	r, err := start("engine", nil, self, "-serve", fmt.Sprintf("%s %d %s", cpu.ISAs()[0], threads, m.args()))
+	r, err := engine(cpu.ISAs()[0], m, threads)
 	if err != nil {
 		return err
 	}
