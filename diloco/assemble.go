@@ -173,7 +173,7 @@ func (a *assembly) unstaked(convicted []Conviction) (out []wire.PeerID) {
 	for i := range a.parent.Roster {
 		switch m := &a.parent.Roster[i]; {
 		case m.Banned || isConvicted(convicted, m.Peer):
-		case overHalf(a.poor[m.Peer], total):
+		case overHalf(a.poor[m.Peer], total), bugStake && 3*a.poor[m.Peer] >= total:
 			out = append(out, m.Peer)
 		case a.vote[m.Peer] != nil:
 			left = true

@@ -185,7 +185,7 @@ func (m *Machine) unstaked() (out []wire.PeerID) {
 	}
 	for i := range m.head.c.Roster {
 		e := &m.head.c.Roster[i]
-		if e.Banned || e.Peer == m.cfg.Self || m.convicted[e.Peer] != nil {
+		if e.Banned || e.Peer == m.cfg.Self {
 			continue
 		}
 		if m.cfg.Stake(e.Peer, e.Role) == Unstaked && len(out) < MaxUnstaked {

@@ -17,6 +17,7 @@ func TestPlanted(t *testing.T) {
 		{"case", "convicts honest peer"},
 		{"miss", "convicts honest peer"},
 		{"spare", "audits in a row"},
+		{"stake", "which has its stake"},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
 			if err := diloco.Plant(bug.name); err != nil {
