@@ -17,7 +17,9 @@
 //   - challenges those that are wrong: by a proof where one convicts, otherwise
 //     before the committee of validators, where it votes by commit and reveal;
 //   - signs and reports the convictions of final commits, and carries them out
-//     after the time to appeal.
+//     after the time to appeal; but brings two messages that contradict each other
+//     where they convict by themselves, and then signs nothing: the ledger would take
+//     stake for either.
 package agent
 
 import (
@@ -69,6 +71,10 @@ type Options struct {
 	Dir     string // its own: state.json and epochs
 	Topic   Topic  // nil: nothing is signed for others, and nothing heard
 	Files   Files  // nil: leaves are neither published nor fetched
+
+	// Evidence returns two messages by which a peer has contradicted itself, as far as
+	// this peer has heard them; it may be nil.
+	Evidence func(wire.PeerID) (diloco.Evidence, bool)
 
 	Validate      bool         // act as a validator; otherwise it only follows
 	Minimum       chain.Amount // a validator's least stake (chain.Config.Minimum), for Standing

@@ -72,6 +72,73 @@ func TestEpochsSettleAndTheConvictedIsSlashed(t *testing.T) {
 	})
 }
 
+// A peer that has contradicted itself loses its stake once: by its two messages, where
+// the ledger understands them, even if but one validator has them; and else by the
+// validators' signatures.
+func TestEquivocatorIsSlashedOnce(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		kind  wire.Kind
+		known []int  // to these validators
+		event string // by which it is slashed
+	}{
+		{"two votes", wire.KindVote, []int{3, 4}, "Equivocated"},
+		{"two votes that one has heard", wire.KindVote, []int{4}, "Equivocated"},
+		{"two verdicts", wire.KindVerdict, []int{3, 4}, "ConvictionClosed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 3, 2, 20)
+				var e diloco.Evidence
+				for i, m := range []*wire.Signed{&e.A, &e.B} {
+					var body any = &diloco.Vote{Parent: settletest.CID("p"), Round: 3, Final: settletest.CID("p"), FinalRound: uint64(i)}
+					if c.kind == wire.KindVerdict {
+						body = &diloco.Verdict{Subject: settletest.CID("p"), Peer: w.s.Keys[0].Peer(), Round: 3, Finding: diloco.Finding(i)}
+					}
+					b, err := wire.Marshal(body)
+					if err != nil {
+						t.Fatal(err)
+					}
+					*m = w.s.Keys[2].Sign(c.kind, w.s.Params.Run, b)
+				}
+				var a *Agent
+				for _, i := range []int{3, 4} {
+					a, _ = w.start(i, t.TempDir(), func(o *Options) {
+						o.Evidence = func(p wire.PeerID) (diloco.Evidence, bool) {
+							return e, p == w.s.Keys[2].Peer() && slices.Contains(c.known, i)
+						}
+					})
+				}
+				banned := false
+				w.seconds(140, func(epoch uint64) {
+					if epoch >= 2 && !banned {
+						w.s.Ban(2, diloco.WhyEquivocation)
+						banned = true
+					}
+					w.round(epoch)
+				})
+				synctest.Wait()
+				if got := w.stake(2); got.Cmp(chain.Coins(500)) != 0 {
+					t.Errorf("the equivocator has %s at stake, want 500", chain.FormatAmount(got))
+				}
+				for _, name := range []string{"Equivocated", "Convicted", "ConvictionClosed"} {
+					want := 0
+					if name == c.event || name == "Convicted" && c.event == "ConvictionClosed" {
+						want = 1
+					}
+					if n := len(w.events(name)); n != want {
+						t.Errorf("%d events %s, want %d", n, name, want)
+					}
+				}
+				st := a.Status()
+				if len(st.Slashed) != 1 || !st.Slashed[0].Slashed || st.Slashed[0].Amount.Cmp(chain.Coins(500)) != 0 {
+					t.Errorf("status: %+v", st.Slashed)
+				}
+			})
+		})
+	}
+}
+
 // A wrong proposal is challenged and its proposer slashed; then the right one
 // is proposed. Nobody types anything.
 func TestWrongProposalsAreChallenged(t *testing.T) {

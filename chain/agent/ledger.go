@@ -45,21 +45,30 @@ func (a *Agent) read(ctx context.Context) error {
 		// From the beginning: what was worked out stays, it does not depend on the
 		// events' order but through the roots, which are compared.
 		a.st.Cursor, a.st.Pool, a.st.Pools, a.st.Total, a.st.Proposed, a.st.Finals, a.st.Demands = chain.Cursor{}, chain.Int(0), nil, chain.Int(0), nil, nil, nil
+		a.st.Equivocated = map[string]slashing{}
 		return a.save()
 	}
 	if err != nil {
 		return fmt.Errorf("the ledger's events: %w", err)
 	}
-	changed := false
+	changed, key := false, ""
 	for i := range es {
 		switch e := &es[i]; {
 		case e.Run == a.opt.Params.ID:
 			a.event(e)
 			changed = true
-		case e.Name == "Equivocated": // of whatever run: the key's account was slashed for it
-			a.st.Reported = append(a.st.Reported, e.Key)
+		case e.Name == "Equivocated": // of whatever run: what is slashed for it follows at once
+			key = e.Key.String()
+			a.st.Equivocated[key] = slashing{e.Account, true, num(a.st.Equivocated[key].Amount)}
 			changed = true
+			continue
+		case e.Name == "Slashed" && key != "" && a.st.Equivocated[key].Account == e.Account:
+			x := a.st.Equivocated[key]
+			x.Amount = add(x.Amount, e.Amount)
+			a.st.Equivocated[key] = x
+			continue
 		}
+		key = ""
 	}
 	old := a.st.Cursor
 	a.st.Cursor = c

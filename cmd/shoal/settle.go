@@ -206,6 +206,10 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 		Key: s.key, Ledger: l, Commits: finals{n.Finals()}, Dir: s.app.path(settleDir), Topic: topic, Files: leaves{s.blocks},
 		Params: settle.Params{Run: run, ID: id, Book: d.Book, LateRounds: m.Round.LateRounds,
 			AuditWindow: m.Verification.Window, Last: m.Stop.Rounds},
+		Evidence: func(p wire.PeerID) (diloco.Evidence, bool) {
+			e, err := readEvidence(node.EvidenceFile(s.app.dir, p))
+			return e, err == nil
+		},
 		Validate: role == node.RoleValidator, Minimum: d.Config.Minimum, MinTrainer: least, Bond: d.Config.Bond, ChallengeBond: d.Config.ChallengeBond,
 		Poll: poll, Turn: 8 * poll, Margin: margin, Log: slog.Default(),
 	})

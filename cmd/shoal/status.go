@@ -142,7 +142,7 @@ func statusText(st *status) string {
 		row("refused", "%d: %s", n, reason)
 	}
 	for _, p := range st.Evicted {
-		row("evicted", "%s, for contradicting itself; where the run is paid for, `shoal dispute report` takes of its stake", p)
+		row("evicted", "%s, for contradicting itself; where the run is paid for, a validator takes of its stake by that (`shoal dispute report`)", p)
 	}
 	for i, addr := range st.Addrs {
 		name := ""
