@@ -23,6 +23,7 @@ type assembly struct {
 	vote    map[wire.PeerID]*Vote  // by voter
 	support map[wire.CID]uint64    // weight that names a delta, join or verdict
 	against map[wire.PeerID]uint64 // weight that names a peer for eviction
+	poor    map[wire.PeerID]uint64 // weight that finds a member without stake
 	merged  []Weighted             // what the outer step applies
 }
 
@@ -56,7 +57,8 @@ func (a *assembly) assemble() (*Commit, error) {
 	c.Convicted = append(c.Convicted, silent...)
 	slices.SortFunc(c.Convicted, func(x, y Conviction) int { return x.Peer.Compare(y.Peer) })
 	a.merged = merge(c.Round, in.deltas, c.Convicted)
-	c.Roster = nextRoster(a.cfg, a.parent, voted, c.Convicted, accounts, in.joins)
+	c.Unstaked = a.unstaked(c.Convicted)
+	c.Roster = nextRoster(a.cfg, a.parent, voted, c.Convicted, c.Unstaked, accounts, in.joins)
 	c.Cursor = a.parent.Cursor
 	if !stopped(a.cfg, a.parent.Round) {
 		c.Cursor += count(a.parent.Roster, trainer) * a.cfg.WindowsEach
@@ -73,6 +75,7 @@ func (a *assembly) count(c *Commit) error {
 	a.vote = make(map[wire.PeerID]*Vote, len(a.votes))
 	a.support = make(map[wire.CID]uint64)
 	a.against = make(map[wire.PeerID]uint64)
+	a.poor = make(map[wire.PeerID]uint64)
 	for _, m := range a.votes {
 		v := m.Body.(*Vote)
 		w := uint64(memberWeight)
@@ -98,6 +101,9 @@ func (a *assembly) count(c *Commit) error {
 		}
 		for _, p := range v.Evict {
 			a.against[p] += w
+		}
+		for _, p := range v.Unstaked {
+			a.poor[p] += w
 		}
 	}
 	if len(a.votes) == 0 {
@@ -156,6 +162,27 @@ func (a *assembly) agreed() (in named, err error) {
 	}
 	slices.SortFunc(in.evict, wire.PeerID.Compare)
 	return in, nil
+}
+
+// unstaked returns whom the commit removes, for the votes say that there is no stake
+// behind them. It takes more than half of the roster's weight, not of the votes': what
+// a ledger says is each voter's own view, and fewer may not rid a weak commit of
+// those who are only out of reach. If nobody who votes were left, it is nobody.
+func (a *assembly) unstaked(convicted []Conviction) (out []wire.PeerID) {
+	total, left := activeWeight(a.parent.Roster), false
+	for i := range a.parent.Roster {
+		switch m := &a.parent.Roster[i]; {
+		case m.Banned || isConvicted(convicted, m.Peer):
+		case overHalf(a.poor[m.Peer], total), bugStake && 3*a.poor[m.Peer] >= total:
+			out = append(out, m.Peer)
+		case a.vote[m.Peer] != nil:
+			left = true
+		}
+	}
+	if !left {
+		return nil
+	}
+	return out
 }
 
 func byBlock(x, y *Message) int {

@@ -9,4 +9,5 @@ const (
 	bugCase     = false
 	bugMiss     = false
 	bugSpare    = false
+	bugStake    = false
 )

@@ -12,11 +12,12 @@ var (
 	bugCase     bool // half of the validators decide a case
 	bugMiss     bool // an audit that was answered counts as missed
 	bugSpare    bool // none does
+	bugStake    bool // a third of the roster removes a member for want of stake
 )
 
 // Plant turns one bug on, or all off with "".
 func Plant(bug string) error {
-	bugQuorum, bugUnsorted, bugCase, bugMiss, bugSpare = false, false, false, false, false
+	bugQuorum, bugUnsorted, bugCase, bugMiss, bugSpare, bugStake = false, false, false, false, false, false
 	switch bug {
 	case "":
 	case "quorum":
@@ -29,6 +30,8 @@ func Plant(bug string) error {
 		bugMiss = true
 	case "spare":
 		bugSpare = true
+	case "stake":
+		bugStake = true
 	default:
 		return fmt.Errorf("no bug is called %q", bug)
 	}

@@ -20,6 +20,7 @@ type Commit struct {
 	Verdicts   []wire.Signed `cbor:"verdicts" json:"verdicts"`   // those that are in, ascending by ID
 	Cases      []Case        `cbor:"cases" json:"cases"`         // open accusations after this commit, ascending by Subject, then Segment
 	Convicted  []Conviction  `cbor:"convicted" json:"convicted"` // by this commit, ascending by Peer
+	Unstaked   []wire.PeerID `cbor:"unstaked" json:"unstaked"`   // whom this commit removes for want of stake, ascending: they may join anew
 	Roster     []Member      `cbor:"roster" json:"roster"`       // ascending by Peer; who votes on the next commit
 	Voters     []Voter       `cbor:"voters" json:"voters"`       // ascending by Peer; what justifies the next commit
 	Changed    uint64        `cbor:"changed" json:"changed"`     // the round whose commit last exchanged Voters

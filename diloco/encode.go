@@ -51,8 +51,8 @@ func DecodeCommit(b []byte) (*Commit, error) {
 		return nil, errors.New("commit: too many votes, joins or deltas")
 	case len(c.Roster) > 2*MaxRoster || len(c.Voters) > 4*MaxRoster:
 		return nil, errors.New("commit: roster or voters are too long")
-	case len(c.Verdicts) > 2*MaxVerdicts || len(c.Cases) > MaxCases || len(c.Convicted) > 2*MaxRoster:
-		return nil, errors.New("commit: too many verdicts, cases or convictions")
+	case len(c.Verdicts) > 2*MaxVerdicts || len(c.Cases) > MaxCases || len(c.Convicted) > 2*MaxRoster || len(c.Unstaked) > MaxRoster:
+		return nil, errors.New("commit: too many verdicts, cases, convictions or removals")
 	}
 	return c, nil
 }

@@ -184,6 +184,16 @@ func (Finalized) effect()   {}
 func (Convicted) effect()   {}
 func (Done) effect()        {}
 
+// A Standing is what a peer knows of another's stake on the run's ledger.
+type Standing uint8
+
+// Standings. Where the ledger was asked long ago it may still be Staked, and is not Unstaked.
+const (
+	Unknown  Standing = iota // the ledger has not been asked, or does not answer
+	Staked                   // by the last answer there is what the role asks for
+	Unstaked                 // the ledger says now that there is less: what is being withdrawn does not count
+)
+
 // Config holds what the run fixes and who this peer is. Durations are local
 // waits: no peer needs another's clock.
 type Config struct {
@@ -204,10 +214,11 @@ type Config struct {
 	Segments    uint64        // into how many segments a whole inner phase is cut for audits; default 4. Nobody owes more audits a round
 	Every       uint64        // inner steps of one segment (audit.Every); 0: every phase is one segment
 	AuditWindow uint64        // rounds after a piece of work in which verdicts about it are heard, and for which a case stays open; default 8
-	// Vouch says whether this peer names a Join in its votes: on the run's ledger
-	// there is the stake that its role asks for. Nil vouches for all. Unlike Admit
-	// it is this peer's own view.
-	Vouch func(wire.PeerID, *Join) bool
+	// Stake says how a peer stands with the run's ledger in that role. Of joiners this
+	// peer's votes name those that are Staked; of members those that are Unstaked.
+	// It must answer at once. Nil asks no stake of anybody. Unlike Admit it is this
+	// peer's own view.
+	Stake func(p wire.PeerID, role string) Standing
 	// Admit decides from the manifest alone whether a peer may join. Nil admits all.
 	Admit func(wire.PeerID, [20]byte) bool
 	// Verify checks the signature of an envelope inside a fetched commit.

@@ -2,6 +2,7 @@ package diloco
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,6 +19,15 @@ func FuzzOpen(f *testing.F) {
 		for _, m := range p.own {
 			f.Add(uint8(m.Kind), m.Body)
 		}
+	}
+	poor := Vote{Parent: c.Parent, Round: c.Round, Final: c.Final, FinalRound: c.FinalRound}
+	for _, p := range []int{0, 1, 1} { // ascending by chance or not, then twice the same
+		poor.Unstaked = append(poor.Unstaked, s.peers[p].key.Peer())
+		b, err := wire.Marshal(&poor)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(uint8(wire.KindVote), b)
 	}
 	f.Fuzz(func(t *testing.T, kind uint8, body []byte) {
 		msg := wire.Signed{Kind: wire.Kind(kind), Run: s.cfg.Run, From: s.peers[0].key.Peer(), Body: body}
@@ -99,6 +109,8 @@ func FuzzStep(f *testing.F) {
 		}
 		cfg.Self = self.Peer()
 		cfg.Verify = func(*wire.Signed) error { return nil }
+		standing := in.byte()
+		cfg.Stake = func(p wire.PeerID, _ string) Standing { return Standing((standing + p[5]) % 3) }
 		m := New(cfg, s.genesis)
 		now := s.now
 		var signed []wire.Signed
@@ -204,6 +216,12 @@ func FuzzStep(f *testing.F) {
 				for range in.byte() % 2 {
 					v.Evict = append(v.Evict, pick(in, peers).Peer())
 				}
+				for range in.byte() % 3 {
+					if p := pick(in, peers).Peer(); !slices.Contains(v.Unstaked, p) {
+						v.Unstaked = append(v.Unstaked, p)
+					}
+				}
+				slices.SortFunc(v.Unstaked, wire.PeerID.Compare)
 				ev = hear(wire.KindVote, v)
 			case 5, 6:
 				ev = hear(wire.KindAttest, &Attest{Head: cid(), Round: pick(in, rounds), Source: cid(), SourceRound: pick(in, rounds)})

@@ -78,6 +78,7 @@ type Vote struct {
 	Joins      Names         `cbor:"joins"`      // IDs of Join envelopes, ascending
 	Verdicts   Names         `cbor:"verdicts"`   // IDs of Verdict envelopes, ascending
 	Evict      []wire.PeerID `cbor:"evict"`      // proven equivocators, ascending
+	Unstaked   []wire.PeerID `cbor:"unstaked"`   // members whose stake the sender's ledger shows to be gone, ascending
 	Final      wire.CID      `cbor:"final"`      // the last final commit that it knows
 	FinalRound uint64        `cbor:"finalRound"` // Final's round
 	// Coin, of a validator, shows its audit coin (audit.Coin.Reveal) for the round that

@@ -18,6 +18,7 @@ const (
 	MaxNames    = 224     // deltas, joins and verdicts that one vote names
 	MaxVerdicts = 48      // of these, verdicts
 	MaxEvict    = 16      // peers that one vote wants evicted
+	MaxUnstaked = 8       // members that one vote finds without stake
 	MaxCases    = 32      // open at a time
 	MaxSegments = 64      // of one inner phase
 	maxWork     = 512     // bytes of a verdict's work: one TOPLOC record
@@ -135,15 +136,23 @@ func (v *Vote) check() error {
 		return fmt.Errorf("coin of %d bytes is out of range", len(v.Coin))
 	case len(v.Evict) > MaxEvict:
 		return fmt.Errorf("evicts %d peers, over the limit of %d", len(v.Evict), MaxEvict)
+	case len(v.Unstaked) > MaxUnstaked:
+		return fmt.Errorf("finds %d peers without stake, over the limit of %d", len(v.Unstaked), MaxUnstaked)
 	case !ascending(v.Deltas) || !ascending(v.Joins) || !ascending(v.Verdicts):
 		return errors.New("deltas, joins or verdicts are not ascending")
-	}
-	for i := 1; i < len(v.Evict); i++ {
-		if v.Evict[i-1].Compare(v.Evict[i]) >= 0 {
-			return errors.New("evict is not ascending")
-		}
+	case !peersAscend(v.Evict) || !peersAscend(v.Unstaked):
+		return errors.New("evict or unstaked is not ascending")
 	}
 	return nil
+}
+
+func peersAscend(list []wire.PeerID) bool {
+	for i := 1; i < len(list); i++ {
+		if list[i-1].Compare(list[i]) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func ascending(c Names) bool {

@@ -274,7 +274,7 @@ func TestSilenceIsNoShelter(t *testing.T) {
 	if len(guilty) != 1 || guilty[0].Peer != mute || guilty[0].Why != WhyWork {
 		t.Fatalf("%+v", guilty)
 	}
-	next := nextRoster(&cfg, parent, all, guilty, nil, nil)
+	next := nextRoster(&cfg, parent, all, guilty, nil, nil, nil)
 	if e := memberIn(next, mute); !e.Banned || punishable(e) {
 		t.Errorf("%+v", e)
 	}

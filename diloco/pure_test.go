@@ -144,7 +144,7 @@ func TestNextRoster(t *testing.T) {
 			evict = append(evict, Conviction{Peer: peerID(string(r))})
 		}
 		voted := func(p wire.PeerID) bool { return strings.Contains(test.voted, peerName(p)) }
-		if got := spell(nextRoster(&cfg, parent, voted, evict, nil, joins)); got != test.want {
+		if got := spell(nextRoster(&cfg, parent, voted, evict, nil, nil, joins)); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
@@ -160,7 +160,7 @@ func TestRosterBound(t *testing.T) {
 		p[1], p[2] = byte(i>>8), byte(i)
 		joins = append(joins, &Message{Signed: wire.Signed{From: p}, Body: &Join{Since: "x", Round: 5, Role: "trainer"}})
 	}
-	n := count(nextRoster(&cfg, parent, func(wire.PeerID) bool { return true }, nil, nil, joins), trainer)
+	n := count(nextRoster(&cfg, parent, func(wire.PeerID) bool { return true }, nil, nil, nil, joins), trainer)
 	if n != MaxRoster {
 		t.Errorf("%d members, want %d", n, MaxRoster)
 	}

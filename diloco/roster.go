@@ -109,9 +109,9 @@ func joinable(cfg *Config, parent *Commit, p wire.PeerID, j *Join) bool {
 func stopped(cfg *Config, round uint64) bool { return cfg.StopRound != 0 && round >= cfg.StopRound }
 
 // nextRoster returns the roster that round's commit makes of parent's: voted
-// says whose votes are in, convicted, accounts and joins what those votes come to. joins
-// that are not joinable are without effect.
-func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convicted []Conviction, accounts map[wire.PeerID]account, joins []*Message) []Member {
+// says whose votes are in, convicted, unstaked, accounts and joins what those votes come
+// to. joins that are not joinable are without effect.
+func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convicted []Conviction, unstaked []wire.PeerID, accounts map[wire.PeerID]account, joins []*Message) []Member {
 	round := parent.Round + 1
 	out := make([]Member, 0, len(parent.Roster)+len(joins))
 	left := func(p wire.PeerID) bool {
@@ -142,7 +142,7 @@ func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convi
 			if why == WhySilent {
 				m.Missed = audit.MissLimit
 			}
-		case left(m.Peer), m.Silent >= cfg.DropAfter:
+		case left(m.Peer), m.Silent >= cfg.DropAfter, slices.Contains(unstaked, m.Peer):
 			continue
 		default:
 			active++

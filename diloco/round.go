@@ -305,6 +305,7 @@ func (m *Machine) vote(onTime, late Names) {
 	}
 	slices.SortFunc(v.Evict, wire.PeerID.Compare)
 	v.Evict = v.Evict[:min(len(v.Evict), MaxEvict)]
+	v.Unstaked = m.unstaked()
 	m.voted[v.Parent] = v.Round
 	m.r.votedAt = m.now
 	m.sign(wire.KindVote, v)

@@ -95,6 +95,7 @@ type scene struct {
 	train    Train
 	out      []string
 	torn     bool
+	stakes   string // of those who have one by a's ledger; "away" is no answer
 }
 
 func peerID(name string) wire.PeerID {
@@ -239,6 +240,9 @@ func (s *scene) play(line string) {
 			for _, p := range list("evict") {
 				v.Evict = append(v.Evict, peerID(p))
 			}
+			for _, p := range list("unstaked") {
+				v.Unstaked = append(v.Unstaked, peerID(p))
+			}
 			slices.Sort(v.Deltas)
 			slices.Sort(v.Joins)
 			s.hear(n, wire.KindVote, on(), v)
@@ -302,6 +306,8 @@ func (s *scene) play(line string) {
 		s.step(Tick{})
 	case "leaving":
 		s.step(LeaveAsked{})
+	case "ledger": // from now on it says that these have stake
+		s.stakes = names[0]
 	case "torn": // from now on what is signed is journaled, and the machine dies before it hears
 		s.torn = true
 	case "restart":
@@ -351,8 +357,17 @@ func (s *scene) begin(opt map[string]string) {
 			s.cfg.AuditRate = uint64(s.number(v))
 		case "window":
 			s.cfg.AuditWindow = uint64(s.number(v))
-		case "vouch":
-			s.cfg.Vouch = func(p wire.PeerID, _ *Join) bool { return strings.Contains(v, peerName(p)) }
+		case "stake":
+			s.stakes = v
+			s.cfg.Stake = func(p wire.PeerID, _ string) Standing {
+				switch {
+				case s.stakes == "away":
+					return Unknown
+				case strings.Contains(s.stakes, peerName(p)):
+					return Staked
+				}
+				return Unstaked
+			}
 		default:
 			s.t.Fatalf("no option %q", k)
 		}

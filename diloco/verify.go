@@ -127,6 +127,8 @@ func same(want, c *Commit) error {
 		what = "cases"
 	case !slices.Equal(want.Convicted, c.Convicted):
 		what = "convicted"
+	case !slices.Equal(want.Unstaked, c.Unstaked):
+		what = "unstaked"
 	case !slices.Equal(want.Roster, c.Roster):
 		what = "roster"
 	case !slices.Equal(want.Voters, c.Voters):

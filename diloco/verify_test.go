@@ -129,6 +129,7 @@ func TestVerifyCommitTampered(t *testing.T) {
 			}
 			c.Joins = append(c.Joins, stranger.Sign(wire.KindJoin, c.Run, body))
 		}},
+		{"somebody without stake", "unstaked", func(c *Commit) { c.Unstaked = []wire.PeerID{c.Roster[0].Peer} }},
 		{"a member less", "roster", func(c *Commit) { c.Roster = c.Roster[1:] }},
 		{"a member's weight", "roster", func(c *Commit) { c.Roster[0].Weight++ }},
 		{"a member's silence", "roster", func(c *Commit) { c.Roster[0].Silent++ }},
@@ -251,6 +252,7 @@ func TestDecodeCommitBounds(t *testing.T) {
 		"verdicts":            func(c *Commit) { c.Verdicts = slices.Repeat(c.Votes[:1], 2*MaxVerdicts+1) },
 		"cases":               func(c *Commit) { c.Cases = make([]Case, MaxCases+1) },
 		"convictions":         func(c *Commit) { c.Convicted = make([]Conviction, 2*MaxRoster+1) },
+		"unstaked":            func(c *Commit) { c.Unstaked = slices.Repeat([]wire.PeerID{c.Roster[0].Peer}, MaxRoster+1) },
 		"voters":              func(c *Commit) { c.Voters = slices.Repeat(c.Voters[:1], 4*MaxRoster+1) },
 	} {
 		bad := clone(t, c)
@@ -303,6 +305,9 @@ func TestLargestCommit(t *testing.T) {
 		for range MaxEvict {
 			v.Evict = append(v.Evict, k.Peer())
 		}
+		for range MaxUnstaked {
+			v.Unstaked = append(v.Unstaked, k.Peer())
+		}
 		sign := func(kind wire.Kind, body any) wire.Signed {
 			b, err := wire.Marshal(body)
 			if err != nil {
@@ -336,6 +341,7 @@ func TestLargestCommit(t *testing.T) {
 		for range MaxEvict {
 			c.Convicted = append(c.Convicted, Conviction{Peer: k.Peer(), Why: WhyEquivocation, Subject: id(1), Evidence: id(2)})
 		}
+		c.Unstaked = slices.Repeat([]wire.PeerID{k.Peer()}, 2*MaxUnstaked) // each named by half
 		if validators > 1 {
 			words := slices.Repeat([]wire.PeerID{k.Peer()}, validators/3)
 			for range MaxCases { // 2/3 would have closed it

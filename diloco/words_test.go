@@ -45,6 +45,9 @@ func (s *scene) describe(c *Commit) string {
 			text += " " + peerName(d.Peer)
 		}
 	}
+	if len(c.Unstaked) > 0 {
+		text += ", unstaked " + letters(c.Unstaked)
+	}
 	for _, k := range c.Convicted {
 		text += fmt.Sprintf(", convicted %s: %s", peerName(k.Peer), k.Why)
 	}
@@ -161,6 +164,9 @@ func (s *scene) word(msg *wire.Signed) string {
 		text := fmt.Sprintf("vote on %s: %s", s.name(b.Parent), strings.Join(slices.Sorted(maps.Keys(who)), " "))
 		if len(b.Evict) > 0 {
 			text += " evict:" + peerNames(b.Evict)
+		}
+		if len(b.Unstaked) > 0 {
+			text += " unstaked:" + peerNames(b.Unstaked)
 		}
 		return text + ", final " + s.name(b.Final)
 	case *Verdict:

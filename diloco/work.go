@@ -173,7 +173,26 @@ func (m *Machine) fits(e *Member) bool {
 
 // vouches reports whether this peer wants p in the roster.
 func (m *Machine) vouches(p wire.PeerID, j *Join) bool {
-	return j.Leave || m.cfg.Vouch == nil || p == m.cfg.Self || m.cfg.Vouch(p, j)
+	return j.Leave || m.cfg.Stake == nil || p == m.cfg.Self || m.cfg.Stake(p, j.Role) == Staked
+}
+
+// unstaked returns the members whose stake this peer knows to be gone. It asks about
+// all of them, so that who answers knows about whom: those for whom there is no
+// room are named when the first are out.
+func (m *Machine) unstaked() (out []wire.PeerID) {
+	if m.cfg.Stake == nil {
+		return nil
+	}
+	for i := range m.head.c.Roster {
+		e := &m.head.c.Roster[i]
+		if e.Banned || e.Peer == m.cfg.Self {
+			continue
+		}
+		if m.cfg.Stake(e.Peer, e.Role) == Unstaked && len(out) < MaxUnstaked {
+			out = append(out, e.Peer)
+		}
+	}
+	return out
 }
 
 // joined reports whether the Join has had its effect in the head's chain.

@@ -228,7 +228,7 @@ func (a *auditor) dismiss(j *asked) {
 func (a *auditor) adopt(ctx context.Context, h headWork) {
 	get := localCommits(ctx, a.blocks)
 	var news []*diloco.Commit
-	for at, c := h.cid, h.commit; c.Round+a.window >= h.commit.Round; {
+	for at, c := h.cid, h.commit; c.Round+audit.Memory(a.window) >= h.commit.Round; {
 		if _, seen := a.looked[at]; seen {
 			break
 		}

@@ -123,12 +123,9 @@ func (a *auditor) rank(ctx context.Context, c *diloco.Commit) error {
 		if why == "" || m.From == a.self {
 			continue
 		}
-		d := m.Body.(*diloco.Delta)
-		a.log.Info("a delta gains oddly", "peer", m.From, "round", d.Round, "why", why)
-		a.meter.found("gained oddly")
 		// Any segment may be the one that was not done, and the last shows what was made of them.
-		n := audit.Segments(d.Steps, a.every)
-		a.choice.Suspect(workOf(m), min(rng.Uint64N(2*n), n-1))
+		n := audit.Segments(m.Body.(*diloco.Delta).Steps, a.every)
+		a.suspect(m, min(rng.Uint64N(2*n), n-1), "gained oddly", why)
 	}
 	return nil
 }

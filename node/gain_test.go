@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,9 +230,18 @@ func TestGainsSteerAudits(t *testing.T) {
 		if got := convicted(j.members[5].chain(st.Head)); len(got) != 1 || got[guilty].Why != diloco.WhyWork {
 			t.Errorf("convicted: %+v", got)
 		}
-		n := uint64(0)
+		n, shown := uint64(0), false
 		for i := range j.validators {
-			n += j.members[j.trainers+i].node.Status().Audits["gained oddly"]
+			st := j.members[j.trainers+i].node.Status()
+			n += st.Audits["gained oddly"]
+			for _, s := range st.Suspects {
+				if s.Peer == guilty && s.Round+j.manifest.Verification.Window >= st.Round && strings.Contains(s.Why, "nats a token") {
+					shown = true
+				}
+			}
+		}
+		if !shown {
+			t.Error("no validator's status shows whom it suspects")
 		}
 		if n == 0 {
 			t.Error("no gain was found odd")

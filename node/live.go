@@ -79,11 +79,13 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	if n.opt.Observe {
 		cfg.Role = "observer"
 	}
-	if n.opt.Vouch != nil {
+	if n.opt.Stake != nil {
 		all := p.manifest.Admission.Kind == "stake"
-		cfg.Vouch = func(p wire.PeerID, j *diloco.Join) bool {
-			v := j.Role == RoleValidator
-			return p == n.self || !v && !all || n.opt.Vouch(p, v)
+		cfg.Stake = func(p wire.PeerID, role string) diloco.Standing {
+			if v := role == RoleValidator; v || all {
+				return n.opt.Stake(p, v)
+			}
+			return diloco.Staked // none is asked
 		}
 	}
 	states := &states{model: p.model, blocks: n.opt.Blocks}

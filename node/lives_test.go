@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -211,8 +212,14 @@ func TestAdmissionByStake(t *testing.T) {
 		var late atomic.Bool                       // it has staked meanwhile
 		answers := time.Now().Add(2 * time.Minute) // until then nothing is known of anybody
 		asks := func(o *Options) {
-			o.Vouch = func(p wire.PeerID, validator bool) bool {
-				return !validator && (p != poor.peer() || late.Load()) && time.Now().After(answers)
+			o.Stake = func(p wire.PeerID, validator bool) diloco.Standing {
+				switch {
+				case time.Now().Before(answers):
+					return diloco.Unknown
+				case !validator && (p != poor.peer() || late.Load()):
+					return diloco.Staked
+				}
+				return diloco.Unstaked
 			}
 		}
 		for i := range 3 {
@@ -239,5 +246,56 @@ func TestAdmissionByStake(t *testing.T) {
 		if st := s.members[0].node.Status(); st.Roster != 4 || poor.node.Status().RoundsContributed == 0 {
 			t.Errorf("roster of %d, and who has staked meanwhile gave %d rounds", st.Roster, poor.node.Status().RoundsContributed)
 		}
+	})
+}
+
+// A member whose stake goes is removed, is told why and what to do, and is back by
+// itself once it has staked again. A ledger that goes away removes nobody.
+func TestStakeGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSwarm(t, func(m *manifest.Manifest) {
+			m.Admission.Kind, m.Admission.MinStake = "stake", "5"
+			m.Stop.Rounds, m.Round.InnerSteps = 24, 2
+		})
+		poor := testKey(t, 3).Peer()
+		var says atomic.Uint32 // of the one that leaves; of the others it says that they have a stake
+		says.Store(uint32(diloco.Staked))
+		for i := range 4 {
+			m := s.member(i)
+			m.opt = func(o *Options) {
+				o.Stake = func(p wire.PeerID, _ bool) diloco.Standing {
+					if says := diloco.Standing(says.Load()); p == poor || says == diloco.Unknown {
+						return says
+					}
+					return diloco.Staked
+				}
+			}
+			if i == 0 {
+				m.seed()
+			}
+			m.start()
+		}
+		leaver := s.members[3]
+		roster := func(n int) func(Status) bool { return func(st Status) bool { return st.Roster == n } }
+		s.until("together", 10*time.Minute, func(st Status) bool { return st.Roster == 4 && st.Round >= 3 }, 0, 1, 2, 3)
+		says.Store(uint32(diloco.Unknown))
+		r := s.members[0].node.Status().Round
+		s.until("without the ledger", 10*time.Minute, round(r+3), 0, 1, 2, 3)
+		if n := s.members[0].node.Status().Roster; n != 4 {
+			t.Fatalf("roster of %d while the ledger is away", n)
+		}
+		says.Store(uint32(diloco.Unstaked))
+		s.until("one less", 10*time.Minute, roster(3), 0, 1, 2, 3)
+		if st := leaver.node.Status(); !strings.Contains(st.Trouble, "shoal stake") || st.Role != "" || len(st.Banned) > 0 {
+			t.Errorf("who was removed: role %q, banned %v, trouble %q", st.Role, st.Banned, st.Trouble)
+		}
+		r = s.members[0].node.Status().Round
+		s.until("apart", 10*time.Minute, round(r+2), 0, 1, 2, 3)
+		says.Store(uint32(diloco.Staked))
+		s.until("together again", 10*time.Minute, roster(4), 0, 1, 2, 3)
+		if st := leaver.node.Status(); strings.Contains(st.Trouble, "shoal stake") {
+			t.Errorf("who is back: trouble %q", st.Trouble)
+		}
+		s.until("done", 20*time.Minute, done, 0, 1, 2, 3)
 	})
 }

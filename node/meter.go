@@ -25,6 +25,7 @@ type meter struct {
 	clock       clock
 	audits      map[string]uint64 // by finding
 	auditing    time.Duration     // in them
+	suspicions  []Suspicion       // the latest
 	since       time.Time
 }
 
@@ -181,7 +182,7 @@ func (m *meter) fill(s *Status) {
 	s.ValLoss, s.ValRound = m.valLoss, m.valRound
 	s.RoundsContributed, s.Resumed = m.contributed, m.resumedAt
 	s.Checkpoint = m.checkpoint
-	s.Audits = maps.Clone(m.audits)
+	s.Audits, s.Suspects = maps.Clone(m.audits), slices.Clone(m.suspicions)
 	if t := time.Since(m.since); t > 0 {
 		s.AuditShare = float64(m.auditing) / float64(t)
 	}
@@ -206,4 +207,16 @@ func (m *meter) found(what string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.audits[what]++
+}
+
+// maxSuspicions bounds those that are shown.
+const maxSuspicions = 32
+
+// suspect notes whom a screen finds odd, and counts it as found.
+func (m *meter) suspect(s Suspicion, what string) {
+	m.found(what)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.suspicions = append(m.suspicions, s)
+	m.suspicions = m.suspicions[max(0, len(m.suspicions)-maxSuspicions):]
 }

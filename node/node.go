@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,6 +125,9 @@ func (n *Node) Status() Status {
 		for k, c := range v.Rejected {
 			s.Rejections[k] += c
 		}
+	}
+	if m := n.manifest; m != nil {
+		s.Suspects = slices.DeleteFunc(s.Suspects, func(x Suspicion) bool { return x.Round+m.Verification.Window < s.Round })
 	}
 	s.Result, s.ResultState = n.result, n.resultState
 	if s.Done {

@@ -75,14 +75,11 @@ type Options struct {
 	Patience time.Duration
 	// Payer makes receipts for the run's ledger. By default there is no ledger.
 	Payer Payer
-	// Vouch says, at once, whether a peer that asks to join as a validator, or, where
-	// the run admits by stake, as a trainer, has the stake that is asked of its
-	// role on the run's ledger. By default all are vouched for, but runs that
-	// admit by stake are refused. It is asked of those who join, and not again: each
-	// peer knows the ledger by its own last look, and who may speak must follow from
-	// the chain alone. What is leaving can be slashed for as long as any dispute
-	// lasts; who has withdrawn all stays in until it leaves or is silent.
-	Vouch func(p wire.PeerID, validator bool) bool
+	// Stake says, at once, whether a peer has, as a validator or else as a trainer,
+	// the stake that the run asks of that role on its ledger (diloco.Config.Stake).
+	// Of trainers it is asked where the run admits by stake. By default all are taken in
+	// and nobody is sent away, but runs that admit by stake are refused.
+	Stake func(p wire.PeerID, validator bool) diloco.Standing
 	// Log defaults to silence.
 	Log *slog.Logger
 

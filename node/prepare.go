@@ -39,7 +39,7 @@ func (n *Node) prepare(ctx context.Context) (*parts, error) {
 	n.mu.Lock()
 	n.manifest = m
 	n.mu.Unlock()
-	if m.Admission.Kind == "stake" && n.opt.Vouch == nil && !n.opt.Observe {
+	if m.Admission.Kind == "stake" && n.opt.Stake == nil && !n.opt.Observe {
 		return nil, errors.New("the run admits by stake, and this peer asks no ledger who has one: join from a data directory that holds its chain.json, and not with --chain=false")
 	}
 	p := &parts{manifest: m}

@@ -125,12 +125,17 @@ func (a *auditor) screen(ctx context.Context, c *diloco.Commit) {
 		if why == "" || m.From == a.self {
 			continue
 		}
-		d := m.Body.(*diloco.Delta)
-		a.log.Info("a delta looks odd", "peer", m.From, "round", d.Round, "why", why)
-		a.meter.found("looked odd")
 		// The last segment: there the payload must follow from what was trained.
-		a.choice.Suspect(workOf(m), audit.Segments(d.Steps, a.every)-1)
+		a.suspect(m, audit.Segments(m.Body.(*diloco.Delta).Steps, a.every)-1, "looked odd", why)
 	}
+}
+
+// suspect asks for an audit beyond the coin's, and shows it.
+func (a *auditor) suspect(m *diloco.Message, segment uint64, what, why string) {
+	s := Suspicion{Peer: m.From, Round: m.Body.(*diloco.Delta).Round, Segment: segment, Why: why}
+	a.log.Info("a delta "+what, "peer", s.Peer, "round", s.Round, "why", why)
+	a.meter.suspect(s, what)
+	a.choice.Suspect(workOf(m), segment)
 }
 
 // median is the upper one.

@@ -60,6 +60,7 @@ type Status struct {
 	AuditShare float64           `json:"audit_share"` // of its time, since the start
 	Missed     uint64            `json:"missed"`      // points of this validator for audits owed and not answered (diloco.Member.Missed)
 	Cases      []diloco.Case     `json:"cases"`       // open after the head
+	Suspects   []Suspicion       `json:"suspects"`    // of this validator's screens, of rounds within the audit window, the latest last
 	Banned     []wire.PeerID     `json:"banned"`      // by the chain
 
 	Checkpoint  Transfer  `json:"checkpoint"` // the last fetch of a state
@@ -69,6 +70,15 @@ type Status struct {
 	Done        bool      `json:"done"`
 	Result      wire.CID  `json:"result"` // once done: the stop rule's commit, and its state
 	ResultState wire.CID  `json:"result_state"`
+}
+
+// A Suspicion is a delta that looks odd to a validator's screens. It is the reason for a
+// replay beyond what the coin chose, and for nothing else.
+type Suspicion struct {
+	Peer    wire.PeerID `json:"peer"`
+	Round   uint64      `json:"round"`
+	Segment uint64      `json:"segment"` // that is replayed for it
+	Why     string      `json:"why"`
 }
 
 // A Transfer is the progress of a fetch.

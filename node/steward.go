@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -60,7 +61,27 @@ func (s *steward) resume(c *diloco.Commit, cid wire.CID) {
 	s.node.mu.Lock()
 	s.node.head, s.node.runTotal = c, total
 	s.node.mu.Unlock()
+	s.seat(c)
 	s.adopted(headWork{cid, c, c.FinalRound})
+}
+
+// seat tells this peer that the chain has removed it for want of stake, and what to
+// do, until it is in the roster again.
+func (s *steward) seat(c *diloco.Commit) {
+	n := s.node
+	in := func(m diloco.Member) bool { return m.Peer == n.self }
+	switch {
+	case slices.Contains(c.Unstaked, n.self):
+		n.meter.trouble("roster", fmt.Errorf("round %d has removed this peer: the others find less stake behind its key on the ledger than its role asks for; stake again (`shoal stake`), and it joins by itself", c.Round))
+		n.opt.Log.Warn("removed from the roster for want of stake: stake again (`shoal stake`), and this peer joins by itself", "round", c.Round, "role", n.opt.Role)
+	case slices.ContainsFunc(c.Roster, in):
+		n.meter.clear("roster")
+	}
+	for _, p := range c.Unstaked {
+		if p != n.self {
+			n.opt.Log.Info("a member is removed for want of stake", "peer", p, "round", c.Round)
+		}
+	}
 }
 
 // onHead is called by the owner when a head is adopted, durably.
@@ -71,6 +92,7 @@ func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 	n.mu.Lock()
 	n.head, n.runTotal = c, r.Total
 	n.mu.Unlock()
+	s.seat(c)
 	due := s.due(c, r.Compute)
 	s.book.adopted(r, due)
 	if due {

@@ -17,7 +17,9 @@
 //   - challenges those that are wrong: by a proof where one convicts, otherwise
 //     before the committee of validators, where it votes by commit and reveal;
 //   - signs and reports the convictions of final commits, and carries them out
-//     after the time to appeal.
+//     after the time to appeal; but brings two messages that contradict each other
+//     where they convict by themselves, and then signs nothing: the ledger would take
+//     stake for either.
 package agent
 
 import (
@@ -70,9 +72,13 @@ type Options struct {
 	Topic   Topic  // nil: nothing is signed for others, and nothing heard
 	Files   Files  // nil: leaves are neither published nor fetched
 
+	// Evidence returns two messages by which a peer has contradicted itself, as far as
+	// this peer has heard them; it may be nil.
+	Evidence func(wire.PeerID) (diloco.Evidence, bool)
+
 	Validate      bool         // act as a validator; otherwise it only follows
-	Minimum       chain.Amount // a validator's least stake (chain.Config.Minimum), for Vouch
-	MinTrainer    chain.Amount // a trainer's (manifest admission.min_stake), for Vouch
+	Minimum       chain.Amount // a validator's least stake (chain.Config.Minimum), for Standing
+	MinTrainer    chain.Amount // a trainer's (manifest admission.min_stake), for Standing
 	Bond          chain.Amount // of a proposal (chain.Config.Bond): put in when none is free
 	ChallengeBond chain.Amount // (chain.Config.ChallengeBond): approved before a challenge
 
@@ -104,7 +110,7 @@ type Agent struct {
 	empty   map[uint64]bool                        // epochs that pay nobody, and are written down
 	next    *candidate
 	opined  opined
-	short   string // why others do not vouch for this peer; empty if they do
+	short   string // why others keep this peer out; empty if they do not
 	heard   chan heard
 
 	mu         sync.Mutex // guards the following
@@ -112,7 +118,7 @@ type Agent struct {
 	polledAt   uint64     // the ledger's time then
 	polledRun  chain.Run
 	validators map[wire.PeerID]bool
-	vouched    map[candidacy]bool // who was asked about, and the answer
+	looks      map[candidacy]*look // who was asked about, and the answer
 	status     Status
 	totals     map[wire.PeerID]*Total
 	lines      []settle.Line // this peer's
@@ -133,7 +139,7 @@ func New(opt Options) (*Agent, error) {
 	}
 	a := &Agent{opt: opt, me: chain.AddressOf(opt.Key), keys: map[chain.Address]chain.KeyInfo{}, tallies: map[chain.Hash]map[chain.Address]tally{},
 		first: map[string]time.Time{}, told: map[string]bool{}, tried: map[string]bool{}, empty: map[uint64]bool{}, heard: make(chan heard, 256),
-		validators: map[wire.PeerID]bool{}, vouched: map[candidacy]bool{}, totals: map[wire.PeerID]*Total{}}
+		validators: map[wire.PeerID]bool{}, looks: map[candidacy]*look{}, totals: map[wire.PeerID]*Total{}}
 	if err := a.load(); err != nil {
 		return nil, err
 	}

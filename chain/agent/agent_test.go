@@ -72,6 +72,73 @@ func TestEpochsSettleAndTheConvictedIsSlashed(t *testing.T) {
 	})
 }
 
+// A peer that has contradicted itself loses its stake once: by its two messages, where
+// the ledger understands them, even if but one validator has them; and else by the
+// validators' signatures.
+func TestEquivocatorIsSlashedOnce(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		kind  wire.Kind
+		known []int  // to these validators
+		event string // by which it is slashed
+	}{
+		{"two votes", wire.KindVote, []int{3, 4}, "Equivocated"},
+		{"two votes that one has heard", wire.KindVote, []int{4}, "Equivocated"},
+		{"two verdicts", wire.KindVerdict, []int{3, 4}, "ConvictionClosed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 3, 2, 20)
+				var e diloco.Evidence
+				for i, m := range []*wire.Signed{&e.A, &e.B} {
+					var body any = &diloco.Vote{Parent: settletest.CID("p"), Round: 3, Final: settletest.CID("p"), FinalRound: uint64(i)}
+					if c.kind == wire.KindVerdict {
+						body = &diloco.Verdict{Subject: settletest.CID("p"), Peer: w.s.Keys[0].Peer(), Round: 3, Finding: diloco.Finding(i)}
+					}
+					b, err := wire.Marshal(body)
+					if err != nil {
+						t.Fatal(err)
+					}
+					*m = w.s.Keys[2].Sign(c.kind, w.s.Params.Run, b)
+				}
+				var a *Agent
+				for _, i := range []int{3, 4} {
+					a, _ = w.start(i, t.TempDir(), func(o *Options) {
+						o.Evidence = func(p wire.PeerID) (diloco.Evidence, bool) {
+							return e, p == w.s.Keys[2].Peer() && slices.Contains(c.known, i)
+						}
+					})
+				}
+				banned := false
+				w.seconds(140, func(epoch uint64) {
+					if epoch >= 2 && !banned {
+						w.s.Ban(2, diloco.WhyEquivocation)
+						banned = true
+					}
+					w.round(epoch)
+				})
+				synctest.Wait()
+				if got := w.stake(2); got.Cmp(chain.Coins(500)) != 0 {
+					t.Errorf("the equivocator has %s at stake, want 500", chain.FormatAmount(got))
+				}
+				for _, name := range []string{"Equivocated", "Convicted", "ConvictionClosed"} {
+					want := 0
+					if name == c.event || name == "Convicted" && c.event == "ConvictionClosed" {
+						want = 1
+					}
+					if n := len(w.events(name)); n != want {
+						t.Errorf("%d events %s, want %d", n, name, want)
+					}
+				}
+				st := a.Status()
+				if len(st.Slashed) != 1 || !st.Slashed[0].Slashed || st.Slashed[0].Amount.Cmp(chain.Coins(500)) != 0 {
+					t.Errorf("status: %+v", st.Slashed)
+				}
+			})
+		})
+	}
+}
+
 // A wrong proposal is challenged and its proposer slashed; then the right one
 // is proposed. Nobody types anything.
 func TestWrongProposalsAreChallenged(t *testing.T) {
@@ -345,38 +412,71 @@ func TestKilledAtAnyTime(t *testing.T) {
 	})
 }
 
-func TestVouchIsAskedFor(t *testing.T) {
+// Who has stake is known after a look, and that it has gone some looks later. While the
+// ledger is away, nobody's stake is found gone.
+func TestStanding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 2, 20)
-		a, _ := w.start(1, t.TempDir(), func(o *Options) { o.MinTrainer = chain.Coins(1000) })
+		net := &away{Ledger: w.ledger}
+		a, _ := w.start(1, t.TempDir(), func(o *Options) { o.Ledger, o.MinTrainer = net, chain.Coins(1000) })
 		v, tr, nobody := w.s.Keys[2].Peer(), w.s.Keys[0].Peer(), settletest.Key(t, 50).Peer()
-		want := map[candidacy]bool{}
+		want := map[candidacy]diloco.Standing{}
 		for _, p := range []wire.PeerID{v, tr, nobody} {
-			want[candidacy{p, true}], want[candidacy{p, false}] = false, false
+			want[candidacy{p, true}], want[candidacy{p, false}] = diloco.Unknown, diloco.Unknown
 		}
 		ask := func(when string) {
 			t.Helper()
-			for c, ok := range want {
-				if a.Vouch(c.peer, c.validator) != ok {
-					t.Errorf("%s: %s as a validator (%v): vouched for is %v", when, c.peer, c.validator, !ok)
+			for c, s := range want {
+				if got := a.Standing(c.peer, c.validator); got != s {
+					t.Errorf("%s: %s as a validator (%v): %d, want %d", when, c.peer, c.validator, got, s)
+				}
+			}
+		}
+		all := func(from, to diloco.Standing) {
+			for c, s := range want {
+				if s == from {
+					want[c] = to
 				}
 			}
 		}
 		ask("before anybody looked")
 		w.seconds(3, nil)
-		want[candidacy{v, true}], want[candidacy{tr, false}] = true, true
+		all(diloco.Unknown, diloco.Unstaked)
+		want[candidacy{v, true}], want[candidacy{tr, false}] = diloco.Staked, diloco.Staked
 		ask("after a look")
 		w.do(w.s.Keys[0], chain.Unbond{Role: chain.Trainer, Amount: chain.Coins(1)})
-		w.seconds(3, nil)
-		want[candidacy{tr, false}] = false
+		w.seconds(6, nil)
+		want[candidacy{tr, false}] = diloco.Unstaked
 		ask("after it has unbonded a coin")
+		net.set(true)
+		w.seconds(2, nil)
+		ask("while the ledger is away for seconds")
+		w.seconds(10, nil)
+		all(diloco.Unstaked, diloco.Unknown)
+		ask("while the ledger is away")
+		net.set(false)
+		w.do(w.s.Keys[0], chain.Stake{Role: chain.Trainer, Amount: chain.Coins(1)})
+		w.seconds(6, nil)
+		all(diloco.Unknown, diloco.Unstaked)
+		want[candidacy{tr, false}] = diloco.Staked
+		ask("after it has staked again")
 		if s := a.Status(); s.Trouble != "" {
 			t.Errorf("a staked validator's trouble: %q", s.Trouble)
 		}
-		poor, _ := w.start(0, t.TempDir(), func(o *Options) { o.MinTrainer = chain.Coins(1000) })
+		poor, _ := w.start(0, t.TempDir(), func(o *Options) { o.MinTrainer = chain.Coins(1001) })
 		w.seconds(3, nil)
-		if s := poor.Status(); !strings.Contains(s.Trouble, "shoal stake 1000 --role trainer") {
+		if s := poor.Status(); !strings.Contains(s.Trouble, "shoal stake 1001 --role trainer") {
 			t.Errorf("one with too little stake: %q", s.Trouble)
+		}
+		for i := range maxLooks + 100 { // strangers do not push out those who are asked about
+			a.Standing(wire.PeerID{2, byte(i), byte(i >> 8)}, false)
+			if i%1000 == 0 {
+				w.seconds(1, nil)
+				ask("among strangers")
+			}
+		}
+		if n := len(a.looks); n != maxLooks {
+			t.Errorf("remembers %d", n)
 		}
 	})
 }

@@ -3,11 +3,11 @@ package agent
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/chain/settle"
 	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // slashOf says what an offence costs, in parts per 10,000 of each of the
@@ -52,8 +52,12 @@ func (a *Agent) convict(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		if b.Why == diloco.WhyEquivocation && slices.Contains(a.st.Reported, c.Key) {
-			continue // its two signatures were enough (`shoal dispute report`)
+		if b.Why == diloco.WhyEquivocation {
+			if signed, err := a.contradiction(ctx, &b, c.Key); err != nil {
+				return err
+			} else if !signed {
+				continue
+			}
 		}
 		id := c.ID()
 		if _, done := a.st.Slashed[id.String()]; done {
@@ -79,23 +83,53 @@ func (a *Agent) convict(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) reportBan(ctx context.Context, what string, c *chain.Conviction) error {
-	l := a.opt.Ledger
-	account := c.Key
-	k, err := l.Key(ctx, c.Key)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+// contradiction brings what an equivocator has signed before the contract that it
+// convicts by itself. signed reports whether the validators have to sign: that contract
+// takes no verdicts. Where it is not known here what was signed, somebody else knows, and
+// nobody signs; so an equivocator loses its stake once.
+func (a *Agent) contradiction(ctx context.Context, b *settle.Ban, key chain.Address) (signed bool, err error) {
+	if _, done := a.st.Equivocated[key.String()]; done || a.opt.Evidence == nil {
+		return false, nil
 	}
+	e, ok := a.opt.Evidence(b.Peer)
+	if !ok || e.A.Kind == wire.KindVerdict {
+		return ok, nil
+	}
+	what := fmt.Sprintf("two %ss of %s that contradict each other", e.A.Kind, key)
+	if stake, err := a.slashable(ctx, key); err != nil || stake.Sign() == 0 || a.tried[what] || !a.turn(what, a.order(what)) {
+		return false, err
+	}
+	_, err = a.do(ctx, what, chain.NewReport(e.A, e.B))
+	a.tried[what] = err == nil // taken, and soon seen among the events; or refused, and always will be
+	return false, err
+}
+
+// slashable is what there is to take of whom a key signs for.
+func (a *Agent) slashable(ctx context.Context, key chain.Address) (chain.Amount, error) {
+	l := a.opt.Ledger
+	k, err := l.Key(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", key, err)
+	}
+	account, stake := key, chain.Int(0)
 	if !k.Owner.IsZero() {
 		account = k.Owner
 	}
-	stake := chain.Int(0)
 	for role := chain.Trainer; role <= chain.Validator; role++ {
 		s, err := l.StakeOf(ctx, account, role)
 		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
+			return nil, fmt.Errorf("stake of %s: %w", account, err)
 		}
 		stake = add(stake, s.Slashable())
+	}
+	return stake, nil
+}
+
+func (a *Agent) reportBan(ctx context.Context, what string, c *chain.Conviction) error {
+	l := a.opt.Ledger
+	stake, err := a.slashable(ctx, c.Key)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	if stake.Sign() == 0 || a.run.EpochAt(a.now) == 0 {
 		return nil // there is nothing to take

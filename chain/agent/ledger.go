@@ -4,16 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
+	"time"
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/chain/settle"
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // ask reads what the ledger says: time, run, events, final epochs, and who of
-// those that Vouch was asked about has stake.
+// those that Standing was asked about has stake.
 func (a *Agent) ask(ctx context.Context) (err error) {
 	l := a.opt.Ledger
 	if a.now, err = l.Now(ctx); err != nil {
@@ -28,13 +29,13 @@ func (a *Agent) ask(ctx context.Context) (err error) {
 	a.mu.Lock()
 	a.polled, a.polledAt, a.polledRun = a.opt.Clock(), a.now, a.run
 	a.mu.Unlock()
+	if err := a.lookUp(ctx); err != nil { // before what may have to wait for others
+		return err
+	}
 	if err := a.read(ctx); err != nil {
 		return err
 	}
-	if err := a.workOut(ctx); err != nil {
-		return err
-	}
-	return a.lookUp(ctx)
+	return a.workOut(ctx)
 }
 
 // read takes in the events since the last time.
@@ -44,21 +45,30 @@ func (a *Agent) read(ctx context.Context) error {
 		// From the beginning: what was worked out stays, it does not depend on the
 		// events' order but through the roots, which are compared.
 		a.st.Cursor, a.st.Pool, a.st.Pools, a.st.Total, a.st.Proposed, a.st.Finals, a.st.Demands = chain.Cursor{}, chain.Int(0), nil, chain.Int(0), nil, nil, nil
+		a.st.Equivocated = map[string]slashing{}
 		return a.save()
 	}
 	if err != nil {
 		return fmt.Errorf("the ledger's events: %w", err)
 	}
-	changed := false
+	changed, key := false, ""
 	for i := range es {
 		switch e := &es[i]; {
 		case e.Run == a.opt.Params.ID:
 			a.event(e)
 			changed = true
-		case e.Name == "Equivocated": // of whatever run: the key's account was slashed for it
-			a.st.Reported = append(a.st.Reported, e.Key)
+		case e.Name == "Equivocated": // of whatever run: what is slashed for it follows at once
+			key = e.Key.String()
+			a.st.Equivocated[key] = slashing{e.Account, true, num(a.st.Equivocated[key].Amount)}
 			changed = true
+			continue
+		case e.Name == "Slashed" && key != "" && a.st.Equivocated[key].Account == e.Account:
+			x := a.st.Equivocated[key]
+			x.Amount = add(x.Amount, e.Amount)
+			a.st.Equivocated[key] = x
+			continue
 		}
+		key = ""
 	}
 	old := a.st.Cursor
 	a.st.Cursor = c
@@ -256,30 +266,64 @@ func (a *Agent) settled(n uint64, rewards []chain.Reward) error {
 	return a.save()
 }
 
-// A candidacy is what Vouch is asked about.
+// A candidacy is what Standing is asked about.
 type candidacy struct {
 	peer      wire.PeerID
 	validator bool
 }
 
-// maxCandidates bounds whom Vouch remembers.
-const maxCandidates = 2048
+// A look is what the ledger has said of a candidacy.
+type look struct {
+	staked bool
+	at     time.Time // zero: it has not been asked
+	wanted time.Time // when Standing was asked last
+}
 
-// Vouch reports whether a peer has the stake that its role asks for on the ledger,
-// by the last look. Who is asked about for the first time is looked up with the
-// next poll and not vouched for until then.
-func (a *Agent) Vouch(p wire.PeerID, validator bool) bool {
+// maxLooks bounds of whom Standing remembers anything; each is asked about again
+// every freshLook polls, and what is twice as old convinces nobody that stake is gone.
+const (
+	maxLooks  = 2048
+	freshLook = 4
+)
+
+// Standing says whether a peer has the stake that its role asks for on the ledger.
+// Who is asked about for the first time is Unknown until the next poll. While the
+// ledger is away who was Staked stays so, and nobody is Unstaked.
+func (a *Agent) Standing(p wire.PeerID, validator bool) diloco.Standing {
+	now := a.opt.Clock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := candidacy{p, validator}
-	ok, known := a.vouched[c]
-	if !known && len(a.vouched) < maxCandidates {
-		a.vouched[c] = false
+	l := a.looks[c]
+	if l == nil {
+		if len(a.looks) >= maxLooks {
+			delete(a.looks, a.leastWanted())
+		}
+		l = new(look)
+		a.looks[c] = l
 	}
-	return ok
+	l.wanted = now
+	switch {
+	case l.staked:
+		return diloco.Staked
+	case !l.at.IsZero() && now.Sub(l.at) <= 2*freshLook*a.opt.Poll:
+		return diloco.Unstaked
+	}
+	return diloco.Unknown
 }
 
-// lookUp refreshes Vouch's answers, and sees whether this peer itself has what others ask of it.
+// leastWanted is whom Standing was asked about the longest ago. a.mu is held.
+func (a *Agent) leastWanted() (least candidacy) {
+	var at time.Time
+	for c, l := range a.looks {
+		if at.IsZero() || l.wanted.Before(at) {
+			least, at = c, l.wanted
+		}
+	}
+	return least
+}
+
+// lookUp refreshes Standing's answers, and sees whether this peer itself has what others ask of it.
 func (a *Agent) lookUp(ctx context.Context) error {
 	a.short = ""
 	if role, least := a.stakeAsked(a.opt.Validate); num(least).Sign() > 0 {
@@ -289,20 +333,28 @@ func (a *Agent) lookUp(ctx context.Context) error {
 		}
 		if !ok {
 			name := map[uint8]string{chain.Trainer: "trainer", chain.Validator: "validator"}[role]
-			a.short = fmt.Sprintf("others do not let this peer in: less than %s is staked behind its key: `shoal stake %[1]s --role %s`", chain.FormatAmount(least), name)
+			a.short = fmt.Sprintf("others keep this peer out of the roster: less than %s is staked behind its key: `shoal stake %[1]s --role %s`", chain.FormatAmount(least), name)
 			a.warn(a.short, "too little is staked", "least", chain.FormatAmount(least), "role", name)
 		}
 	}
+	now := a.opt.Clock()
+	var due []candidacy
 	a.mu.Lock()
-	cs := slices.Collect(maps.Keys(a.vouched))
+	for c, l := range a.looks {
+		if l.at.IsZero() || now.Sub(l.at) >= freshLook*a.opt.Poll {
+			due = append(due, c)
+		}
+	}
 	a.mu.Unlock()
-	for _, c := range cs {
+	for _, c := range due {
 		ok, err := a.hasStake(ctx, c)
 		if err != nil {
 			return err
 		}
 		a.mu.Lock()
-		a.vouched[c] = ok
+		if l := a.looks[c]; l != nil {
+			l.staked, l.at = ok, now
+		}
 		a.mu.Unlock()
 	}
 	return nil

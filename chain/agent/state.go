@@ -30,8 +30,9 @@ type state struct {
 	Demands  []demand            `json:"demands"`
 	Final    uint64              `json:"final"` // the last epoch that is worked out
 	Before   []chain.Reward      `json:"before"`
-	Slashed  map[string]slashing `json:"slashed"`  // by Conviction.ID
-	Reported []chain.Address     `json:"reported"` // keys slashed by two of their own signatures
+	Slashed  map[string]slashing `json:"slashed"` // by Conviction.ID
+	// Who was slashed by two of its own signatures (of whatever run), by key.
+	Equivocated map[string]slashing `json:"equivocated"`
 }
 
 // A proposed epoch, with the pools that the run may have had for it.
@@ -68,7 +69,7 @@ func (a *Agent) load() error {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
 	a.d = settle.New(a.opt.Params)
-	a.st = state{Version: 1, Pool: chain.Int(0), Total: chain.Int(0), Slashed: map[string]slashing{}}
+	a.st = state{Version: 1, Pool: chain.Int(0), Total: chain.Int(0), Slashed: map[string]slashing{}, Equivocated: map[string]slashing{}}
 	b, err := os.ReadFile(filepath.Join(a.opt.Dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -88,6 +89,9 @@ func (a *Agent) load() error {
 	a.d, a.st = d, st
 	if a.st.Slashed == nil {
 		a.st.Slashed = map[string]slashing{}
+	}
+	if a.st.Equivocated == nil {
+		a.st.Equivocated = map[string]slashing{}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/chain/settle"
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -112,7 +113,11 @@ func (a *Agent) report(err error) {
 		x := Slash{Peer: b.Peer, Why: b.Why, Round: b.Round, Amount: chain.Int(0)}
 		if c, ok := a.conviction(&b); ok {
 			x.Key = c.Key
-			if sl, ok := a.st.Slashed[c.ID().String()]; ok {
+			sl, ok := a.st.Slashed[c.ID().String()]
+			if e, reported := a.st.Equivocated[c.Key.String()]; reported && b.Why == diloco.WhyEquivocation {
+				sl, ok = e, true
+			}
+			if ok {
 				x.Closed, x.Slashed, x.Amount = true, sl.Guilty, num(sl.Amount)
 			}
 		}

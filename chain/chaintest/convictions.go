@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // offence is a conviction of a hot key's owner for the n-th piece of work.
@@ -147,6 +149,23 @@ func convictionStory(s *scene) {
 		}
 	}
 
+	// Two signatures convict by themselves whatever the validators have signed: the two
+	// contracts know nothing of each other. So validators sign nothing where two signatures do (package agent).
+	both := s.offence(hotw2, 5)
+	both.Bps = chain.MaxConvictionBps
+	s.do(stranger, s.convict(both, hot1, hot2))
+	s.advance(31)
+	s.do(stranger, chain.ExecuteConviction{ID: both.ID()})
+	whole := s.slashable(work2, chain.Trainer)
+	parent := wire.SumCID(wire.CodecDagCBOR, []byte("parent"))
+	var votes []wire.Signed
+	for round := range uint64(2) {
+		b, err := wire.Marshal(&diloco.Vote{Parent: parent, Round: 7, Final: parent, FinalRound: round})
+		votes = append(votes, s.keys[hotw2].Sign(wire.KindVote, parent, must(s, b, err)))
+	}
+	s.do(stranger, chain.NewReport(votes[0], votes[1]))
+	s.amount("half, and half of the rest", new(big.Int).Lsh(s.slashable(work2, chain.Trainer), 1), whole)
+
 	// a run that takes no more money gets none: all is burned
 	last := s.offence(hotw1, 9)
 	s.do(stranger, s.convict(last, hot1, hot2))
@@ -168,8 +187,8 @@ func convictionStory(s *scene) {
 			innocent++
 		}
 	}
-	if guilty != 4 || innocent != 1 {
-		s.Errorf("events tell of %d slashes and %d dismissals, want 4 and 1", guilty, innocent)
+	if guilty != 5 || innocent != 1 {
+		s.Errorf("events tell of %d slashes and %d dismissals, want 5 and 1", guilty, innocent)
 	}
 }
 

@@ -85,7 +85,8 @@ func (a *app) disputeReportCmd() *cobra.Command {
 the peer in "shoal status". Any other FILE holds the two messages as peers have
 exchanged them: JSON {"a": …, "b": …}, each with kind, run, from, body and sig. Two
 deltas or votes for one parent, two attestations for one round, or one attestation
-around another convict by themselves; a part of what is slashed is the reporter's.`,
+around another convict by themselves; a part of what is slashed is the reporter's.
+The validators of a run do this of themselves for whom its final commits have evicted.`,
 		Example: `  shoal dispute report 16Uiu2… --dry-run
   shoal dispute report evidence.json`,
 		Args: exactly("PEER|FILE"),
@@ -94,16 +95,12 @@ around another convict by themselves; a part of what is slashed is the reporter'
 		if p, err := wire.ParsePeer(name); err == nil {
 			name = node.EvidenceFile(a.dir, p)
 		}
-		b, err := readBounded(name, 4*wire.MaxMessage)
+		e, err := readEvidence(name)
 		if errors.Is(err, fs.ErrNotExist) && name != args[0] {
 			return advise(fmt.Errorf("this node has seen no contradiction of %s", args[0]), "ask a peer that lists it as evicted for its %s", name)
 		}
 		if err != nil {
-			return fmt.Errorf("evidence: %w", err)
-		}
-		var e diloco.Evidence
-		if err := json.Unmarshal(b, &e); err != nil {
-			return advise(fmt.Errorf("evidence: %s: %w", name, err), "give a file that a node has written")
+			return err
 		}
 		for _, s := range []wire.Signed{e.A, e.B} {
 			if err := s.Verify(); err != nil {
@@ -118,4 +115,16 @@ around another convict by themselves; a part of what is slashed is the reporter'
 		}
 		return t.all(ctx, chain.NewReport(e.A, e.B))
 	})
+}
+
+// readEvidence reads what node.EvidenceFile names.
+func readEvidence(name string) (e diloco.Evidence, err error) {
+	b, err := readBounded(name, 4*wire.MaxMessage)
+	if err != nil {
+		return e, fmt.Errorf("evidence: %w", err)
+	}
+	if err := json.Unmarshal(b, &e); err != nil {
+		return e, advise(fmt.Errorf("evidence: %s: %w", name, err), "give a file that a node has written")
+	}
+	return e, nil
 }

@@ -282,7 +282,7 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 		s.hides.Store(liar)
 	}
 	if c != nil {
-		opt.Payer, opt.Vouch = c, c.vouch
+		opt.Payer, opt.Stake = c, c.stake
 	}
 	n, err := node.New(opt)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -20,6 +21,37 @@ func TestCountAndSize(t *testing.T) {
 	}
 	if got := size(2_500_000); got != "2.50 MB" {
 		t.Errorf("size: %q", got)
+	}
+}
+
+// The status says whom a validator suspects and why, and how open cases stand.
+func TestStatusOfTrust(t *testing.T) {
+	peer := func(n byte) (p wire.PeerID) { p[0], p[32] = 2, n; return p }
+	cid := func(s string) wire.CID { return wire.SumCID(wire.CodecDagCBOR, []byte(s)) }
+	st := &status{Status: node.Status{
+		Role:     node.RoleValidator,
+		Suspects: []node.Suspicion{{Peer: peer(1), Round: 7, Segment: 3, Why: "its norm is 0.1 times the median"}},
+		Cases: []diloco.Case{{Subject: cid("work"), Peer: peer(2), Round: 6, Segment: 1, Opened: 9, Evidence: cid("evidence"),
+			Pass: []wire.PeerID{peer(3)}, Wrong: []wire.PeerID{peer(4), peer(5)}}},
+	}}
+	got := statusText(st)
+	for _, want := range []string{
+		"suspect      …" + peer(1).Short() + ", round 7: its norm is 0.1 times the median (segment 3 is replayed for it)\n",
+		"case         …" + peer(2).Short() + ", round 6, segment 1 of " + cid("work").Short() + ", open since round 9: 1 pass …" + peer(3).Short() +
+			", 2 wrong …" + peer(4).Short() + " …" + peer(5).Short() + ", 0 withheld; see `shoal audit verify " + cid("evidence").String() + "`\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("want %q in\n%s", want, got)
+		}
+	}
+	b, err := json.Marshal(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"suspects":[{"peer":"` + peer(1).String() + `","round":7,"segment":3,"why":`, `"opened":9`, `"wrong":["` + peer(4).String()} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("want %q in\n%s", want, b)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/shoalnet/shoal/chain/agent"
 	"github.com/shoalnet/shoal/chain/evm"
 	"github.com/shoalnet/shoal/chain/settle"
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/gossip"
@@ -70,10 +71,12 @@ func (c *counter) Sign(kind uint8, subject wire.CID, units uint64) (uint64, []by
 	return 0, nil
 }
 
-// vouch implements node.Options.Vouch.
-func (c *counter) vouch(p wire.PeerID, validator bool) bool {
-	a := c.agent.Load()
-	return a != nil && a.Vouch(p, validator)
+// stake implements node.Options.Stake.
+func (c *counter) stake(p wire.PeerID, validator bool) diloco.Standing {
+	if a := c.agent.Load(); a != nil {
+		return a.Standing(p, validator)
+	}
+	return diloco.Unknown
 }
 
 func (c *counter) judge(ctx context.Context, from wire.PeerID, data []byte) wire.Judgement {
@@ -203,6 +206,10 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 		Key: s.key, Ledger: l, Commits: finals{n.Finals()}, Dir: s.app.path(settleDir), Topic: topic, Files: leaves{s.blocks},
 		Params: settle.Params{Run: run, ID: id, Book: d.Book, LateRounds: m.Round.LateRounds,
 			AuditWindow: m.Verification.Window, Last: m.Stop.Rounds},
+		Evidence: func(p wire.PeerID) (diloco.Evidence, bool) {
+			e, err := readEvidence(node.EvidenceFile(s.app.dir, p))
+			return e, err == nil
+		},
 		Validate: role == node.RoleValidator, Minimum: d.Config.Minimum, MinTrainer: least, Bond: d.Config.Bond, ChallengeBond: d.Config.ChallengeBond,
 		Poll: poll, Turn: 8 * poll, Margin: margin, Log: slog.Default(),
 	})

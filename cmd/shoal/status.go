@@ -11,6 +11,7 @@ import (
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/chain/agent"
+	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/control"
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -123,8 +124,12 @@ func statusText(st *status) string {
 	if st.Role != "" {
 		row("role", "%s", st.Role)
 	}
+	for _, s := range st.Suspects {
+		row("suspect", "…%s, round %d: %s (segment %d is replayed for it)", s.Peer.Short(), s.Round, s.Why, s.Segment)
+	}
 	for _, c := range st.Cases {
-		row("case", "…%s, round %d, segment %d: %d pass, %d wrong, %d withheld", c.Peer.Short(), c.Round, c.Segment, len(c.Pass), len(c.Wrong), len(c.Withheld))
+		row("case", "…%s, round %d, segment %d of %s, open since round %d: %s; see `shoal audit verify %s`",
+			c.Peer.Short(), c.Round, c.Segment, c.Subject.Short(), c.Opened, words(&c), c.Evidence)
 	}
 	for _, p := range st.Banned {
 		row("banned", "%s", p)
@@ -142,7 +147,7 @@ func statusText(st *status) string {
 		row("refused", "%d: %s", n, reason)
 	}
 	for _, p := range st.Evicted {
-		row("evicted", "%s, for contradicting itself; where the run is paid for, `shoal dispute report` takes of its stake", p)
+		row("evicted", "%s, for contradicting itself; where the run is paid for, a validator takes of its stake by that (`shoal dispute report`)", p)
 	}
 	for i, addr := range st.Addrs {
 		name := ""
@@ -152,6 +157,26 @@ func statusText(st *status) string {
 		row(name, "%s", addr)
 	}
 	return b.String()
+}
+
+// words tells who says what in a case.
+func words(c *diloco.Case) string {
+	var parts []string
+	for _, f := range []struct {
+		what string
+		by   []wire.PeerID
+	}{{"pass", c.Pass}, {"wrong", c.Wrong}, {"withheld", c.Withheld}} {
+		said := fmt.Sprintf("%d %s", len(f.by), f.what)
+		for i, p := range f.by {
+			if i == 4 {
+				said += " …"
+				break
+			}
+			said += " …" + p.Short()
+		}
+		parts = append(parts, said)
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (a *app) runsCmd() *cobra.Command {

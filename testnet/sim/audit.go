@@ -88,13 +88,16 @@ func work(block wire.CID, segment uint64, seed [32]byte) []byte {
 // the disk knows.
 func (p *peer) startAuditor(chain []*diloco.Commit) {
 	w := p.w
-	p.auditor, p.auditing, p.replays = nil, 0, 0
+	p.auditor, p.auditing, p.replays, p.looked = nil, 0, 0, map[wire.CID]bool{}
 	if p.role != "validator" {
 		return
 	}
 	p.auditor = audit.NewAuditor(audit.Config{Self: p.id, Coin: p.coin(), Rate: w.cfg.AuditRate, Every: stepsSegment, Window: w.cfg.Window})
 	for _, c := range chain {
 		p.auditor.Adopted(c.Head(p.id))
+		if id, err := c.CID(); err == nil {
+			p.looked[id] = true
+		}
 	}
 	for _, s := range p.journal {
 		if m, err := w.open(&s); err == nil && s.Kind == wire.KindVerdict {
@@ -106,10 +109,15 @@ func (p *peer) startAuditor(chain []*diloco.Commit) {
 	p.wakeAuditor()
 }
 
-// adoptedByAuditor tells the auditor of a new head.
-func (p *peer) adoptedByAuditor(c *diloco.Commit) {
-	if p.auditor == nil {
+// adoptedByAuditor tells the auditor of a new head, and first of the commits below it that
+// it has not looked at: a peer may catch up by several at once.
+func (p *peer) adoptedByAuditor(id wire.CID, c *diloco.Commit) {
+	if p.auditor == nil || p.looked[id] {
 		return
+	}
+	p.looked[id] = true
+	if before := p.w.check.commits[c.Parent]; before != nil && p.commits[c.Parent] && before.Round+audit.Memory(p.w.cfg.Window) >= p.m.Status().Round {
+		p.adoptedByAuditor(c.Parent, before)
 	}
 	h := c.Head(p.id)
 	p.auditor.Adopted(h)

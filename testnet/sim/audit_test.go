@@ -89,3 +89,49 @@ func TestCollusion(t *testing.T) {
 		}
 	}
 }
+
+// A third of the roster finds the honest without stake: nobody is removed for that. Those whose
+// stake is really gone are, once a ledger that was away is back; who stakes again is
+// back, too.
+func TestStakeGone(t *testing.T) {
+	c := Config{
+		Seed: 12, Peers: 12, Validators: 4, AuditRate: 2_000, Stop: 24,
+		Faults: []Fault{
+			{Kind: Slander, At: 60 * time.Second, Peers: []int{4}},
+			{Kind: Slander, At: 60 * time.Second, Peers: []int{5}},
+			{Kind: Slander, At: 60 * time.Second, Peers: []int{10}},
+			{Kind: Unstake, At: 100 * time.Second, Peers: []int{1}},
+			{Kind: Unstake, At: 100 * time.Second, Peers: []int{9}},
+			{Kind: Unstake, At: 120 * time.Second, Until: 300 * time.Second, Peers: []int{3}},
+			{Kind: Away, At: 200 * time.Second, Until: 300 * time.Second},
+			{Kind: Unstake, At: 220 * time.Second, Peers: []int{2}},
+		},
+	}
+	w := newWorld(c.withDefaults())
+	w.loop()
+	if w.failed != nil {
+		t.Fatal(w.failed)
+	}
+	removed := map[int]time.Duration{}
+	chain := w.check.chain()
+	for i, k := range chain {
+		for _, p := range k.Unstaked {
+			if at := w.check.madeAt[chain[i+1].Parent]; removed[w.index[p].n] == 0 {
+				removed[w.index[p].n] = at
+			}
+		}
+	}
+	t.Logf("removed: %v", removed)
+	if len(removed) != 4 || removed[1] > 160*time.Second || removed[9] > 160*time.Second || removed[3] > 180*time.Second || removed[2] < 300*time.Second {
+		t.Errorf("removed: %v", removed)
+	}
+	last := chain[len(chain)-1]
+	for n, in := range map[int]bool{1: false, 9: false, 2: false, 3: true, 0: true, 11: true} {
+		if m := member(last.Roster, w.peers[n].id); (m != nil) != in {
+			t.Errorf("peer %d is in the last roster: %v", n, m != nil)
+		}
+	}
+	if w.peers[4].lied == 0 {
+		t.Error("nobody lied")
+	}
+}

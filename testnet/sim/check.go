@@ -92,6 +92,7 @@ func (c *checker) stored(w *world, p *peer, e diloco.Store) {
 		w.violate("deltas of commit %s are not in order", e.CID.Short())
 	}
 	c.judgements(w, e.CID, commit, merged)
+	c.sentAway(w, commit, parent)
 	want := mergeState(diloco.Merge{Parent: commit.Parent, Round: commit.Round, State: parent.State, Deltas: merged})
 	if commit.State != want {
 		w.violate("state of commit %s of round %d is not what its deltas make", e.CID.Short(), commit.Round)
@@ -213,7 +214,7 @@ func (c *checker) dropped(w *world, id wire.CID, k *diloco.Commit) {
 	}
 	for _, m := range parent.Roster {
 		p := w.index[m.Peer]
-		if !p.honest || p.leaving || p.gone || m.Banned || p.excused+w.cfg.Deadline*4 > c.madeAt[id] || !c.answered(p, k) {
+		if !p.honest || p.leaving || p.gone || m.Banned || slices.Contains(k.Unstaked, m.Peer) || p.excused+w.cfg.Deadline*4 > c.madeAt[id] || !c.answered(p, k) {
 			continue
 		}
 		i, ok := slices.BinarySearchFunc(k.Roster, m.Peer, func(x diloco.Member, id wire.PeerID) int { return x.Peer.Compare(id) })
@@ -258,6 +259,7 @@ func (c *checker) said(w *world, p *peer, s wire.Signed) {
 	switch b := m.Body.(type) {
 	case *diloco.Vote:
 		about = b.Parent
+		c.names(w, p, b)
 	case *diloco.Delta:
 		about = b.Parent
 	case *diloco.Attest:

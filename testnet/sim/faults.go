@@ -29,9 +29,12 @@ const (
 	Enter                  // a newcomer starts
 	Cheat                  // a trainer does not do what it says from At on; Point says how
 	Lie                    // a validator does not audit from At on; Point says what it does instead
+	Unstake                // its stake is not on the ledger from At on, until Until
+	Away                   // the ledger does not answer from At on, until Until; all where Peers is empty
+	Slander                // its votes find the honest without stake, and nobody else
 )
 
-var kindNames = [...]string{"crash", "partition", "straggle", "lossy", "scatter", "mute", "deaf", "withhold", "equivocate", "leave", "enter", "cheat", "lie"}
+var kindNames = [...]string{"crash", "partition", "straggle", "lossy", "scatter", "mute", "deaf", "withhold", "equivocate", "leave", "enter", "cheat", "lie", "unstake", "away", "slander"}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -162,6 +165,12 @@ func (w *world) schedule(f Fault) {
 			w.peers[n].honest = false
 		}
 		at(f.At, each(func(p *peer) { p.lie = lie(f.Point) }))
+	case Unstake, Away: // standing knows
+	case Slander:
+		for _, n := range f.Peers {
+			w.peers[n].honest = false
+		}
+		at(f.At, each(func(p *peer) { p.slanders = true }))
 	case Leave:
 		at(f.At, each(func(p *peer) {
 			p.gone, p.leaving = true, true
@@ -211,6 +220,9 @@ func (p *peer) sign(e diloco.Sign) {
 	w := p.w
 	if p.lie == hidesCoin && e.Kind == wire.KindVote {
 		e.Body = p.hide(e.Body)
+	}
+	if p.slanders && e.Kind == wire.KindVote {
+		e.Body = p.slander(e.Body)
 	}
 	s := p.signed(e.Kind, e.Body)
 	w.remember(&s)

@@ -5,18 +5,30 @@ package sim
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoalnet/shoal/diloco"
 )
 
 // Each planted bug of the machine is found, by the invariant that it breaks.
 func TestPlanted(t *testing.T) {
-	for _, bug := range []struct{ name, finds string }{
-		{"quorum", "two final commits"},
-		{"unsorted", "not what its deltas make"},
-		{"case", "convicts honest peer"},
-		{"miss", "convicts honest peer"},
-		{"spare", "audits in a row"},
+	mixed := func(seed uint64) Config { return Random(2*seed + 1) } // the odd ones audit
+	silent := func(seed uint64) Config {                            // ten audits owed, one a round, are more than most of those have
+		return Config{
+			Seed: seed, Peers: 9, Validators: 4, AuditRate: 3_000, Stop: 36,
+			Faults: []Fault{{Kind: Lie, At: 90 * time.Second, Peers: []int{6}, Point: int(saysNone)}},
+		}
+	}
+	for _, bug := range []struct {
+		name, finds string
+		universe    func(uint64) Config
+	}{
+		{"quorum", "two final commits", mixed},
+		{"unsorted", "not what its deltas make", mixed},
+		{"case", "convicts honest peer", mixed},
+		{"miss", "convicts honest peer", mixed},
+		{"spare", "audits in a row", silent},
+		{"stake", "which has its stake", mixed},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
 			if err := diloco.Plant(bug.name); err != nil {
@@ -27,7 +39,7 @@ func TestPlanted(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			found(t, bug.finds, func(seed uint64) Config { return Random(2*seed + 1) }) // the odd ones audit
+			found(t, bug.finds, bug.universe)
 		})
 	}
 	if err := diloco.Plant("no such bug"); err == nil || !strings.Contains(err.Error(), "no such bug") {

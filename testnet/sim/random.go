@@ -51,6 +51,9 @@ func Random(seed uint64) Config {
 	if d.Leak == 0 && d.n >= 5 && seed%2 == 1 {
 		d.audits()
 	}
+	if d.Leak == 0 && seed%3 == 2 {
+		d.stakes(rand.New(rand.NewPCG(seed, 0x57a4e)))
+	}
 	if d.Leak == 0 {
 		// Two sides of a partition that lasts long enough both become final: the
 		// leak is then to blame. It must stay out of what the sum of these can last, but come
@@ -167,6 +170,59 @@ func (d *draw) audits() {
 	if d.r.IntN(2) == 0 { // long enough for who keeps silent to be removed
 		d.Window = uint64(4 + d.r.IntN(3))
 		d.Stop += 8
+	}
+}
+
+// stakes lets some lose their stake, for good or for a while, others find the honest
+// without any, and ledgers be away. The others of the faults stay fewer than a third of
+// those who are left, and lying validators fewer than two thirds.
+func (d *draw) stakes(r *rand.Rand) {
+	bad, lying := map[int]bool{}, map[int]bool{}
+	for _, f := range d.Faults {
+		switch f.Kind {
+		case Withhold, Equivocate, Cheat, Lie, Mute:
+			for _, p := range f.Peers {
+				bad[p] = bad[p] || f.Kind != Mute || f.Until == 0
+				lying[p] = lying[p] || f.Kind == Lie
+			}
+		}
+	}
+	at := func() time.Duration { return d.begin + time.Duration(r.Int64N(int64(d.Stop)*int64(20*time.Second))) }
+	trainers, left, validators := d.n-d.Validators, d.n, d.Validators
+	gone := map[int]bool{}
+	for _, p := range r.Perm(d.n)[:1+r.IntN(3)] {
+		evil, liars := 0, 0
+		for q := range d.n {
+			if q != p && !gone[q] && bad[q] {
+				evil++
+			}
+			if q != p && !gone[q] && lying[q] {
+				liars++
+			}
+		}
+		v := validators
+		if p >= trainers {
+			v--
+		}
+		if 3*evil >= left-1 || d.Validators > 0 && (v < 2 || 3*liars >= 2*v) {
+			continue
+		}
+		gone[p], left, validators = true, left-1, v
+		f := Fault{Kind: Unstake, At: at(), Peers: []int{p}}
+		if r.IntN(2) == 0 {
+			f.Until = f.At + time.Duration(20+r.IntN(200))*time.Second
+		}
+		d.fault(f)
+	}
+	if r.IntN(2) == 0 {
+		f := Fault{Kind: Away, At: at(), Peers: r.Perm(d.n)[:r.IntN(d.n)]}
+		f.Until = f.At + time.Duration(10+r.IntN(300))*time.Second
+		d.fault(f)
+	}
+	for _, p := range r.Perm(d.n)[:r.IntN((left-1)/3+1)] {
+		if !gone[p] {
+			d.fault(Fault{Kind: Slander, At: at(), Peers: []int{p}})
+		}
 	}
 }
 

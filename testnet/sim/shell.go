@@ -33,10 +33,11 @@ type peer struct {
 	done     bool // its machine said Done
 	gone     bool // it left or died for good
 	leaving  bool
-	slow     float64        // factor of a straggler, 0 is none
-	auditor  *audit.Auditor // of a validator that is up
-	auditing int            // tasks under way
-	replays  time.Duration  // when its engine is free
+	slow     float64           // factor of a straggler, 0 is none
+	auditor  *audit.Auditor    // of a validator that is up
+	auditing int               // tasks under way
+	replays  time.Duration     // when its engine is free
+	looked   map[wire.CID]bool // by the auditor, since it is up
 
 	// The disk.
 	journal []wire.Signed
@@ -56,6 +57,7 @@ type peer struct {
 	deaf      bool // hears nothing
 	withhold  bool // sends no votes
 	equivocal bool // says two things at a time
+	slanders  bool // finds the honest without stake
 	cheat     cheat
 	lie       lie
 	lied      int
@@ -106,8 +108,12 @@ func (p *peer) config() diloco.Config {
 	if p.role == "validator" {
 		coin = p.coin()
 	}
+	var stake func(wire.PeerID, string) diloco.Standing
+	if p.w.asked() {
+		stake = p.standing
+	}
 	return diloco.Config{
-		Coin: coin, AuditRate: c.AuditRate, Segments: segments, Every: stepsSegment, AuditWindow: c.Window,
+		Stake: stake, Coin: coin, AuditRate: c.AuditRate, Segments: segments, Every: stepsSegment, AuditWindow: c.Window,
 		Run: p.w.run, Self: p.id, Role: p.role, MinPeers: c.MinPeers, Deadline: c.Deadline, LeakAfter: c.Leak,
 		StopRound: c.Stop, WindowsEach: 10, Verify: func(*wire.Signed) error { return nil }, Open: p.w.open,
 	}
@@ -371,7 +377,7 @@ func (p *peer) effect(e diloco.Effect) {
 		p.known = map[*byte]bool{}
 		w.check.adopted(w, p, e)
 		p.makeRoom(e.Commit)
-		p.adoptedByAuditor(e.Commit)
+		p.adoptedByAuditor(e.Head, e.Commit)
 	case diloco.Train:
 		p.train(e)
 	case diloco.Cut:

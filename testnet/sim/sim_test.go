@@ -44,6 +44,7 @@ func (r *Report) add(x *Report) {
 	r.Silenced += x.Silenced
 	r.Owed += x.Owed
 	r.Missed += x.Missed
+	r.Removed += x.Removed
 	r.Account = max(r.Account, x.Account)
 	r.Caught = max(r.Caught, x.Caught)
 }
@@ -92,6 +93,7 @@ func TestSeeds(t *testing.T) {
 	work.Wait()
 	wall := time.Since(start)
 	t.Log(sum.audits())
+	t.Logf("%d removed for want of stake", sum.Removed)
 	t.Logf("%d seeds from %d: %d violations; %d events in %v, %.0f a second; %d rounds, %d of them weak, %d siblings; %d deltas merged, %d of them late; at most %d rounds until a healed partition had one chain",
 		n, from, bad.Load(), sum.Events, wall.Round(time.Millisecond), float64(sum.Events)/wall.Seconds(), sum.Rounds, sum.Weak, sum.Siblings, sum.Merged, sum.Late, sum.Heal)
 }

@@ -120,6 +120,7 @@ type Report struct {
 	Owed      int    // audits that honest validators owed in the final chain
 	Missed    int    // of these, not answered in time
 	Account   uint64 // the highest account (diloco.Member.Missed) of an honest validator
+	Removed   int    // for want of stake, in commits of any branch
 	Caught    uint64 // most rounds from when an honest validator's coin chose a lie in the chain until its author was convicted
 }
 

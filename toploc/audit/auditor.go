@@ -181,12 +181,13 @@ func (a *Auditor) Adopted(h Head) {
 	for _, c := range h.Cases {
 		k := key{c.Subject, c.Segment}
 		open[k] = true
+		depth, known := a.depth[c.Subject]
 		if c.Spoken {
 			a.said[k] = c.Round
 			delete(a.tasks, k)
-		} else if h.Since > 0 && c.Peer != a.cfg.Self {
+		} else if known && h.Since > 0 && c.Peer != a.cfg.Self { // of what came before this peer, it cannot even tell the kind
 			a.add(Task{
-				Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: a.depth[c.Subject] > 0,
+				Subject: c.Subject, Peer: c.Peer, Round: c.Round, Segment: c.Segment, Verdict: depth > 0,
 				Reason: ByCase, Seed: OwnSeed(c.Subject, c.Segment, a.cfg.Self), Until: max(c.Round, c.Opened) + a.cfg.Window,
 			}, false)
 		}

@@ -12,7 +12,9 @@ import (
 func peer(n byte) wire.PeerID { return wire.PeerID{2, n} }
 
 func auditor(rate uint64) *Auditor {
-	return NewAuditor(Config{Self: peer(0), Coin: testCoin, Rate: rate, Every: 25, Window: 6, Patience: 3})
+	a := NewAuditor(Config{Self: peer(0), Coin: testCoin, Rate: rate, Every: 25, Window: 6, Patience: 3})
+	a.note(subject(7), 3, 0) // a delta that was seen
+	return a
 }
 
 var testCoin = NewCoin([]byte("auditor"), testRun)
@@ -109,6 +111,7 @@ func TestAuditorIsNoValidatorYet(t *testing.T) {
 		t.Error(got)
 	}
 	h.Since = 4
+	h.Cases = append(h.Cases, Accusation{Subject: subject(8), Peer: peer(8), Round: 3}) // of work that was not seen
 	a.Adopted(h)
 	if got := list(a); got != "case 7/3" {
 		t.Error(got)
