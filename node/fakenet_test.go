@@ -112,6 +112,15 @@ func (h *host) leave() {
 	h.work.Wait()
 }
 
+// later does f beside the rest, unless h has left.
+func (h *host) later(f func()) {
+	h.sea.mu.Lock()
+	defer h.sea.mu.Unlock()
+	if h.sea.hosts[h.self] == h {
+		h.work.Go(f)
+	}
+}
+
 func (h *host) Self() wire.PeerID { return h.self }
 
 func (h *host) Join(topic string, judge Judge) (Topic, error) {
@@ -212,7 +221,7 @@ func (t *fakeTopic) Publish(ctx context.Context, data []byte) error {
 		if ot == nil {
 			continue
 		}
-		o.work.Go(func() {
+		o.later(func() {
 			if pause(o.ctx, h.sea.delay) != nil || h.sea.reach(h.self, o.self) == nil {
 				return
 			}
