@@ -20,3 +20,16 @@
 #define EXPONENT(d, n) WORD $(0x4F375400 | (n)<<5 | (d)) // d = n << 23
 #define BIC(d, n, m) WORD $(0x4E601C00 | (m)<<16 | (n)<<5 | (d)) // d = n and not m
 #define MOVE(d, n) WORD $(0x4EA01C00 | (n)<<16 | (n)<<5 | (d))
+
+// What the kernels of decoding are called with; for bf16, the mask of a value's upper half.
+#define ARGUMENTS \
+	MOVD k+0(FP), R0; \
+	MOVD a+8(FP), R1; \
+	MOVD sa+16(FP), R5; \
+	MOVD b+24(FP), R2; \
+	MOVD c+32(FP), R3; \
+	MOVD sc+40(FP), R4; \
+	MOVBU acc+48(FP), R6
+#define HIGH \
+	MOVW $0xffff0000, R11; \
+	VDUP R11, V31.S4

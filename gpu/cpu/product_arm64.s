@@ -183,26 +183,13 @@ done: \
 
 // func linearNEONF32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
 TEXT ·linearNEONF32x1(SB), NOSPLIT, $0-49
-	MOVD k+0(FP), R0
-	MOVD a+8(FP), R1
-	MOVD sa+16(FP), R5
-	MOVD b+24(FP), R2
-	MOVD c+32(FP), R3
-	MOVD sc+40(FP), R4
-	MOVBU acc+48(FP), R6
+	ARGUMENTS
 	LINEAR(STEPF32)
 
 // func linearNEONBF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
 TEXT ·linearNEONBF16x1(SB), NOSPLIT, $0-49
-	MOVD k+0(FP), R0
-	MOVD a+8(FP), R1
-	MOVD sa+16(FP), R5
-	MOVD b+24(FP), R2
-	MOVD c+32(FP), R3
-	MOVD sc+40(FP), R4
-	MOVBU acc+48(FP), R6
-	MOVW $0xffff0000, R11
-	VDUP R11, V31.S4
+	ARGUMENTS
+	HIGH
 	LINEAR(STEPBF16)
 
 #undef ROWS
@@ -226,26 +213,13 @@ TEXT ·linearNEONBF16x1(SB), NOSPLIT, $0-49
 
 // func linearNEONF32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
 TEXT ·linearNEONF32x2(SB), NOSPLIT, $0-49
-	MOVD k+0(FP), R0
-	MOVD a+8(FP), R1
-	MOVD sa+16(FP), R5
-	MOVD b+24(FP), R2
-	MOVD c+32(FP), R3
-	MOVD sc+40(FP), R4
-	MOVBU acc+48(FP), R6
+	ARGUMENTS
 	LINEAR(STEPF32)
 
 // func linearNEONBF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
 TEXT ·linearNEONBF16x2(SB), NOSPLIT, $0-49
-	MOVD k+0(FP), R0
-	MOVD a+8(FP), R1
-	MOVD sa+16(FP), R5
-	MOVD b+24(FP), R2
-	MOVD c+32(FP), R3
-	MOVD sc+40(FP), R4
-	MOVBU acc+48(FP), R6
-	MOVW $0xffff0000, R11
-	VDUP R11, V31.S4
+	ARGUMENTS
+	HIGH
 	LINEAR(STEPBF16)
 
 #undef ROWS
@@ -272,24 +246,11 @@ TEXT ·linearNEONBF16x2(SB), NOSPLIT, $0-49
 
 // func linearNEONF32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
 TEXT ·linearNEONF32x3(SB), NOSPLIT, $0-49
-	MOVD k+0(FP), R0
-	MOVD a+8(FP), R1
-	MOVD sa+16(FP), R5
-	MOVD b+24(FP), R2
-	MOVD c+32(FP), R3
-	MOVD sc+40(FP), R4
-	MOVBU acc+48(FP), R6
+	ARGUMENTS
 	LINEAR(STEPF32)
 
 // func linearNEONBF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
 TEXT ·linearNEONBF16x3(SB), NOSPLIT, $0-49
-	MOVD k+0(FP), R0
-	MOVD a+8(FP), R1
-	MOVD sa+16(FP), R5
-	MOVD b+24(FP), R2
-	MOVD c+32(FP), R3
-	MOVD sc+40(FP), R4
-	MOVBU acc+48(FP), R6
-	MOVW $0xffff0000, R11
-	VDUP R11, V31.S4
+	ARGUMENTS
+	HIGH
 	LINEAR(STEPBF16)
