@@ -325,6 +325,7 @@ func (a *Agent) leastWanted() (least candidacy) {
 
 // lookUp refreshes Standing's answers, and sees whether this peer itself has what others ask of it.
 func (a *Agent) lookUp(ctx context.Context) error {
+	was := a.short
 	a.short = ""
 	if role, least := a.stakeAsked(a.opt.Validate); num(least).Sign() > 0 {
 		ok, err := a.hasStake(ctx, candidacy{a.opt.Key.Peer(), a.opt.Validate})
@@ -334,7 +335,9 @@ func (a *Agent) lookUp(ctx context.Context) error {
 		if !ok {
 			name := map[uint8]string{chain.Trainer: "trainer", chain.Validator: "validator"}[role]
 			a.short = fmt.Sprintf("others keep this peer out of the roster: less than %s is staked behind its key: `shoal stake %[1]s --role %s`", chain.FormatAmount(least), name)
-			a.warn(a.short, "too little is staked", "least", chain.FormatAmount(least), "role", name)
+			if was == "" {
+				a.opt.Log.Warn("too little is staked", "least", chain.FormatAmount(least), "role", name)
+			}
 		}
 	}
 	now := a.opt.Clock()

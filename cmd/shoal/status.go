@@ -106,19 +106,22 @@ func statusText(st *status) string {
 	if st.Done {
 		row("result", "%s", st.ResultState)
 	}
-	if st.Loss > 0 || st.ValLoss > 0 {
+	switch {
+	case st.Loss > 0:
 		row("loss", "training %.4f, validation %.4f (round %d)", st.Loss, st.ValLoss, st.ValRound)
+	case st.ValLoss > 0: // who does not train
+		row("loss", "validation %.4f (round %d)", st.ValLoss, st.ValRound)
 	}
 	if f := st.Machine; f != nil {
 		row("machine", "%s", f)
 	}
-	row("speed", "%s tokens/s, %s tokens trained", count(st.TokensPerS), count(float64(st.Tokens)))
 	if st.Role == node.RoleValidator {
 		row("audits", "%d passed, %d wrong, %d withheld, in %.1f %% of the time", st.Audits["passed"], st.Audits["wrong"], st.Audits["withheld"], 100*st.AuditShare)
 		if st.Missed > 0 {
 			row("missed", "%d of %d points: at %d this validator is removed, its machine is too slow or out of reach (--log-level info says which audits wait)", st.Missed, audit.MissLimit, audit.MissLimit)
 		}
 	} else {
+		row("speed", "%s tokens/s, %s tokens trained", count(st.TokensPerS), count(float64(st.Tokens)))
 		row("contributed", "%d rounds", st.RoundsContributed)
 	}
 	if st.Role != "" {
