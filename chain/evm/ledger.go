@@ -24,6 +24,9 @@ type Ledger struct {
 	judged uint64                        // guarded by mu; time of the block that the last Do was judged by
 }
 
+// ErrNotDeployed says that the chain does not have what a book describes.
+var ErrNotDeployed = errors.New("the book is of another chain or deployment")
+
 // Open returns the deployment that book describes, after a look at whether it
 // is there: code at every address, and the domain separators that our
 // signatures are made for.
@@ -41,7 +44,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 			return nil, fmt.Errorf("look for the %s contract: %w", name, err)
 		}
 		if len(code) == 0 {
-			return nil, fmt.Errorf("there is no %s contract at %s on chain %d: deploy, or give the book of a deployment", name, book.Contracts[name], book.ChainID)
+			return nil, fmt.Errorf("%w: there is no %s contract at %s on chain %d: deploy, or give the book of a deployment", ErrNotDeployed, name, book.Contracts[name], book.ChainID)
 		}
 	}
 	for name, pack := range map[chain.Contract][]byte{chain.Staking: stakingABI.PackDomainSeparator(), chain.Settlement: settlementABI.PackDomainSeparator(),
@@ -53,7 +56,7 @@ func Open(ctx context.Context, c *Client, book chain.Book, senders ...*Sender) (
 			return nil, err
 		}
 		if want := book.Domain(name); err != nil || string(out) != string(want[:]) {
-			return nil, fmt.Errorf("the contract at %s is not our %s: signatures made for it would not count", book.Contracts[name], name)
+			return nil, fmt.Errorf("%w: the contract at %s is not our %s: signatures made for it would not count", ErrNotDeployed, book.Contracts[name], name)
 		}
 	}
 	return l, nil

@@ -82,8 +82,11 @@ func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
 		return nil, err
 	}
 	l, err := evm.Open(ctx, c, d.Book, s)
-	if err != nil {
+	switch {
+	case errors.Is(err, evm.ErrNotDeployed), errors.Is(err, evm.ErrWrongChain):
 		return nil, advise(err, "%s is not of what runs at %s: copy the swarm's again, or move it away and deploy", a.path(chainFile), d.URL)
+	case err != nil:
+		return nil, unanswered(err, d.Preset)
 	}
 	return &teller{a: a, flags: f, ledger: l, key: k, me: chain.AddressOf(k), where: d}, nil
 }
@@ -108,12 +111,18 @@ func dialChain(ctx context.Context, preset, url string, id uint64) (*evm.Client,
 	switch {
 	case errors.Is(err, evm.ErrWrongChain):
 		return nil, advise(err, "give the URL of a node of chain %d, or the right --chain-id; a deployment is of one chain", p.ChainID)
-	case err != nil && preset == "dev":
-		return nil, advise(err, "is `shoal chain dev` running, on that port?")
 	case err != nil:
-		return nil, advise(err, "is the node up, and the URL right? What is in flight is kept and goes on when it is back")
+		return nil, unanswered(err, preset)
 	}
 	return c, nil
+}
+
+// unanswered says what to do where a chain's node does not answer.
+func unanswered(err error, preset string) error {
+	if preset == "dev" {
+		return advise(err, "is `shoal chain dev` running, on that port?")
+	}
+	return advise(err, "is the node up, and the URL right? What is in flight is kept and goes on when it is back")
 }
 
 // actionName is an action's, for people.
