@@ -486,14 +486,6 @@ func (s *scene) perform(list []Effect) {
 	}
 }
 
-func peerNames(list []wire.PeerID) string {
-	var out []string
-	for _, p := range list {
-		out = append(out, peerName(p))
-	}
-	return strings.Join(out, ",")
-}
-
 func (s *scene) status() {
 	st := s.m.Status()
 	s.say("%s at %s, justified %s, final %s, deltas %d, votes %d, member %v", st.Phase, s.name(st.Head), s.name(st.Justified), s.name(st.Final), st.Deltas, st.Votes, st.Member)

@@ -178,3 +178,11 @@ func (s *scene) word(msg *wire.Signed) string {
 	}
 	return msg.Kind.String()
 }
+
+func peerNames(list []wire.PeerID) string {
+	var out []string
+	for _, p := range list {
+		out = append(out, peerName(p))
+	}
+	return strings.Join(out, ",")
+}

@@ -125,24 +125,7 @@ func (a *auditor) loop(ctx context.Context) {
 		if len(heads) > 0 {
 			a.remind(ctx)
 		}
-		for {
-			j, ok := a.next(len(ready))
-			if !ok {
-				break
-			}
-			if j.msg == nil || j.delta == nil || j.delta.From == a.self {
-				a.dismiss(j)
-				continue
-			}
-			limit, stop := context.WithCancel(ctx)
-			j.since, j.stop = time.Now(), stop
-			a.asking = append(a.asking, j)
-			work.Go(func() {
-				j.err = a.replayer.bring(limit, j.delta, j.task.Segment, j.task.Again)
-				stop()
-				a.fetched <- j
-			})
-		}
+		a.ask(ctx, &work, len(ready))
 		if !busy && len(ready) > 0 {
 			j := ready[0]
 			ready = ready[1:]
@@ -183,44 +166,48 @@ func (a *auditor) loop(ctx context.Context) {
 	}
 }
 
-// next returns an audit whose material is to be asked for now, where there is one.
-// ready is how many wait to be replayed.
-func (a *auditor) next(ready int) (*asked, bool) {
-	n := ready
-	for _, j := range a.asking {
-		if time.Since(j.since) < slow {
-			n++
+// ask begins to ask for the material of as many audits as may be under way. ready is
+// how many wait to be replayed.
+func (a *auditor) ask(ctx context.Context, work *sync.WaitGroup, ready int) {
+	for {
+		n, least := ready, audit.ByCross
+		for _, j := range a.asking {
+			if time.Since(j.since) < slow {
+				n++
+			}
 		}
+		if n >= maxAnswer {
+			return
+		}
+		if n >= maxAhead {
+			least = audit.ByCase
+		}
+		t, ok := a.choice.Next(least)
+		if !ok {
+			return
+		}
+		j := &asked{task: t, msg: a.known[t.Subject], since: time.Now()}
+		if j.msg == nil {
+			a.choice.Failed(t.Subject, t.Segment)
+			continue
+		}
+		if j.delta = a.root(j.msg); j.delta == nil || j.delta.From == a.self { // nobody judges who judged its own work
+			a.choice.Said(t.Subject, t.Segment, t.Round)
+			continue
+		}
+		if len(a.asking) >= maxAsked {
+			a.asking[0].stop() // it comes again with the next head
+			a.asking = a.asking[1:]
+		}
+		limit, stop := context.WithCancel(ctx)
+		j.stop = stop
+		a.asking = append(a.asking, j)
+		work.Go(func() {
+			j.err = a.replayer.bring(limit, j.delta, t.Segment, t.Again)
+			stop()
+			a.fetched <- j
+		})
 	}
-	least := audit.ByCross
-	switch {
-	case n >= maxAnswer:
-		return nil, false
-	case n >= maxAhead:
-		least = audit.ByCase
-	}
-	t, ok := a.choice.Next(least)
-	if !ok {
-		return nil, false
-	}
-	if len(a.asking) >= maxAsked {
-		a.asking[0].stop() // it comes again with the next head
-		a.asking = a.asking[1:]
-	}
-	j := &asked{task: t, msg: a.known[t.Subject]}
-	if j.msg != nil {
-		j.delta = a.root(j.msg)
-	}
-	return j, true
-}
-
-// dismiss ends an audit that nobody can do, or this peer must not.
-func (a *auditor) dismiss(j *asked) {
-	if j.msg == nil {
-		a.choice.Failed(j.task.Subject, j.task.Segment)
-		return
-	}
-	a.choice.Said(j.task.Subject, j.task.Segment, j.task.Round) // nobody judges who judged its own work
 }
 
 // adopt looks at a new head, and at the commits below it within the window that

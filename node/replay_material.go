@@ -62,13 +62,19 @@ func (r *replayer) snapshot(ctx context.Context, what string, c wire.CID, accuse
 	return b, s, nil
 }
 
-// state gets a state of the chain, which is nobody's to withhold.
-func (r *replayer) state(ctx context.Context, c wire.CID, accused wire.PeerID) (*State, error) {
-	soon, stop := r.soon(ctx)
+// fetchState gets a state of the chain, which is nobody's to withhold.
+func (r *replayer) fetchState(ctx context.Context, c wire.CID, accused wire.PeerID) error {
+	ctx, stop := r.soon(ctx)
 	defer stop()
-	err := r.blocks.FetchDir(soon, c, r.from(accused), r.model.Limit(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("state %s: %w", c, err)
+	if err := r.blocks.FetchDir(ctx, c, r.from(accused), r.model.Limit(), nil); err != nil {
+		return fmt.Errorf("state %s: %w", c, err)
+	}
+	return nil
+}
+
+func (r *replayer) state(ctx context.Context, c wire.CID, accused wire.PeerID) (*State, error) {
+	if err := r.fetchState(ctx, c, accused); err != nil {
+		return nil, err
 	}
 	s, _, err := r.model.Load(ctx, r.blocks, c)
 	return s, err
@@ -78,27 +84,17 @@ func (r *replayer) state(ctx context.Context, c wire.CID, accused wire.PeerID) (
 // segment what it may need. Many goroutines may do so. It judges nothing: what is
 // wrong the replay finds.
 func (r *replayer) bring(ctx context.Context, delta *diloco.Message, segment uint64, all bool) error {
-	d, from := delta.Body.(*diloco.Delta), r.from(delta.From)
-	if !d.Trace.Defined() || d.Trace.Codec() != wire.CodecDagCBOR {
+	d := delta.Body.(*diloco.Delta)
+	if !d.Trace.Defined() {
 		return nil
 	}
-	trace := func(c wire.CID) (*audit.Trace, error) {
-		block, err := r.blocks.Fetch(ctx, c, from, audit.MaxTrace)
-		if err != nil {
-			return nil, theirs("the trace", err)
-		}
-		t, err := audit.DecodeTrace(block)
-		if err != nil {
-			return nil, wrongWork{err}
-		}
-		return t, nil
-	}
+	f := replayer{model: r.model, blocks: r.blocks, from: r.from} // in no hurry, with its own list of what was used
 	end := func(t *audit.Trace, i uint64) error {
-		_, err := r.blocks.FetchFile(ctx, t.Segments[i].End, from, maxSnapshot(r.model.Params()))
-		return theirs(fmt.Sprintf("the end of segment %d", i), err)
+		_, err := f.file(ctx, fmt.Sprintf("the end of segment %d", i), t.Segments[i].End, delta.From, maxSnapshot(f.model.Params()))
+		return err
 	}
 	err := func() error {
-		t, err := trace(d.Trace)
+		t, err := f.fetchTrace(ctx, d.Trace, delta.From)
 		if err != nil || segment >= uint64(len(t.Segments)) {
 			return err
 		}
@@ -111,7 +107,7 @@ func (r *replayer) bring(ctx context.Context, delta *diloco.Message, segment uin
 			return end(t, segment-1)
 		}
 		if t.Before.Defined() {
-			before, err := trace(t.Before)
+			before, err := f.fetchTrace(ctx, t.Before, delta.From)
 			if err != nil {
 				return err
 			}
@@ -119,10 +115,7 @@ func (r *replayer) bring(ctx context.Context, delta *diloco.Message, segment uin
 				return err
 			}
 		}
-		if err := r.blocks.FetchDir(ctx, d.State, from, r.model.Limit(), nil); err != nil {
-			return fmt.Errorf("state %s: %w", d.State, err)
-		}
-		return nil
+		return f.fetchState(ctx, d.State, delta.From)
 	}()
 	if errors.As(err, new(wrongWork)) {
 		return nil

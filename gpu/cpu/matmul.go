@@ -108,3 +108,16 @@ func (j *matmulJob) run(w *worker, task int) {
 		w.k.product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, c, j.c.Stride, j.acc, 0)
 	}
 }
+
+// needed is the part of kb values of k from k0 on that counts for rows i0 to i1 of op(A),
+// see kernels.product.
+func needed(l gpu.Layout, seen, k0, kb, i0, i1 int) (from, to int) {
+	switch {
+	case seen == 0:
+	case l == gpu.NN:
+		kb = min(kb, seen+i1-1-k0)
+	case l == gpu.TN:
+		from = max(0, i0-seen+1-k0)
+	}
+	return from, kb
+}

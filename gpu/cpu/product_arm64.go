@@ -28,38 +28,15 @@ func productNEON(half bool, w *worker, l gpu.Layout, m, n, k int, a []float32, l
 		group := neonB / (neonCols * kb) * neonCols
 		for j0 := 0; j0 < n; j0 += group {
 			cols := min(group, n-j0)
-			if l == gpu.NT {
-				across(w.pack, b[j0*ldb+k0:], neonCols, cols, kb, ldb)
-			} else {
-				along(w.pack, b[k0*ldb+j0:], neonCols, cols, kb, ldb)
-			}
-			if half {
-				roundGo(w.pack[:(cols+neonCols-1)/neonCols*neonCols*kb])
-			}
+			packNEON(w.pack, b, ldb, l == gpu.NT, half, j0, neonCols, cols, k0, kb)
 			for i0 := 0; i0 < m; i0 += neonM {
 				rows := min(neonM, m-i0)
-				if l == gpu.TN {
-					along(w.strips, a[k0*lda+i0:], neonRows, rows, kb, lda)
-				} else {
-					across(w.strips, a[i0*lda+k0:], neonRows, rows, kb, lda)
-				}
-				if half {
-					roundGo(w.strips[:(rows+neonRows-1)/neonRows*neonRows*kb])
-				}
+				packNEON(w.strips, a, lda, l != gpu.TN, half, i0, neonRows, rows, k0, kb)
 				for j := 0; j < cols; j += neonCols {
 					for i := 0; i < rows; i += neonRows {
-						from, to := 0, kb
-						last := i0 + min(i+neonRows, rows) - 1 // row of C; see kernels.product for seen
-						switch {
-						case seen == 0:
-						case l == gpu.NT && j0+j >= seen+last:
-							continue
-						case l == gpu.NN:
-							to = min(kb, seen+last-k0)
-						case l == gpu.TN:
-							from = max(0, i0+i-seen+1-k0)
-						}
-						if from < to {
+						end := i0 + min(i+neonRows, rows)
+						from, to := needed(l, seen, k0, kb, i0+i, end)
+						if from < to && !(l == gpu.NT && seen > 0 && j0+j >= seen+end-1) {
 							tilesNEON(to-from, w.strips[i*kb+from*neonRows:], w.pack[j*kb+from*neonCols:], c[(i0+i)*ldc+j0+j:], ldc, rows-i, cols-j)
 						}
 					}
@@ -83,6 +60,19 @@ func tilesNEON(k int, a, b, c []float32, ldc, rows, cols int) {
 	tileNEON(k, &a[0], &b[0], &t[0], 4*neonCols)
 	for i := range rows {
 		copy(c[i*ldc:i*ldc+cols], t[i*neonCols:])
+	}
+}
+
+// packNEON packs n columns of kb rows of x from column at and row k0 on, or as many rows of
+// columns, into strips of width, rounded to bfloat16 for half.
+func packNEON(dst, x []float32, ld int, rows, half bool, at, width, n, k0, kb int) {
+	if rows {
+		across(dst, x[at*ld+k0:], width, n, kb, ld)
+	} else {
+		along(dst, x[k0*ld+at:], width, n, kb, ld)
+	}
+	if half {
+		roundGo(dst[:(n+width-1)/width*width*kb])
 	}
 }
 

@@ -192,19 +192,6 @@ func (t *tiling) asks(k int, strip bool) int {
 	return max(1, k/8-t.rows/2)
 }
 
-// needed is the part of kb values of k from k0 on that counts for rows i0 to i1 of op(A),
-// see kernels.product.
-func needed(l gpu.Layout, seen, k0, kb, i0, i1 int) (from, to int) {
-	switch {
-	case seen == 0:
-	case l == gpu.NN:
-		kb = min(kb, seen+i1-1-k0)
-	case l == gpu.TN:
-		from = max(0, i0-seen+1-k0)
-	}
-	return from, kb
-}
-
 // packB writes columns j0 to j1 of op(B) from k0 on to dst, panel after panel; what a
 // panel holds beyond j1 is of no matter.
 func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, j1, ldb int, dst []float32) {
