@@ -188,7 +188,7 @@ func (a *auditor) ask(ctx context.Context, work *sync.WaitGroup, ready int) {
 		}
 		j := &asked{task: t, msg: a.known[t.Subject], since: time.Now()}
 		if j.msg == nil {
-			a.choice.Failed(t.Subject, t.Segment)
+			a.choice.Failed(t.Subject, t.Segment, false)
 			continue
 		}
 		if j.delta = a.root(j.msg); j.delta == nil || j.delta.From == a.self { // nobody judges who judged its own work
@@ -299,7 +299,7 @@ func (a *auditor) failed(ctx context.Context, j *asked) {
 	}
 	a.log.Info("an audit waits for the next round", "peer", j.msg.From, "round", j.task.Round, "segment", j.task.Segment, "err", j.err)
 	var gone notServed
-	if late := a.choice.Failed(j.task.Subject, j.task.Segment); late && errors.As(j.err, &gone) {
+	if a.choice.Failed(j.task.Subject, j.task.Segment, errors.As(j.err, &gone)) {
 		a.withheld(ctx, j, gone)
 	}
 }
@@ -318,6 +318,7 @@ func (a *auditor) withheld(ctx context.Context, j *asked, gone notServed) {
 		return
 	}
 	a.say(ctx, v)
+	a.choice.Called(t.Subject, t.Segment)
 }
 
 // done takes a replay that has ended.

@@ -177,7 +177,8 @@ func (p *peer) audit(t audit.Task, tries int) {
 			w.after(w.between(500*time.Millisecond, 2*time.Second), p, func() { p.audit(t, tries+1) })
 		case at == nil && !p.has(block):
 			p.auditing--
-			if p.auditor.Failed(t.Subject, t.Segment) {
+			if p.auditor.Failed(t.Subject, t.Segment, true) {
+				p.auditor.Called(t.Subject, t.Segment)
 				p.find(t, diloco.Withheld, nil)
 			}
 			p.wakeAuditor()

@@ -323,18 +323,30 @@ func (a *Auditor) Said(subject wire.CID, segment, round uint64) {
 	delete(a.tasks, k)
 }
 
-// Failed reports that the material of a task could not be had. It is tried
+// Failed reports that a task could not be done; theirs says that the material was not to be had of
+// who must serve it, and nothing else counts against them. It is tried
 // again with every head until the window ends. withheld says that it is time to
-// say so (once); the audit goes on, since it may turn up. Where a case is open the
+// say so, until Called; the audit goes on, since it may turn up. Where a case is open the
 // accused has time to answer anyway, and one more try is enough. Of verdicts nothing
 // is withheld.
-func (a *Auditor) Failed(subject wire.CID, segment uint64) (withheld bool) {
+func (a *Auditor) Failed(subject wire.CID, segment uint64, theirs bool) (withheld bool) {
 	t := a.tasks[key{subject, segment}]
 	if t == nil {
 		return false
 	}
 	t.running = false
+	if !theirs {
+		t.after, t.Again = a.round, true
+		return false
+	}
 	return a.inVain(t)
+}
+
+// Called reports that this validator has said that a task's material is withheld, which it says once.
+func (a *Auditor) Called(subject wire.CID, segment uint64) {
+	if t := a.tasks[key{subject, segment}]; t != nil {
+		t.called = true
+	}
 }
 
 // Waits reports that the material of a task, long asked for, is still not there
@@ -356,11 +368,7 @@ func (a *Auditor) inVain(t *task) (withheld bool) {
 	if t.Reason == ByCase {
 		tries, patience = 2, min(patience, 1)
 	}
-	if t.called || t.Verdict || t.tries < tries || a.round < t.first+patience {
-		return false
-	}
-	t.called = true
-	return true
+	return !t.called && !t.Verdict && t.tries >= tries && a.round >= t.first+patience
 }
 
 // forget drops what no case can be about any more.

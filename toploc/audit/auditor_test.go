@@ -150,8 +150,9 @@ func TestAuditorPatience(t *testing.T) {
 		n := 0
 		for x, ok := a.Next(ByCross); ok; x, ok = a.Next(ByCross) {
 			n++
-			if a.Failed(x.Subject, x.Segment) {
+			if a.Failed(x.Subject, x.Segment, true) {
 				said++
+				a.Called(x.Subject, x.Segment)
 				if h.Round != 7 {
 					t.Errorf("withheld is said in round %d", h.Round)
 				}
@@ -167,17 +168,39 @@ func TestAuditorPatience(t *testing.T) {
 	a = auditor(10_000)
 	for r := uint64(4); r < 7; r++ {
 		a.Adopted(Head{Round: r, Since: 1, Cases: []Accusation{{Subject: subject(7), Peer: peer(7), Round: 3}}})
-		if x, ok := a.Next(ByCross); !ok || a.Failed(x.Subject, x.Segment) != (r == 5) {
+		if x, ok := a.Next(ByCross); !ok || a.Failed(x.Subject, x.Segment, true) != (r == 5) {
 			t.Errorf("round %d of a case: %v", r, ok)
+		}
+		if r == 5 {
+			a.Called(subject(7), 0)
 		}
 	}
 	a = auditor(10_000)
 	a.Adopted(Head{Round: 4, Since: 1, Passed: []Passed{{subject(10), subject(1), peer(5), 3, 2}}})
 	for r := uint64(4); r < 12; r++ {
-		if x, ok := a.Next(ByCross); ok && a.Failed(x.Subject, x.Segment) {
+		if x, ok := a.Next(ByCross); ok && a.Failed(x.Subject, x.Segment, true) {
 			t.Error("a verdict is called withheld")
 		}
 		a.Adopted(Head{Round: r, Since: 1})
+	}
+}
+
+// What fails for another reason than that the accused does not serve counts against nobody, and keeps
+// nobody from saying so later.
+func TestAuditorFailsByItself(t *testing.T) {
+	a := auditor(10_000)
+	h := Head{Round: 4, Since: 1, Works: []Work{{subject(1), peer(1), 3, 100}}}
+	for ; h.Round <= 9; h.Round++ {
+		a.Adopted(h)
+		h.Works = nil
+		x, ok := a.Next(ByCross)
+		if !ok {
+			t.Fatalf("round %d: nothing to do", h.Round)
+		}
+		theirs := h.Round != 5 && h.Round != 7
+		if got := a.Failed(x.Subject, x.Segment, theirs); got != (h.Round >= 8) {
+			t.Errorf("round %d: withheld %v", h.Round, got)
+		}
 	}
 }
 
@@ -199,8 +222,11 @@ func TestAuditorWaits(t *testing.T) {
 		if _, again := a.Next(ByCross); again {
 			t.Errorf("round %d: it is asked for again while it is asked for", h.Round)
 		}
-		if got := a.Waits(x.Subject, x.Segment); got != (h.Round == 7) {
+		if got := a.Waits(x.Subject, x.Segment); got != (h.Round == 7 || h.Round == 8) {
 			t.Errorf("round %d: withheld %v", h.Round, got)
+		}
+		if h.Round == 8 { // it could not be said before
+			a.Called(x.Subject, x.Segment)
 		}
 		if now, ok := a.Current(x.Subject, x.Segment); !ok || !now.Again {
 			t.Errorf("round %d: %+v, %v", h.Round, now, ok)

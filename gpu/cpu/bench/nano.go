@@ -70,7 +70,7 @@ func nano(o options, bins map[string]string) error {
 		}
 		return nil
 	}
-	all, err := torches(o, m, threads)
+	all, err := torches(o, m, threads, tuned)
 	if err != nil {
 		return err
 	}

@@ -132,8 +132,13 @@ func engine(isa string, m model, threads int) (*runner, error) {
 	return launch(isa, nil, "", self, "-serve", fmt.Sprintf("%s %d %s", isa, threads, m.args()))
 }
 
-// torches starts PyTorch on m, tuned and as Debian installs it; none where there is none.
-func torches(o options, m model, threads int) ([]*runner, error) {
+// The kernels that OpenBLAS, and PyTorch with it, is told to use: the best, and those it chooses.
+var tuned, installed = core{"tuned", "SkylakeX"}, core{"AVX2", "Haswell"}
+
+type core struct{ name, blas string }
+
+// torches starts PyTorch on m, once for each of cores; none where there is none.
+func torches(o options, m model, threads int, cores ...core) ([]*runner, error) {
 	out, err := exec.Command(o.python, "-c", "import torch; print(torch.__version__)").CombinedOutput()
 	if err != nil {
 		fmt.Printf("SKIPPED PyTorch: %s cannot import torch: %v\n", o.python, err)
@@ -142,9 +147,9 @@ func torches(o options, m model, threads int) ([]*runner, error) {
 	version := strings.TrimSpace(string(out))
 	args := append([]string{filepath.Join(o.peers, "step.py"), strconv.Itoa(threads)}, strings.Fields(m.args())...)
 	var all []*runner
-	for _, kind := range []struct{ name, core string }{{"tuned", "SkylakeX"}, {"AVX2", "Haswell"}} {
-		env := []string{"OPENBLAS_CORETYPE=" + kind.core, "OMP_NUM_THREADS=" + strconv.Itoa(threads), "OPENBLAS_NUM_THREADS=" + strconv.Itoa(threads)}
-		r, err := launch("torch "+version+" "+kind.name, env, "", o.python, args...)
+	for _, c := range cores {
+		env := []string{"OPENBLAS_CORETYPE=" + c.blas, "OMP_NUM_THREADS=" + strconv.Itoa(threads), "OPENBLAS_NUM_THREADS=" + strconv.Itoa(threads)}
+		r, err := launch("torch "+version+" "+c.name, env, "", o.python, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +171,7 @@ func runners(o options, m model, threads int) ([]*runner, error) {
 		}
 		all = append(all, r)
 	}
-	others, err := torches(o, m, threads)
+	others, err := torches(o, m, threads, tuned, installed)
 	return append(all, others...), err
 }
 
