@@ -104,7 +104,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if err := c.RopeScaling.validate(); err != nil {
-		return err
+		return fmt.Errorf("rope_scaling: %w", err)
 	}
 	if n := c.NumParams(); n > MaxParams {
 		return fmt.Errorf("model has %d parameters, at most %d", n, int64(MaxParams))
@@ -187,13 +187,16 @@ type configJSON struct {
 	HiddenSize            *int            `json:"hidden_size"`
 	InitializerRange      float           `json:"initializer_range"`
 	IntermediateSize      *int            `json:"intermediate_size"`
+	LayerTypes            []string        `json:"layer_types,omitempty"`
 	MaxPositionEmbeddings *int            `json:"max_position_embeddings"`
 	MLPBias               bool            `json:"mlp_bias"`
 	ModelType             string          `json:"model_type"`
 	NumAttentionHeads     *int            `json:"num_attention_heads"`
 	NumHiddenLayers       *int            `json:"num_hidden_layers"`
 	NumKeyValueHeads      *int            `json:"num_key_value_heads"`
+	Partial               *float          `json:"partial_rotary_factor,omitempty"`
 	PretrainingTP         int             `json:"pretraining_tp"`
+	Quantization          json.RawMessage `json:"quantization_config,omitempty"`
 	RMSNormEps            *float          `json:"rms_norm_eps"`
 	RopeParameters        *ropeParameters `json:"rope_parameters,omitempty"`
 	RopeScaling           *ropeParameters `json:"rope_scaling"`
@@ -247,9 +250,9 @@ func (l tokenList) MarshalJSON() ([]byte, error) {
 
 // ParseConfig reads config.json. Fields that the forward pass does not depend
 // on are ignored; a value that would change it in a way that is not implemented
-// (another activation, an unknown kind of scaled RoPE) is refused, as is
-// another architecture. Where
-// transformers has a default for an absent field, so has ParseConfig.
+// (another activation, an unknown kind of scaled RoPE, quantized weights) is
+// refused, as is another architecture. Where transformers has a default for an
+// absent field, so has ParseConfig.
 func ParseConfig(b []byte) (Config, error) {
 	var c Config
 	if len(b) > maxConfig {
@@ -263,14 +266,9 @@ func ParseConfig(b []byte) (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
-	scaling := j.RopeScaling.scaling()
-	if scaling == nil {
-		if scaling = j.RopeParameters.scaling(); scaling.validate() != nil {
-			return c, fmt.Errorf("config.json: rope_parameters: %w", scaling.validate())
-		}
-	}
-	if j.RopeTheta == nil && j.RopeParameters != nil {
-		j.RopeTheta = j.RopeParameters.RopeTheta
+	theta, scaling, err := j.rope()
+	if err != nil {
+		return c, fmt.Errorf("config.json: %w", err)
 	}
 	for _, f := range []struct {
 		name string
@@ -306,7 +304,7 @@ func ParseConfig(b []byte) (Config, error) {
 		VocabSize:             *j.VocabSize,
 		MaxPositionEmbeddings: or(j.MaxPositionEmbeddings, positions),
 		RMSNormEps:            float64(or(j.RMSNormEps, 1e-6)),
-		RopeTheta:             float64(or(j.RopeTheta, 10000)),
+		RopeTheta:             theta,
 		TieWordEmbeddings:     or(j.TieWordEmbeddings, false),
 		BOS:                   j.BOS,
 		EOS:                   j.EOS,

@@ -127,6 +127,14 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3"}`, "rope_scaling"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"rope_type":"yarn"}`, "rope_parameters"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_theta":0`, "rope_theta"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"factor":4}`, "rope_scaling: rope_type is missing"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear","rope_type":"default","factor":4}`, "rope_scaling: type"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear","factor":4},"rope_parameters":{"rope_type":"default"}`, "rope_parameters contradict"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_theta":10000,"rope_parameters":{"rope_theta":500000}`, "rope_theta: 10000"},
+		{`"vocab_size":512`, `"vocab_size":512,"partial_rotary_factor":0.5`, "partial_rotary_factor: 0.5"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"partial_rotary_factor":0.25}`, "rope_parameters: partial_rotary_factor"},
+		{`"vocab_size":512`, `"vocab_size":512,"layer_types":["full_attention","sliding_attention"]`, "layer_types"},
+		{`"vocab_size":512`, `"vocab_size":512,"quantization_config":{"quant_method":"fp8"}`, "quantization_config"},
 		{`"rms_norm_eps":1e-5`, `"rms_norm_eps":0`, "rms_norm_eps"},
 		{`{`, `[`, "config.json"},
 	} {
@@ -138,6 +146,21 @@ func TestParseConfigRefuses(t *testing.T) {
 	big.HiddenSize, big.HeadDim, big.IntermediateSize, big.NumHiddenLayers, big.VocabSize = MaxHidden, 64, MaxInner, MaxLayers, MaxVocab
 	if err := big.Validate(); err == nil || !strings.Contains(err.Error(), "parameters") {
 		t.Errorf("200 trillion parameters: %v", err)
+	}
+}
+
+// What changes nothing is taken.
+func TestParseConfigTakes(t *testing.T) {
+	for _, s := range []string{
+		`"partial_rotary_factor":1`, `"quantization_config":null`, `"layer_types":["full_attention"]`, `"layer_types":null`, `"hidden_act":"swish"`,
+		`"sliding_window":4096`, `"pretraining_tp":2`, `"rope_scaling":{}`, `"architectures":["LlamaModel"]`,
+		`"rope_theta":10000.0,"rope_scaling":{"rope_type":"default"},"rope_parameters":{"rope_type":"default","rope_theta":10000}`,
+	} {
+		c, err := ParseConfig([]byte(`{"model_type":"llama","hidden_size":64,"intermediate_size":172,"num_hidden_layers":1,
+			"num_attention_heads":8,"vocab_size":512,` + s + `}`))
+		if err != nil || c.RopeScaling != nil || c.RopeTheta != 10000 {
+			t.Errorf("%s: %+v, %v", s, c, err)
+		}
 	}
 }
 
