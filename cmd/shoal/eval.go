@@ -63,7 +63,7 @@ separator, documents lose the white space around them, and empty ones do not cou
 	f := c.Flags()
 	f.StringVar(&ef.model, "model", "", "directory of a model, or the CID of one")
 	f.StringVar(&ef.text, "text", "", "the text, UTF-8")
-	f.StringVar(&ef.split, "split", "", `what stands between documents, e.g. '<|endoftext|>'; \n and \t are understood`)
+	f.StringVar(&ef.split, "split", "", `what stands between documents, e.g. '<|endoftext|>'; \n, \r, \t and \\ are understood`)
 	f.IntVar(&ef.skip, "skip", 0, "leave out this many documents at the beginning, e.g. a fragment")
 	f.IntVar(&ef.documents, "documents", 0, "end after this many documents; 0 is all")
 	f.IntVar(&ef.threads, "threads", 0, "threads that compute (default: one for each core)")
@@ -90,7 +90,7 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if err != nil {
 		return err
 	}
-	docs := documents(string(text), strings.NewReplacer(`\n`, "\n", `\t`, "\t").Replace(ef.split))
+	docs := documents(string(text), strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(ef.split))
 	docs = docs[min(ef.skip, len(docs)):]
 	if ef.documents > 0 {
 		docs = docs[:min(ef.documents, len(docs))]
@@ -105,6 +105,9 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 		ids = ids[:min(len(ids), o.cfg.MaxPositionEmbeddings)]
 		if len(ids) < 2 {
 			continue
+		}
+		if err := o.fits(ids); err != nil {
+			return fmt.Errorf("document %d: %w", i+1, err)
 		}
 		nll, err := o.m.Loss(ids)
 		if err != nil {

@@ -246,6 +246,16 @@ func (m *modelDir) openFor(thr int, spawn func() (*worker.Client, error)) (*open
 	return &opened{cfg, tok, x, x, dev.Close}, nil
 }
 
+// fits refuses tokens that the model's vocabulary lacks: transformers fails at them, too.
+func (o *opened) fits(ids []int32) error {
+	for _, id := range ids {
+		if int(id) >= o.cfg.VocabSize {
+			return advise(fmt.Errorf("%s gives token %d, %s has a vocab_size of %d", node.TokenizerFile, id, node.ConfigFile, o.cfg.VocabSize), "the tokenizer is another model's: use the one that this model was trained with")
+		}
+	}
+	return nil
+}
+
 // optional reads a file of dir that need not be there.
 func optional(dir, name string, limit int64) ([]byte, error) {
 	b, err := readBounded(filepath.Join(dir, name), limit)
