@@ -132,8 +132,14 @@ func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
 		if err != nil {
 			return err
 		}
-		flat, err = st.Flat(cfg.Tensors())
-		return err
+		if flat, err = st.Flat(cfg.Tensors()); err != nil {
+			where := node.WeightsFile
+			if m.files[shardIndexFile] != nil {
+				where = shardIndexFile
+			}
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		return nil
 	})
 	return flat, err
 }
@@ -164,18 +170,21 @@ type mapping struct {
 
 // mapFile maps a file for reading. Whoever reads data does so within faults.
 func mapFile(name string) (_ *mapping, err error) {
+	fi, err := os.Stat(name)
+	if err == nil && !fi.Mode().IsRegular() { // to open a pipe could take for ever
+		return nil, fmt.Errorf("%s (%s) is not a regular file", name, fi.Mode())
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }() // the mapping stays
-	fi, err := f.Stat()
-	if err != nil {
+	if fi, err = f.Stat(); err != nil {
 		return nil, err
 	}
 	n := fi.Size()
-	if !fi.Mode().IsRegular() || n > maxModel || int64(int(n)) != n {
-		return nil, fmt.Errorf("%s: %d bytes (%s), want a file of at most %d", name, n, fi.Mode(), int64(maxModel))
+	if n > maxModel || int64(int(n)) != n {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, n, int64(maxModel))
 	}
 	if n == 0 {
 		return &mapping{close: func() error { return nil }}, nil

@@ -284,6 +284,11 @@ func ParseConfig(b []byte) (Config, error) {
 			return c, fmt.Errorf("config.json: %s is missing", f.name)
 		}
 	}
+	for name, v := range map[string]*int{"num_key_value_heads": j.NumKeyValueHeads, "head_dim": j.HeadDim} {
+		if v != nil && *v == 0 { // unset is null
+			return c, fmt.Errorf("config.json: %s: 0 is not a size", name)
+		}
+	}
 	head, positions := 0, 2048
 	if family != "" {
 		positions = 32768

@@ -116,6 +116,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"hidden_size":64`, `"hidden_size":24`, "odd"},
 		{`"num_hidden_layers":5`, `"num_hidden_layers":100000000`, "num_hidden_layers"},
 		{`"num_key_value_heads":4`, `"num_key_value_heads":3`, "num_key_value_heads"},
+		{`"num_key_value_heads":4`, `"num_key_value_heads":0`, "num_key_value_heads: 0"},
+		{`"num_key_value_heads":4`, `"head_dim":0`, "head_dim: 0"},
 		{`"vocab_size":512`, `"vocab_size":0`, "vocab_size"},
 		{`"vocab_size":512`, `"vocab_size":512,"bos_token_id":512`, "bos_token_id"},
 		{`"vocab_size":512`, `"vocab_size":512,"eos_token_id":[1,-1]`, "eos_token_id"},
