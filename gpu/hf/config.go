@@ -25,6 +25,7 @@ type Config struct {
 	RopeTheta             float64      // base of the rotary frequencies
 	RopeScaling           *RopeScaling // nil for the plain RoPE
 	AttentionBias         bool         // see QKVBias
+	MLPBias               bool         // of gate, up and down; Llama only
 	TieWordEmbeddings     bool         // the output head is the embedding
 	BOS                   *int         // token that begins a text, nil if none
 	EOS                   []int        // tokens that end one, none to 16
@@ -95,6 +96,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("bos_token_id: %d is not below vocab_size %d", *c.BOS, c.VocabSize)
 	case c.Family != "" && c.Family != Qwen2 && c.Family != Qwen3:
 		return fmt.Errorf("model_type: %.40q, want llama, qwen2 or qwen3", c.Family)
+	case c.MLPBias && c.Family != "":
+		return fmt.Errorf("mlp_bias: a %s has none", c.Family)
 	case len(c.EOS) > 16:
 		return fmt.Errorf("eos_token_id: %d tokens, at most 16", len(c.EOS))
 	}
@@ -300,6 +303,7 @@ func ParseConfig(b []byte) (Config, error) {
 		Family:                family,
 		RopeScaling:           scaling,
 		AttentionBias:         j.AttentionBias && family != Qwen2, // Qwen 2 has no such field
+		MLPBias:               j.MLPBias,
 		HiddenSize:            *j.HiddenSize,
 		IntermediateSize:      *j.IntermediateSize,
 		NumHiddenLayers:       *j.NumHiddenLayers,
@@ -342,6 +346,7 @@ func (c Config) Marshal() ([]byte, error) {
 	err := e.Encode(configJSON{
 		Architectures:         []string{architectures[c.ModelType()]},
 		AttentionBias:         c.AttentionBias,
+		MLPBias:               c.MLPBias,
 		BOS:                   c.BOS,
 		EOS:                   c.EOS,
 		HeadDim:               &hd,

@@ -25,9 +25,9 @@ func shared(t testing.TB, name string) []byte {
 }
 
 func TestTensorsSortedAndComplete(t *testing.T) {
-	for i, tied := range []bool{false, true, true, true, false} {
+	for i, tied := range []bool{false, true, true, true, false, true} {
 		c := tiny()
-		c.TieWordEmbeddings, c.AttentionBias, c.Family = tied, i > 2, []string{"", "", Qwen2, Qwen3, ""}[i]
+		c.TieWordEmbeddings, c.AttentionBias, c.MLPBias, c.Family = tied, i > 2, i > 4, []string{"", "", Qwen2, Qwen3, "", ""}[i]
 		var n int64
 		ts := c.Tensors()
 		for i, x := range ts {
@@ -52,6 +52,7 @@ func TestConfigRoundTrip(t *testing.T) {
 		func() Config { c := tiny(); c.BOS, c.EOS, c.TieWordEmbeddings = &one, []int{2}, true; return c }(),
 		func() Config { c := tiny(); c.EOS = []int{2, 3}; return c }(),
 		func() Config { c := tiny(); c.Family = Qwen2; return c }(),
+		func() Config { c := tiny(); c.MLPBias = true; return c }(),
 		func() Config {
 			c := tiny()
 			c.Family, c.AttentionBias, c.RopeScaling = Qwen3, true, &RopeScaling{RopeLlama3, 8, 1, 4, 8192}
@@ -121,7 +122,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"vocab_size":512`, `"vocab_size":0`, "vocab_size"},
 		{`"vocab_size":512`, `"vocab_size":512,"bos_token_id":512`, "bos_token_id"},
 		{`"vocab_size":512`, `"vocab_size":512,"eos_token_id":[1,-1]`, "eos_token_id"},
-		{`"vocab_size":512`, `"vocab_size":512,"mlp_bias":true`, "mlp_bias"},
+		{`"llama","architectures":["LlamaForCausalLM"]`, `"qwen2","mlp_bias":true`, "mlp_bias"},
 		{`"vocab_size":512`, `"vocab_size":512,"use_sliding_window":true`, "sliding"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear"}`, "factor"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":1,"original_max_position_embeddings":8192}`, "low_freq"},

@@ -185,9 +185,13 @@ func (c Config) OBias() bool { return c.AttentionBias && c.Family != Qwen2 }
 // QKNorm says whether queries and keys are normed.
 func (c Config) QKNorm() bool { return c.Family == Qwen3 }
 
+// Biased says whether any projection has a bias.
+func (c Config) Biased() bool { return c.QKVBias() || c.OBias() || c.MLPBias }
+
 // extra are the tensors of layer n that a plain Llama lacks.
 func (c Config) extra(n int) []Tensor {
 	p := "model.layers." + strconv.Itoa(n) + ".self_attn."
+	mlp := "model.layers." + strconv.Itoa(n) + ".mlp."
 	q, kv := c.NumAttentionHeads*c.HeadSize(), c.KVHeads()*c.HeadSize()
 	var t []Tensor
 	if c.QKVBias() {
@@ -195,6 +199,10 @@ func (c Config) extra(n int) []Tensor {
 	}
 	if c.OBias() {
 		t = append(t, Tensor{p + "o_proj.bias", []int{c.HiddenSize}})
+	}
+	if c.MLPBias {
+		f := []int{c.IntermediateSize}
+		t = append(t, Tensor{mlp + "gate_proj.bias", f}, Tensor{mlp + "up_proj.bias", f}, Tensor{mlp + "down_proj.bias", []int{c.HiddenSize}})
 	}
 	if c.QKNorm() {
 		t = append(t, Tensor{p + "q_norm.weight", []int{c.HeadSize()}}, Tensor{p + "k_norm.weight", []int{c.HeadSize()}})
@@ -214,8 +222,6 @@ func (j *configJSON) family() (string, error) {
 	switch {
 	case j.HiddenAct != "" && j.HiddenAct != "silu" && j.HiddenAct != "swish": // two names of one function
 		return "", fmt.Errorf("hidden_act: %.40q, want \"silu\"", j.HiddenAct)
-	case j.MLPBias:
-		return "", errors.New("mlp_bias: biases in the MLP are not supported")
 	case j.UseSlidingWindow:
 		return "", errors.New("use_sliding_window: only full attention is supported")
 	case slices.ContainsFunc(j.LayerTypes, func(s string) bool { return s != "full_attention" }):
