@@ -148,6 +148,9 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 		err = nil
 	}
 	if err = errors.Join(err, w.flush()); err != nil {
+		if !a.json {
+			fmt.Fprintln(a.out) // what went wrong stands on a line of its own
+		}
 		return err
 	}
 	return a.show(struct {

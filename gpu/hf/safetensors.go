@@ -286,11 +286,18 @@ func parseHeader(b []byte) (*parsed, error) {
 	return out, nil
 }
 
+// Where a tied model's matrix of tokens may lie.
+const (
+	embedName = "model.embed_tokens.weight"
+	headName  = "lm_head.weight"
+)
+
 // Flat returns the file's values as one flat vector in the layout of tensors
 // (see Config.Tensors). Every tensor must be there with its shape, hold finite
-// values, and be the only ones, except that a file may repeat a tied head as
-// lm_head.weight and hold the frequencies of RoPE, as transformers once wrote
-// them. In a file of a model without a head names lack their "model.".
+// values, and be the only ones, except that a file may hold a tied embedding as
+// lm_head.weight, too or instead, and hold the frequencies of RoPE, as
+// transformers once wrote them. In a file of a model without a head names lack
+// their "model.".
 func (f *File) Flat(tensors []Tensor) ([]float32, error) {
 	byName, left := make(map[string]*Stored, len(f.Tensors)), make(map[string]bool, len(f.Tensors))
 	bare := true
@@ -300,11 +307,16 @@ func (f *File) Flat(tensors []Tensor) ([]float32, error) {
 		left[s.Name] = !strings.HasSuffix(s.Name, ".rotary_emb.inv_freq")
 		bare = bare && !strings.HasPrefix(s.Name, "model.")
 	}
+	tied := !slices.ContainsFunc(tensors, func(t Tensor) bool { return t.Name == headName })
 	find := func(name string) *Stored {
-		if bare {
-			name = strings.TrimPrefix(name, "model.")
+		s := byName[name]
+		if s == nil && bare {
+			s = byName[strings.TrimPrefix(name, "model.")]
 		}
-		return byName[name]
+		if s == nil && tied && name == embedName {
+			s = byName[headName]
+		}
+		return s
 	}
 	n := 0
 	for _, t := range tensors {
@@ -321,7 +333,7 @@ func (f *File) Flat(tensors []Tensor) ([]float32, error) {
 		left[s.Name] = false
 		n += t.Len()
 	}
-	if head, embed := byName["lm_head.weight"], find("model.embed_tokens.weight"); head != nil && left[head.Name] {
+	if head, embed := byName[headName], find(embedName); head != nil && left[head.Name] {
 		if embed == nil || head.Dtype != embed.Dtype || !slices.Equal(head.Shape, embed.Shape) || !bytes.Equal(head.data, embed.data) {
 			return nil, errors.New("safetensors: lm_head.weight is not the embedding, but tie_word_embeddings of the config says that it is")
 		}

@@ -156,6 +156,7 @@ func TestFlatTakes(t *testing.T) {
 		{"a head that is not tied", append([]Tensor{{"lm_head.weight", []int{2, 1}}}, ts...), []float32{1, 4, 1, 2, 3}, "tie_word_embeddings"},
 		{"a head of another shape", append([]Tensor{{"lm_head.weight", []int{1, 2}}}, ts...), []float32{1, 2, 1, 2, 3}, "tie_word_embeddings"},
 		{"a model without a head", []Tensor{{"embed_tokens.weight", []int{2, 1}}, {"norm.weight", []int{1}}}, []float32{1, 2, 3}, ""},
+		{"a tied head instead of the embedding", []Tensor{{"lm_head.weight", []int{2, 1}}, ts[1]}, []float32{1, 2, 3}, ""},
 		{"half a prefix", []Tensor{{"embed_tokens.weight", []int{2, 1}}, {"model.norm.weight", []int{1}}}, []float32{1, 2, 3}, "embed_tokens.weight"},
 		{"frequencies of RoPE", []Tensor{ts[0], {"model.layers.0.self_attn.rotary_emb.inv_freq", []int{2}}, ts[1]}, []float32{1, 2, 9, 9, 3}, ""},
 	} {
