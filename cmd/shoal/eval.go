@@ -119,7 +119,9 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		scr.now(fmt.Sprintf("document %d of %d", i+1, len(docs)), 5*time.Second)
+		if time.Since(start) > time.Second {
+			scr.now(fmt.Sprintf("document %d of %d", i+1, len(docs)), 5*time.Second)
+		}
 	}
 	if out.Predicted == 0 {
 		return advise(fmt.Errorf("%s holds no document of two tokens", ef.text), "a document needs a token to predict another from")

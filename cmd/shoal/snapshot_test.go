@@ -98,6 +98,12 @@ func TestTrainingGoesOnFromSnapshot(t *testing.T) {
 	if _, _, err := train(t.Context(), filepath.Join(dir, "no", "such"), false, none); err == nil || !strings.Contains(err.Error(), "--snapshot") {
 		t.Errorf("a snapshot that cannot be written: %v", err)
 	}
+	wild := *m
+	wild.Inner.LR, wild.Inner.Clip = 1e30, 0
+	b := baseline{m: &wild, run: id, peers: []int{1}, windows: 4, blocks: s.blocks}
+	if _, err := b.train(t.Context(), 1, none); err == nil || !strings.Contains(err.Error(), "not finite") {
+		t.Errorf("a training that bursts: %v", err)
+	}
 	good, err := os.ReadFile(state)
 	if err != nil {
 		t.Fatal(err)

@@ -136,6 +136,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"vocab_size":512`, `"vocab_size":512,"rope_theta":10000,"rope_parameters":{"rope_theta":500000}`, "rope_theta: 10000"},
 		{`"vocab_size":512`, `"vocab_size":512,"partial_rotary_factor":0.5`, "partial_rotary_factor: 0.5"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"partial_rotary_factor":0.25}`, "rope_parameters: partial_rotary_factor"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"full_attention":{"rope_type":"linear","factor":8}}`, "rope_parameters: full_attention"},
 		{`"vocab_size":512`, `"vocab_size":512,"layer_types":["full_attention","sliding_attention"]`, "layer_types"},
 		{`"vocab_size":512`, `"vocab_size":512,"quantization_config":{"quant_method":"fp8"}`, "quantization_config"},
 		{`"rms_norm_eps":1e-5`, `"rms_norm_eps":0`, "rms_norm_eps"},

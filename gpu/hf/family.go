@@ -1,6 +1,7 @@
 package hf
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -88,6 +89,8 @@ type ropeParameters struct {
 	LowFreq   float  `json:"low_freq_factor,omitempty"`
 	HighFreq  float  `json:"high_freq_factor,omitempty"`
 	Original  int    `json:"original_max_position_embeddings,omitempty"`
+
+	Full json.RawMessage `json:"full_attention,omitempty"` // parameters by kind of layer
 }
 
 // scaling is what r says besides the base; nil for the plain RoPE.
@@ -97,6 +100,9 @@ func (r *ropeParameters) scaling() (*RopeScaling, error) {
 	}
 	if err := whole(r.Partial); err != nil {
 		return nil, err
+	}
+	if len(r.Full) > 0 {
+		return nil, errors.New("full_attention: layers that differ are not supported")
 	}
 	kind := r.RopeType
 	switch {
