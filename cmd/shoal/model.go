@@ -106,6 +106,9 @@ func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *net
 // params are the values of the weights, in one part or in shards, in the order of
 // cfg.Tensors.
 func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
+	if err := room(cfg, freeMemory()); err != nil {
+		return nil, err
+	}
 	var maps []*mapping
 	defer func() {
 		for _, x := range maps {
@@ -142,6 +145,15 @@ func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
 		return nil
 	})
 	return flat, err
+}
+
+// room refuses weights that have none in so many free bytes of memory, 0 where that is
+// not known: the allocation would end the process.
+func room(cfg hf.Config, free int64) error {
+	if n := 4 * cfg.NumParams(); free > 0 && n > free {
+		return advise(fmt.Errorf("model: %d parameters take %s of memory as float32, %s are free", cfg.NumParams(), size(n), size(free)), "use a smaller model, or a machine with more memory")
+	}
+	return nil
 }
 
 func (m *modelDir) tensors(read func(name string) (*hf.File, error)) (*hf.File, error) {
