@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
 )
 
 type evalFlags struct {
@@ -20,6 +21,8 @@ type evalFlags struct {
 	skip, documents    int
 	threads            int
 }
+
+const longDocument = 1 << 14 // tokens, from which on memory may be short
 
 // evaluation is what eval prints.
 type evaluation struct {
@@ -106,8 +109,14 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 		if len(ids) < 2 {
 			continue
 		}
-		if err := o.fits(ids); err != nil {
+		if err := o.knows(ids); err != nil {
 			return fmt.Errorf("document %d: %w", i+1, err)
+		}
+		if len(ids) > longDocument { // contexts may be long
+			what := fmt.Sprintf("document %d of %d tokens", i+1, len(ids))
+			if err := fits(what, llama.EvalMemory(o.cfg, len(ids)), freeMemory(), "cut the text into documents with --split"); err != nil {
+				return err
+			}
 		}
 		nll, err := o.m.Loss(ids)
 		if err != nil {

@@ -131,11 +131,15 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if len(ids) == 0 {
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
 	}
-	if err := o.fits(ids); err != nil {
+	if err := o.knows(ids); err != nil {
 		return err
 	}
-	if r, ok := o.writes.(*remoteModel); ok { // no more than it needs: contexts may be long
-		r.batch.Positions = min(r.batch.Positions, len(ids)+gf.tokens)
+	positions := min(o.cfg.MaxPositionEmbeddings, len(ids)+gf.tokens) // contexts may be long
+	if err := fits(fmt.Sprintf("keys and values of %d tokens", positions), llama.CacheMemory(o.cfg, positions), freeMemory(), "write fewer tokens: -n 300"); err != nil {
+		return err
+	}
+	if r, ok := o.writes.(*remoteModel); ok {
+		r.batch.Positions = positions
 	}
 	var text strings.Builder
 	w := &speaker{tok: o.tok, ids: ids, out: &text, said: len(ids), stop: gf.stop}

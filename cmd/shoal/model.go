@@ -150,8 +150,14 @@ func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
 // room refuses weights that have none in so many free bytes of memory, 0 where that is
 // not known: the allocation would end the process.
 func room(cfg hf.Config, free int64) error {
-	if n := 4 * cfg.NumParams(); free > 0 && n > free {
-		return advise(fmt.Errorf("model: %d parameters take %s of memory as float32, %s are free", cfg.NumParams(), size(n), size(free)), "use a smaller model, or a machine with more memory")
+	what := fmt.Sprintf("model: %d parameters, as float32,", cfg.NumParams())
+	return fits(what, 4*cfg.NumParams(), free, "use a smaller model, or a machine with more memory")
+}
+
+// fits refuses what takes n bytes of memory where free are left.
+func fits(what string, n, free int64, next string) error {
+	if free > 0 && n > free {
+		return advise(fmt.Errorf("%s: %s of memory, %s are free", what, size(n), size(free)), "%s", next)
 	}
 	return nil
 }
@@ -267,8 +273,8 @@ func (m *modelDir) openFor(thr int, spawn func() (*worker.Client, error)) (*open
 	return &opened{cfg, tok, x, x, dev.Close}, nil
 }
 
-// fits refuses tokens that the model's vocabulary lacks: transformers fails at them, too.
-func (o *opened) fits(ids []int32) error {
+// knows refuses tokens that the model's vocabulary lacks: transformers fails at them, too.
+func (o *opened) knows(ids []int32) error {
 	for _, id := range ids {
 		if int(id) >= o.cfg.VocabSize {
 			return advise(fmt.Errorf("%s gives token %d, %s has a vocab_size of %d", node.TokenizerFile, id, node.ConfigFile, o.cfg.VocabSize), "the tokenizer is another model's: use the one that this model was trained with")
