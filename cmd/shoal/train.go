@@ -37,7 +37,8 @@ or imported here.
 Prints a line for each round's worth of steps, with --json an array of them. Ctrl-C ends
 it; with --out the model that it has come to is written all the same. With --snapshot
 the state of training is kept in a file at the end of each round, every half minute and
-at Ctrl-C; the same command goes on from there, also after a crash, to the same bits.`,
+at Ctrl-C instead; the same command goes on from there, also after a crash, to the same
+bits.`,
 		Example: `  shoal data prepare corpus.txt --tokenizer char --into run.yaml
   shoal train --config run.yaml --local --out model/
   shoal train --config run.yaml --local --out model/ --snapshot run.state
@@ -107,7 +108,7 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	if params == nil {
 		return err
 	}
-	if tf.out != "" {
+	if tf.out != "" && (err == nil || tf.snapshot == "") {
 		if werr := writeTrained(tf.out, m.Model.Config.HF(), tok, params); werr != nil {
 			return errors.Join(err, werr)
 		}
