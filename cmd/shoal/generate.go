@@ -47,7 +47,7 @@ of one, which is fetched. Equal seeds give equal text. Text beyond the model's c
 goes on from the latter half of it.
 
 What generation_config.json says (temperature, top_k, top_p, min_p, repetition_penalty,
-max_new_tokens, do_sample: false for temperature 0, eos_token_id) stands for the flags
+max_new_tokens, eos_token_id; do_sample: false is temperature 0, true alone 1) stands for the flags
 that are not given. Logits go through penalties, temperature, top-k, top-p and min-p in
 this order, as in Hugging Face transformers.
 
@@ -169,10 +169,13 @@ func (gf *generateFlags) follow(g hf.Generation) {
 	if len(g.EOS) > 0 {
 		gf.eos = g.EOS
 	}
-	set(gf, "temperature", &gf.temperature, g.Temperature)
-	if greedy := 0.0; g.Sample != nil && !*g.Sample {
-		set(gf, "temperature", &gf.temperature, &greedy)
+	switch greedy, plain := 0.0, 1.0; {
+	case g.Sample != nil && !*g.Sample:
+		g.Temperature = &greedy
+	case g.Sample != nil && g.Temperature == nil:
+		g.Temperature = &plain
 	}
+	set(gf, "temperature", &gf.temperature, g.Temperature)
 	set(gf, "top-k", &gf.topK, g.TopK)
 	set(gf, "top-p", &gf.topP, g.TopP)
 	set(gf, "min-p", &gf.minP, g.MinP)

@@ -134,6 +134,11 @@ func TestGenerationConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	none := func(string) bool { return false }
+	yes := true
+	gf = generateFlags{temperature: 0.8, given: none}
+	if gf.follow(hf.Generation{Sample: &yes}); gf.temperature != 1 {
+		t.Errorf("do_sample alone: %+v", gf)
+	}
 	gf = generateFlags{temperature: 0.8, tokens: 300, eos: []int{9}, given: none}
 	if gf.follow(g); gf.temperature != 0 || gf.tokens != 300 || !slices.Equal(gf.eos, []int{9}) {
 		t.Errorf("%+v", gf)
