@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -62,9 +63,12 @@ type baseline struct {
 	// See llama.Options.
 	microBatch int
 	checkpoint bool
+	bf16       bool   // see cpu.Options
+	snapshot   string // file that training goes on from, and keeps; "" is none
 	blocks     node.Blocks
 
 	data, val *shard.Reader
+	kept      time.Time // when the snapshot was written
 }
 
 // train does the steps of one peer over the whole run, with the batches that
@@ -76,10 +80,14 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 	if len(b.peers) == 0 || slices.Min(b.peers) < 1 || slices.Max(b.peers) > testnet.MaxPeers {
 		return nil, usagef("--peers %v: want 1 to %d", b.peers, testnet.MaxPeers)
 	}
+	if b.windows < 1 {
+		return nil, usagef("--val-windows %d: want 1 or more", b.windows)
+	}
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
 	e := newEngine(m, threads)
+	e.bf16 = b.bf16
 	e.opts.MicroBatch, e.opts.Checkpoint = b.microBatch, b.checkpoint
 	params, err := b.begin(ctx, e)
 	if err != nil {
@@ -95,18 +103,36 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 		}
 		err = errors.Join(err, t.Close())
 	}()
-	start := time.Now()
-	var spent time.Duration // on evaluation: not the swarm's way of counting either
+	at, err := b.resume(t)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range at.Points {
+		see(p)
+	}
+	since := time.Now() // without evaluation: not the swarm's way of counting either
+	worked := func() {
+		now := time.Now()
+		at.Seconds += now.Sub(since).Seconds()
+		since = now
+	}
 	each := m.WindowsPerRound()
-	var base, tokens uint64
-	for r := range m.Stop.Rounds {
+	for ; at.Round < m.Stop.Rounds; at.Round++ {
+		r := at.Round
 		peers := b.peers[min(r, uint64(len(b.peers)-1))]
-		var sum float64
-		for h := range m.Round.InnerSteps {
+		for ; at.Step < m.Round.InnerSteps; at.Step++ {
+			worked()
+			if err := b.keep(t, &at, ctx.Err() != nil); err != nil {
+				return nil, err
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			h := at.Step
 			var batch [][]int32
 			for slot := range peers {
 				w, err := b.data.Batch(shard.Share{
-					Run: b.run, Base: base, Slot: slot, Slots: peers, Each: each, Batch: m.Inner.Batch}, h)
+					Run: b.run, Base: at.Base, Slot: slot, Slots: peers, Each: each, Batch: m.Inner.Batch}, h)
 				if err != nil {
 					return nil, err
 				}
@@ -117,23 +143,30 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 			if err != nil {
 				return nil, fmt.Errorf("step %d: %w", step, err)
 			}
-			sum += loss
-			if err := ctx.Err(); err != nil {
-				return nil, err
+			if math.IsNaN(loss) {
+				return nil, advise(fmt.Errorf("step %d: loss or gradient is not finite", step), "try a lower inner.lr, or a longer inner.warmup")
 			}
+			at.Sum += loss
 		}
-		base += each * uint64(peers)
-		tokens += m.Round.InnerSteps * uint64(peers*m.Inner.Batch*m.Inner.Sequence)
-		at := time.Now()
+		worked()
 		val, err := node.Validate(ctx, t, b.val, b.windows, m.Inner.Batch)
 		if err != nil {
+			return nil, errors.Join(err, b.keep(t, &at, ctx.Err() != nil))
+		}
+		since = time.Now()
+		at.Base += each * uint64(peers)
+		at.Tokens += m.Round.InnerSteps * uint64(peers*m.Inner.Batch*m.Inner.Sequence)
+		p := testnet.Point{
+			Step: (r + 1) * m.Round.InnerSteps, Tokens: at.Tokens, Seconds: at.Seconds,
+			TrainLoss: at.Sum / float64(m.Round.InnerSteps), ValLoss: val}
+		at.Step, at.Sum, at.Points = 0, 0, append(at.Points, p)
+		see(p)
+		// The next round has begun: what is kept is at its first step.
+		next := at
+		next.Round++
+		if err := b.keep(t, &next, true); err != nil {
 			return nil, err
 		}
-		spent += time.Since(at)
-		steps := (r + 1) * m.Round.InnerSteps
-		see(testnet.Point{
-			Step: steps, Tokens: tokens, Seconds: (time.Since(start) - spent).Seconds(),
-			TrainLoss: sum / float64(m.Round.InnerSteps), ValLoss: val})
 	}
 	return nil, nil
 }

@@ -87,6 +87,8 @@ func (c *chatFlags) render(files map[string][]byte, prompt string) (string, erro
 	return t.Render(b, time.Now())
 }
 
+var errNoTemplate = errors.New("the model has no chat template")
+
 // chatTemplate finds a model's template, and the special tokens that
 // templates ask for.
 func chatTemplate(files map[string][]byte) (string, map[string]json.RawMessage, error) {
@@ -115,7 +117,7 @@ func chatTemplate(files map[string][]byte) (string, map[string]json.RawMessage, 
 		}
 	}
 	if source == "" {
-		return "", nil, advise(errors.New("the model has no chat template"), "leave out --chat, or add "+chatTemplateFile+" to its directory")
+		return "", nil, advise(errNoTemplate, "leave out --chat, or add "+chatTemplateFile+" to its directory")
 	}
 	return source, vars, nil
 }

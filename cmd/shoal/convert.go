@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -57,16 +56,8 @@ func (a *app) convert(dir *modelDir, name string, o hf.GGUFOptions) (err error) 
 	if err != nil {
 		return err
 	}
-	if b := dir.files[tokenizerConfigFile]; b != nil {
-		var j struct {
-			Template json.RawMessage `json:"chat_template"`
-		}
-		if err := json.Unmarshal(b, &j); err != nil {
-			return fmt.Errorf("%s: %w", tokenizerConfigFile, err)
-		}
-		if json.Unmarshal(j.Template, &o.Template) != nil {
-			o.Template = "" // several by name, or none: GGUF takes one
-		}
+	if o.Template, _, err = chatTemplate(dir.files); err != nil && !errors.Is(err, errNoTemplate) {
+		return err
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

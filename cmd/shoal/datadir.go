@@ -99,13 +99,20 @@ func writeAt(f *os.File, s string) error {
 
 // writeFile replaces name as a whole: readers see the old bytes or the new.
 func writeFile(name string, data []byte, mode os.FileMode) error {
+	return writeFileBy(name, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// writeFileBy is writeFile of what write writes.
+func writeFileBy(name string, mode os.FileMode, write func(io.Writer) error) error {
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name()) // gone already where all went well
-	_, err = tmp.Write(data)
-	if err := errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
+	if err := errors.Join(write(tmp), tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return os.Rename(tmp.Name(), name)

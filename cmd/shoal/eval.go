@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
 )
 
 type evalFlags struct {
@@ -20,6 +21,8 @@ type evalFlags struct {
 	skip, documents    int
 	threads            int
 }
+
+const longDocument = 1 << 14 // tokens, from which on memory may be short
 
 // evaluation is what eval prints.
 type evaluation struct {
@@ -63,7 +66,7 @@ separator, documents lose the white space around them, and empty ones do not cou
 	f := c.Flags()
 	f.StringVar(&ef.model, "model", "", "directory of a model, or the CID of one")
 	f.StringVar(&ef.text, "text", "", "the text, UTF-8")
-	f.StringVar(&ef.split, "split", "", `what stands between documents, e.g. '<|endoftext|>'; \n and \t are understood`)
+	f.StringVar(&ef.split, "split", "", `what stands between documents, e.g. '<|endoftext|>'; \n, \r, \t and \\ are understood`)
 	f.IntVar(&ef.skip, "skip", 0, "leave out this many documents at the beginning, e.g. a fragment")
 	f.IntVar(&ef.documents, "documents", 0, "end after this many documents; 0 is all")
 	f.IntVar(&ef.threads, "threads", 0, "threads that compute (default: one for each core)")
@@ -90,7 +93,7 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if err != nil {
 		return err
 	}
-	docs := documents(string(text), strings.NewReplacer(`\n`, "\n", `\t`, "\t").Replace(ef.split))
+	docs := documents(string(text), strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(ef.split))
 	docs = docs[min(ef.skip, len(docs)):]
 	if ef.documents > 0 {
 		docs = docs[:min(ef.documents, len(docs))]
@@ -106,6 +109,15 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 		if len(ids) < 2 {
 			continue
 		}
+		if err := o.knows(ids); err != nil {
+			return fmt.Errorf("document %d: %w", i+1, err)
+		}
+		if len(ids) > longDocument { // contexts may be long
+			what := fmt.Sprintf("document %d of %d tokens", i+1, len(ids))
+			if err := fits(what, llama.EvalMemory(o.cfg, len(ids)), freeMemory(), "cut the text into documents with --split"); err != nil {
+				return err
+			}
+		}
 		nll, err := o.m.Loss(ids)
 		if err != nil {
 			return fmt.Errorf("document %d: %w", i+1, err)
@@ -116,7 +128,9 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		scr.now(fmt.Sprintf("document %d of %d", i+1, len(docs)), 5*time.Second)
+		if time.Since(start) > time.Second {
+			scr.now(fmt.Sprintf("document %d of %d", i+1, len(docs)), 5*time.Second)
+		}
 	}
 	if out.Predicted == 0 {
 		return advise(fmt.Errorf("%s holds no document of two tokens", ef.text), "a document needs a token to predict another from")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +27,9 @@ type generateFlags struct {
 	presence    float64
 	stop        []string
 	logProbs    bool
-	eos         []int // tokens that end the text
+	ignoreEOS   bool
+	given       func(flag string) bool // on the command line
+	eos         []int                  // tokens that end the text
 	seed        uint64
 	threads     int
 	engine      string
@@ -43,6 +46,11 @@ func (a *app) generateCmd() *cobra.Command {
 of one, which is fetched. Equal seeds give equal text. Text beyond the model's context
 goes on from the latter half of it.
 
+What generation_config.json says (temperature, top_k, top_p, min_p, repetition_penalty,
+max_new_tokens, eos_token_id; do_sample: false is temperature 0, true alone 1) stands for the flags
+that are not given. Logits go through penalties, temperature, top-k, top-p and min-p in
+this order, as in Hugging Face transformers.
+
 With --chat the prompt is what a user says: the model's own chat template makes the
 text of it, and what is written is the answer.`,
 		Example: `  shoal generate model/ -p "Call me "
@@ -57,6 +65,7 @@ text of it, and what is written is the answer.`,
 			if err != nil {
 				return err
 			}
+			gf.given = cmd.Flags().Changed
 			return a.generate(cmd.Context(), dir, gf)
 		},
 	}
@@ -73,6 +82,7 @@ text of it, and what is written is the answer.`,
 	f.Float64Var(&gf.repetition, "repetition-penalty", 1, "above 1 makes tokens that the text has already less likely")
 	f.Float64Var(&gf.frequency, "frequency-penalty", 0, "taken from a token's logit for each time that it was written")
 	f.Float64Var(&gf.presence, "presence-penalty", 0, "taken from a token's logit once it was written")
+	f.BoolVar(&gf.ignoreEOS, "ignore-eos", false, "go on where the model would end the text")
 	f.StringArrayVar(&gf.stop, "stop", nil, "end before this text; may be given more than once")
 	f.BoolVar(&gf.logProbs, "logprobs", false, "with --json: each token and its log-probability")
 	f.Uint64Var(&gf.seed, "seed", 1, "equal seeds give equal text")
@@ -84,6 +94,9 @@ text of it, and what is written is the answer.`,
 func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (err error) {
 	if gf.tokens < 1 || gf.tokens > 1<<20 {
 		return usagef("-n %d: want 1 to %d tokens", gf.tokens, 1<<20)
+	}
+	if slices.Contains(gf.stop, "") {
+		return usagef("--stop: want some text")
 	}
 	if err := gf.options().Validate(); err != nil {
 		return usageError{err, "see `shoal generate --help`"}
@@ -103,7 +116,10 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 		if err != nil {
 			return err
 		}
-		gf.eos = append(slices.Clone(gf.eos), g.EOS...)
+		gf.follow(g)
+	}
+	if gf.ignoreEOS {
+		gf.eos = nil
 	}
 	ids := o.tok.EncodePrompt(gf.prompt)
 	if gf.chat.asked() {
@@ -115,10 +131,17 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if len(ids) == 0 {
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
 	}
-	var text strings.Builder
-	if slices.Contains(gf.stop, "") {
-		return usagef("--stop: want some text")
+	if err := o.knows(ids); err != nil {
+		return err
 	}
+	positions := min(o.cfg.MaxPositionEmbeddings, len(ids)+gf.tokens) // contexts may be long
+	if err := fits(fmt.Sprintf("keys and values of %d tokens", positions), llama.CacheMemory(o.cfg, positions), freeMemory(), "write fewer tokens: -n 300"); err != nil {
+		return err
+	}
+	if r, ok := o.writes.(*remoteModel); ok {
+		r.batch.Positions = positions
+	}
+	var text strings.Builder
 	w := &speaker{tok: o.tok, ids: ids, out: &text, said: len(ids), stop: gf.stop}
 	if !a.json {
 		w.out = io.MultiWriter(a.out, &text)
@@ -129,6 +152,9 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 		err = nil
 	}
 	if err = errors.Join(err, w.flush()); err != nil {
+		if !a.json {
+			fmt.Fprintln(a.out) // what went wrong stands on a line of its own
+		}
 		return err
 	}
 	return a.show(struct {
@@ -136,6 +162,31 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 		Text   string      `json:"text"`
 		Tokens []spokenFor `json:"tokens,omitempty"`
 	}{gf.prompt, text.String(), w.logProbs}, "\n")
+}
+
+// follow takes what g advises for flags that are not given.
+func (gf *generateFlags) follow(g hf.Generation) {
+	if len(g.EOS) > 0 {
+		gf.eos = g.EOS
+	}
+	switch greedy, plain := 0.0, 1.0; {
+	case g.Sample != nil && !*g.Sample:
+		g.Temperature = &greedy
+	case g.Sample != nil && g.Temperature == nil:
+		g.Temperature = &plain
+	}
+	set(gf, "temperature", &gf.temperature, g.Temperature)
+	set(gf, "top-k", &gf.topK, g.TopK)
+	set(gf, "top-p", &gf.topP, g.TopP)
+	set(gf, "min-p", &gf.minP, g.MinP)
+	set(gf, "repetition-penalty", &gf.repetition, g.Repetition)
+	set(gf, "tokens", &gf.tokens, g.MaxNew)
+}
+
+func set[T any](gf *generateFlags, flag string, to, value *T) {
+	if value != nil && !gf.given(flag) {
+		*to = *value
+	}
 }
 
 // options are those of the flags.
@@ -224,8 +275,13 @@ func (w *speaker) put(text string) error {
 	return errors.Join(err, stopped)
 }
 
-// flush writes what was held back.
+// flush writes what was held back, at the end of the text.
 func (w *speaker) flush() error {
+	if w.said < len(w.ids) {
+		if err := w.tell(true); err != nil && !errors.Is(err, errStopText) {
+			return err
+		}
+	}
 	_, err := io.WriteString(w.out, w.held)
 	w.held = ""
 	return err
@@ -240,11 +296,27 @@ const (
 
 func (w *speaker) say(id int32) error {
 	w.ids = append(w.ids, id)
+	return w.tell(len(w.ids)-w.said >= speakerHold)
+}
+
+// tell puts what the unsaid tokens add to the text; where they end within a
+// character, and not all is wanted, they wait for the one that completes it.
+func (w *speaker) tell(all bool) error {
 	from := max(0, w.said-speakerBack)
 	was, now := w.tok.Decode(w.ids[from:w.said]), w.tok.Decode(w.ids[from:])
 	rest, ok := strings.CutPrefix(now, was)
-	if (!ok || strings.HasSuffix(now, "\uFFFD")) && len(w.ids)-w.said < speakerHold {
-		return nil // part of a character: the next token completes it
+	if !all && (!ok || strings.HasSuffix(now, "\uFFFD")) {
+		return nil
+	}
+	if !ok { // what was told as U+FFFD begins a character after all: it cannot be taken back
+		n := 0
+		for n < len(was) && n < len(now) && was[n] == now[n] {
+			n++
+		}
+		for n > 0 && n < len(now) && !utf8.RuneStart(now[n]) {
+			n--
+		}
+		rest = now[n:]
 	}
 	w.said = len(w.ids)
 	return w.put(rest)

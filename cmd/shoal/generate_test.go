@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,6 +40,112 @@ func TestStopTexts(t *testing.T) {
 		if err2 := w.flush(); err2 != nil || errors.Is(err, errStopText) != c.ends || out.String() != c.want {
 			t.Errorf("%q of %q: %q, %v", c.stop, c.parts, out.String(), err)
 		}
+	}
+}
+
+// What is told token by token is what all tokens decode to, also where they end
+// within a character or are no characters at all.
+func TestSpeakerTellsAll(t *testing.T) {
+	tok, err := hf.LoadTokenizer(bytesTokenizer(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		"abc", "é€😀", "a\xe2\x82", "\xe2", "\xf0\x9f\x98", "\xff\xfe a", "\uFFFD", "x\uFFFDy\uFFFD",
+		strings.Repeat("\xe2", 20), strings.Repeat("\xe2", 40) + "a" + strings.Repeat("\xe2", 40),
+	} {
+		var out strings.Builder
+		w := &speaker{tok: tok, ids: []int32{'>'}, out: &out, said: 1}
+		var ids []int32
+		for _, b := range []byte(text) {
+			ids = append(ids, int32(b))
+			if err := w.say(int32(b)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.flush(); err != nil || out.String() != tok.Decode(ids) {
+			t.Errorf("%q: told %q, want %q (%v)", text, out.String(), tok.Decode(ids), err)
+		}
+	}
+	// A character whose first byte was told as U+FFFD costs no other text.
+	var out strings.Builder
+	w := &speaker{tok: tok, ids: []int32{'>'}, out: &out, said: 1}
+	for _, b := range []byte(strings.Repeat("\xe2", speakerHold) + "\x82\xac and on it goes, for a while") {
+		if err := w.say(int32(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.flush(); err != nil || strings.Count(out.String(), "and on") != 1 || strings.Count(out.String(), "\uFFFD") > speakerHold {
+		t.Errorf("told %q, %v", out.String(), err)
+	}
+	// A stop text may be the end of a text that ends within a character.
+	out.Reset()
+	w = &speaker{tok: tok, ids: []int32{'>'}, out: &out, said: 1, stop: []string{"\uFFFD"}}
+	for _, b := range []byte("ab\xe2") {
+		if err := w.say(int32(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.flush(); err != nil || out.String() != "ab" {
+		t.Errorf("told %q, %v", out.String(), err)
+	}
+}
+
+// bytesTokenizer is a tokenizer.json whose tokens are bytes, and <s> and </s>.
+func bytesTokenizer(t *testing.T) []byte {
+	t.Helper()
+	vocab := map[string]int{}
+	next := rune(256)
+	for b := range rune(256) {
+		r := b
+		if !(b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae) {
+			r, next = next, next+1
+		}
+		vocab[string(r)] = int(b)
+	}
+	vocab["<s>"], vocab["</s>"] = 256, 257
+	b, err := json.Marshal(map[string]any{
+		"added_tokens":  []any{map[string]any{"id": 256, "content": "<s>", "special": true}, map[string]any{"id": 257, "content": "</s>", "special": true}},
+		"pre_tokenizer": map[string]any{"type": "ByteLevel", "add_prefix_space": false}, "decoder": map[string]any{"type": "ByteLevel"},
+		"post_processor": map[string]any{"type": "TemplateProcessing",
+			"single":         []any{map[string]any{"SpecialToken": map[string]any{"id": "<s>"}}, map[string]any{"Sequence": map[string]any{"id": "A"}}},
+			"special_tokens": map[string]any{"<s>": map[string]any{"id": "<s>", "ids": []int{256}, "tokens": []string{"<s>"}}}},
+		"model": map[string]any{"type": "BPE", "vocab": vocab, "merges": []any{}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// What generation_config.json says stands for flags that are not given.
+func TestGenerationConfig(t *testing.T) {
+	g, err := hf.ParseGeneration([]byte(`{"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01,
+		"repetition_penalty": 1.1, "max_new_tokens": 7, "eos_token_id": [3, 4]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gf := generateFlags{temperature: 0.8, topK: 5, tokens: 300, repetition: 1, eos: []int{9}, given: func(f string) bool { return f == "top-k" }}
+	gf.follow(g)
+	if gf.temperature != 0.6 || gf.topK != 5 || gf.topP != 0.95 || gf.minP != 0.01 || gf.repetition != 1.1 || gf.tokens != 7 || !slices.Equal(gf.eos, []int{3, 4}) {
+		t.Errorf("%+v", gf)
+	}
+	if g, err = hf.ParseGeneration([]byte(`{"do_sample": false, "temperature": 0.6}`)); err != nil {
+		t.Fatal(err)
+	}
+	none := func(string) bool { return false }
+	yes := true
+	gf = generateFlags{temperature: 0.8, given: none}
+	if gf.follow(hf.Generation{Sample: &yes}); gf.temperature != 1 {
+		t.Errorf("do_sample alone: %+v", gf)
+	}
+	gf = generateFlags{temperature: 0.8, tokens: 300, eos: []int{9}, given: none}
+	if gf.follow(g); gf.temperature != 0 || gf.tokens != 300 || !slices.Equal(gf.eos, []int{9}) {
+		t.Errorf("%+v", gf)
+	}
+	gf = generateFlags{temperature: 0.8, given: none}
+	if gf.follow(hf.Generation{EOS: []int{1}}); gf.temperature != 0.8 {
+		t.Errorf("%+v", gf)
 	}
 }
 

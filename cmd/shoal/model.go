@@ -106,6 +106,9 @@ func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *net
 // params are the values of the weights, in one part or in shards, in the order of
 // cfg.Tensors.
 func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
+	if err := room(cfg, freeMemory()); err != nil {
+		return nil, err
+	}
 	var maps []*mapping
 	defer func() {
 		for _, x := range maps {
@@ -132,10 +135,31 @@ func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
 		if err != nil {
 			return err
 		}
-		flat, err = st.Flat(cfg.Tensors())
-		return err
+		if flat, err = st.Flat(cfg.Tensors()); err != nil {
+			where := node.WeightsFile
+			if m.files[shardIndexFile] != nil {
+				where = shardIndexFile
+			}
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		return nil
 	})
 	return flat, err
+}
+
+// room refuses weights that have none in so many free bytes of memory, 0 where that is
+// not known: the allocation would end the process.
+func room(cfg hf.Config, free int64) error {
+	what := fmt.Sprintf("model: %d parameters, as float32,", cfg.NumParams())
+	return fits(what, 4*cfg.NumParams(), free, "use a smaller model, or a machine with more memory")
+}
+
+// fits refuses what takes n bytes of memory where free are left.
+func fits(what string, n, free int64, next string) error {
+	if free > 0 && n > free {
+		return advise(fmt.Errorf("%s: %s of memory, %s are free", what, size(n), size(free)), "%s", next)
+	}
+	return nil
 }
 
 func (m *modelDir) tensors(read func(name string) (*hf.File, error)) (*hf.File, error) {
@@ -164,18 +188,21 @@ type mapping struct {
 
 // mapFile maps a file for reading. Whoever reads data does so within faults.
 func mapFile(name string) (_ *mapping, err error) {
+	fi, err := os.Stat(name)
+	if err == nil && !fi.Mode().IsRegular() { // to open a pipe could take for ever
+		return nil, fmt.Errorf("%s (%s) is not a regular file", name, fi.Mode())
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }() // the mapping stays
-	fi, err := f.Stat()
-	if err != nil {
+	if fi, err = f.Stat(); err != nil {
 		return nil, err
 	}
 	n := fi.Size()
-	if !fi.Mode().IsRegular() || n > maxModel || int64(int(n)) != n {
-		return nil, fmt.Errorf("%s: %d bytes (%s), want a file of at most %d", name, n, fi.Mode(), int64(maxModel))
+	if n > maxModel || int64(int(n)) != n {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, n, int64(maxModel))
 	}
 	if n == 0 {
 		return &mapping{close: func() error { return nil }}, nil
@@ -244,6 +271,16 @@ func (m *modelDir) openFor(thr int, spawn func() (*worker.Client, error)) (*open
 		return nil, errors.Join(err, dev.Close())
 	}
 	return &opened{cfg, tok, x, x, dev.Close}, nil
+}
+
+// knows refuses tokens that the model's vocabulary lacks: transformers fails at them, too.
+func (o *opened) knows(ids []int32) error {
+	for _, id := range ids {
+		if int(id) >= o.cfg.VocabSize {
+			return advise(fmt.Errorf("%s gives token %d, %s has a vocab_size of %d", node.TokenizerFile, id, node.ConfigFile, o.cfg.VocabSize), "the tokenizer is another model's: use the one that this model was trained with")
+		}
+	}
+	return nil
 }
 
 // optional reads a file of dir that need not be there.

@@ -116,6 +116,16 @@ func TestModelFilesRefused(t *testing.T) {
 	}
 }
 
+// A model that is larger than the memory is refused: it would end the process.
+func TestModelWithoutRoom(t *testing.T) {
+	cfg := hf.Config{HiddenSize: 1 << 16, IntermediateSize: 8, NumHiddenLayers: 1, NumAttentionHeads: 1024, HeadDim: 2, VocabSize: 1 << 20, TieWordEmbeddings: true}
+	for free, want := range map[int64]bool{0: true, 1 << 30: false, 4*cfg.NumParams() - 1: false, 4 * cfg.NumParams(): true} {
+		if err := room(cfg, free); (err == nil) != want {
+			t.Errorf("with %d bytes free: %v", free, err)
+		}
+	}
+}
+
 func BenchmarkParams(b *testing.B) {
 	path, cfg, params := bigModel(b)
 	dir, err := localModel(path)

@@ -160,6 +160,7 @@ type engine struct {
 	seed    uint64
 	opts    llama.Options
 	threads int                            // 0: all
+	bf16    bool                           // see cpu.Options; of this process only
 	spawn   func() (*worker.Client, error) // nil: in this process
 
 	remoteID func() string // what workers say of themselves, asked once; nil without
@@ -169,9 +170,9 @@ var _ node.Engine = engine{}
 
 // newEngine is the engine that a manifest asks for.
 func newEngine(m *manifest.Manifest, threads int) engine {
-	return engine{m.Model.Config.HF(), m.Model.Seed, llama.Options{
+	return engine{cfg: m.Model.Config.HF(), seed: m.Model.Seed, opts: llama.Options{
 		Beta1: m.Inner.Beta1, Beta2: m.Inner.Beta2, Eps: m.Inner.Eps, WeightDecay: m.Inner.WeightDecay, Clip: m.Inner.Clip,
-	}, threads, nil, nil}
+	}, threads: threads}
 }
 
 // within returns the engine as workers that spawn starts; nil is this process.
@@ -221,7 +222,7 @@ func (e engine) NewTrainer(params []float32) (node.Trainer, error) {
 	if e.spawn != nil {
 		return e.remote(params)
 	}
-	dev, err := cpu.New(cpu.Options{Threads: e.threads})
+	dev, err := cpu.New(cpu.Options{Threads: e.threads, BF16: e.bf16})
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,8 @@ import (
 
 type trainFlags struct {
 	config, out string
-	local       bool
+	snapshot    string
+	local, bf16 bool
 	windows     int
 	threads     int
 	microBatch  int
@@ -34,9 +35,13 @@ the data and the learning rates are those of the swarm. The data must have been 
 or imported here.
 
 Prints a line for each round's worth of steps, with --json an array of them. Ctrl-C ends
-it; with --out the model that it has come to is written all the same.`,
+it; with --out the model that it has come to is written all the same. With --snapshot
+the state of training is kept in a file at the end of each round, every half minute and
+at Ctrl-C instead; the same command goes on from there, also after a crash, to the same
+bits.`,
 		Example: `  shoal data prepare corpus.txt --tokenizer char --into run.yaml
   shoal train --config run.yaml --local --out model/
+  shoal train --config run.yaml --local --out model/ --snapshot run.state
   shoal train --config run.yaml --local --micro-batch 2 --checkpoint
   shoal generate model/ -p "Call me "`,
 		Args: exactly(),
@@ -54,6 +59,8 @@ it; with --out the model that it has come to is written all the same.`,
 	f.StringVar(&tf.config, "config", "", "the manifest, run.yaml")
 	f.BoolVar(&tf.local, "local", false, "in this process, without a swarm")
 	f.StringVar(&tf.out, "out", "", "write the model into this new directory")
+	f.StringVar(&tf.snapshot, "snapshot", "", "keep the state of training in this file, and go on from it where it is there")
+	f.BoolVar(&tf.bf16, "bf16", false, "round the operands of products to bfloat16; sums and weights stay float32")
 	f.IntVar(&tf.threads, "threads", 0, "threads that compute (default: one for each core)")
 	f.IntVar(&tf.microBatch, "micro-batch", 0, "sequences at a time, whose gradients are added: fewer need less memory (default: the whole batch)")
 	f.BoolVar(&tf.checkpoint, "checkpoint", false, "compute activations again in the backward pass: less memory, a third more time")
@@ -70,7 +77,7 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 		return usagef("--micro-batch %d: want 0 or more", tf.microBatch)
 	}
 	if tf.out != "" {
-		if err := emptyDir(tf.out); err != nil {
+		if err := newDir(tf.out); err != nil {
 			return err
 		}
 	}
@@ -88,7 +95,7 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 		fmt.Fprintf(a.out, "%8s %12s %9s %10s %9s\n", "step", "tokens", "seconds", "train_loss", "val_loss")
 	}
 	b := baseline{m: m, run: run, peers: []int{1}, windows: tf.windows, blocks: s.blocks,
-		microBatch: tf.microBatch, checkpoint: tf.checkpoint}
+		microBatch: tf.microBatch, checkpoint: tf.checkpoint, bf16: tf.bf16, snapshot: tf.snapshot}
 	params, err := b.train(ctx, threads(tf.threads), func(p testnet.Point) {
 		points = append(points, p)
 		if !a.json {
@@ -101,7 +108,7 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	if params == nil {
 		return err
 	}
-	if tf.out != "" {
+	if tf.out != "" && (err == nil || tf.snapshot == "") {
 		if werr := writeTrained(tf.out, m.Model.Config.HF(), tok, params); werr != nil {
 			return errors.Join(err, werr)
 		}
@@ -113,7 +120,23 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	return err
 }
 
-// writeTrained writes a model directory.
+// newDir says before the work whether dir, which must be empty or not there, can be
+// written after it.
+func newDir(dir string) error {
+	if err := emptyDir(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".shoal-*")
+	if err != nil {
+		return err
+	}
+	return os.Remove(tmp)
+}
+
+// writeTrained writes a model directory, whole or not at all.
 func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32) error {
 	tok, err := hf.LoadTokenizer(tokenizer)
 	if err != nil {
@@ -129,13 +152,21 @@ func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32)
 	if files[tokenizerConfigFile], err = hf.TokenizerConfig(tok, cfg); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".shoal-*")
+	if err != nil {
 		return err
 	}
+	defer os.RemoveAll(tmp) // gone already where all went well
 	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+		if err := writeFile(filepath.Join(tmp, name), data, 0o644); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err // it was empty before
+	}
+	return os.Rename(tmp, dir)
 }

@@ -25,6 +25,7 @@ type Config struct {
 	RopeTheta             float64      // base of the rotary frequencies
 	RopeScaling           *RopeScaling // nil for the plain RoPE
 	AttentionBias         bool         // see QKVBias
+	MLPBias               bool         // of gate, up and down; Llama only
 	TieWordEmbeddings     bool         // the output head is the embedding
 	BOS                   *int         // token that begins a text, nil if none
 	EOS                   []int        // tokens that end one, none to 16
@@ -95,6 +96,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("bos_token_id: %d is not below vocab_size %d", *c.BOS, c.VocabSize)
 	case c.Family != "" && c.Family != Qwen2 && c.Family != Qwen3:
 		return fmt.Errorf("model_type: %.40q, want llama, qwen2 or qwen3", c.Family)
+	case c.MLPBias && c.Family != "":
+		return fmt.Errorf("mlp_bias: a %s has none", c.Family)
 	case len(c.EOS) > 16:
 		return fmt.Errorf("eos_token_id: %d tokens, at most 16", len(c.EOS))
 	}
@@ -104,7 +107,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if err := c.RopeScaling.validate(); err != nil {
-		return err
+		return fmt.Errorf("rope_scaling: %w", err)
 	}
 	if n := c.NumParams(); n > MaxParams {
 		return fmt.Errorf("model has %d parameters, at most %d", n, int64(MaxParams))
@@ -187,13 +190,16 @@ type configJSON struct {
 	HiddenSize            *int            `json:"hidden_size"`
 	InitializerRange      float           `json:"initializer_range"`
 	IntermediateSize      *int            `json:"intermediate_size"`
+	LayerTypes            []string        `json:"layer_types,omitempty"`
 	MaxPositionEmbeddings *int            `json:"max_position_embeddings"`
 	MLPBias               bool            `json:"mlp_bias"`
 	ModelType             string          `json:"model_type"`
 	NumAttentionHeads     *int            `json:"num_attention_heads"`
 	NumHiddenLayers       *int            `json:"num_hidden_layers"`
 	NumKeyValueHeads      *int            `json:"num_key_value_heads"`
+	Partial               *float          `json:"partial_rotary_factor,omitempty"`
 	PretrainingTP         int             `json:"pretraining_tp"`
+	Quantization          json.RawMessage `json:"quantization_config,omitempty"`
 	RMSNormEps            *float          `json:"rms_norm_eps"`
 	RopeParameters        *ropeParameters `json:"rope_parameters,omitempty"`
 	RopeScaling           *ropeParameters `json:"rope_scaling"`
@@ -247,9 +253,9 @@ func (l tokenList) MarshalJSON() ([]byte, error) {
 
 // ParseConfig reads config.json. Fields that the forward pass does not depend
 // on are ignored; a value that would change it in a way that is not implemented
-// (another activation, an unknown kind of scaled RoPE) is refused, as is
-// another architecture. Where
-// transformers has a default for an absent field, so has ParseConfig.
+// (another activation, an unknown kind of scaled RoPE, quantized weights) is
+// refused, as is another architecture. Where transformers has a default for an
+// absent field, so has ParseConfig.
 func ParseConfig(b []byte) (Config, error) {
 	var c Config
 	if len(b) > maxConfig {
@@ -263,14 +269,9 @@ func ParseConfig(b []byte) (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
-	scaling := j.RopeScaling.scaling()
-	if scaling == nil {
-		if scaling = j.RopeParameters.scaling(); scaling.validate() != nil {
-			return c, fmt.Errorf("config.json: rope_parameters: %w", scaling.validate())
-		}
-	}
-	if j.RopeTheta == nil && j.RopeParameters != nil {
-		j.RopeTheta = j.RopeParameters.RopeTheta
+	theta, scaling, err := j.rope()
+	if err != nil {
+		return c, fmt.Errorf("config.json: %w", err)
 	}
 	for _, f := range []struct {
 		name string
@@ -286,6 +287,11 @@ func ParseConfig(b []byte) (Config, error) {
 			return c, fmt.Errorf("config.json: %s is missing", f.name)
 		}
 	}
+	for name, v := range map[string]*int{"num_key_value_heads": j.NumKeyValueHeads, "head_dim": j.HeadDim} {
+		if v != nil && *v == 0 { // unset is null
+			return c, fmt.Errorf("config.json: %s: 0 is not a size", name)
+		}
+	}
 	head, positions := 0, 2048
 	if family != "" {
 		positions = 32768
@@ -297,6 +303,7 @@ func ParseConfig(b []byte) (Config, error) {
 		Family:                family,
 		RopeScaling:           scaling,
 		AttentionBias:         j.AttentionBias && family != Qwen2, // Qwen 2 has no such field
+		MLPBias:               j.MLPBias,
 		HiddenSize:            *j.HiddenSize,
 		IntermediateSize:      *j.IntermediateSize,
 		NumHiddenLayers:       *j.NumHiddenLayers,
@@ -306,7 +313,7 @@ func ParseConfig(b []byte) (Config, error) {
 		VocabSize:             *j.VocabSize,
 		MaxPositionEmbeddings: or(j.MaxPositionEmbeddings, positions),
 		RMSNormEps:            float64(or(j.RMSNormEps, 1e-6)),
-		RopeTheta:             float64(or(j.RopeTheta, 10000)),
+		RopeTheta:             theta,
 		TieWordEmbeddings:     or(j.TieWordEmbeddings, false),
 		BOS:                   j.BOS,
 		EOS:                   j.EOS,
@@ -339,6 +346,7 @@ func (c Config) Marshal() ([]byte, error) {
 	err := e.Encode(configJSON{
 		Architectures:         []string{architectures[c.ModelType()]},
 		AttentionBias:         c.AttentionBias,
+		MLPBias:               c.MLPBias,
 		BOS:                   c.BOS,
 		EOS:                   c.EOS,
 		HeadDim:               &hd,

@@ -25,9 +25,9 @@ func shared(t testing.TB, name string) []byte {
 }
 
 func TestTensorsSortedAndComplete(t *testing.T) {
-	for i, tied := range []bool{false, true, true, true, false} {
+	for i, tied := range []bool{false, true, true, true, false, true} {
 		c := tiny()
-		c.TieWordEmbeddings, c.AttentionBias, c.Family = tied, i > 2, []string{"", "", Qwen2, Qwen3, ""}[i]
+		c.TieWordEmbeddings, c.AttentionBias, c.MLPBias, c.Family = tied, i > 2, i > 4, []string{"", "", Qwen2, Qwen3, "", ""}[i]
 		var n int64
 		ts := c.Tensors()
 		for i, x := range ts {
@@ -52,6 +52,7 @@ func TestConfigRoundTrip(t *testing.T) {
 		func() Config { c := tiny(); c.BOS, c.EOS, c.TieWordEmbeddings = &one, []int{2}, true; return c }(),
 		func() Config { c := tiny(); c.EOS = []int{2, 3}; return c }(),
 		func() Config { c := tiny(); c.Family = Qwen2; return c }(),
+		func() Config { c := tiny(); c.MLPBias = true; return c }(),
 		func() Config {
 			c := tiny()
 			c.Family, c.AttentionBias, c.RopeScaling = Qwen3, true, &RopeScaling{RopeLlama3, 8, 1, 4, 8192}
@@ -116,10 +117,12 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"hidden_size":64`, `"hidden_size":24`, "odd"},
 		{`"num_hidden_layers":5`, `"num_hidden_layers":100000000`, "num_hidden_layers"},
 		{`"num_key_value_heads":4`, `"num_key_value_heads":3`, "num_key_value_heads"},
+		{`"num_key_value_heads":4`, `"num_key_value_heads":0`, "num_key_value_heads: 0"},
+		{`"num_key_value_heads":4`, `"head_dim":0`, "head_dim: 0"},
 		{`"vocab_size":512`, `"vocab_size":0`, "vocab_size"},
 		{`"vocab_size":512`, `"vocab_size":512,"bos_token_id":512`, "bos_token_id"},
 		{`"vocab_size":512`, `"vocab_size":512,"eos_token_id":[1,-1]`, "eos_token_id"},
-		{`"vocab_size":512`, `"vocab_size":512,"mlp_bias":true`, "mlp_bias"},
+		{`"llama","architectures":["LlamaForCausalLM"]`, `"qwen2","mlp_bias":true`, "mlp_bias"},
 		{`"vocab_size":512`, `"vocab_size":512,"use_sliding_window":true`, "sliding"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear"}`, "factor"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":1,"original_max_position_embeddings":8192}`, "low_freq"},
@@ -127,6 +130,15 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3"}`, "rope_scaling"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"rope_type":"yarn"}`, "rope_parameters"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_theta":0`, "rope_theta"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"factor":4}`, "rope_scaling: rope_type is missing"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear","rope_type":"default","factor":4}`, "rope_scaling: type"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear","factor":4},"rope_parameters":{"rope_type":"default"}`, "rope_parameters contradict"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_theta":10000,"rope_parameters":{"rope_theta":500000}`, "rope_theta: 10000"},
+		{`"vocab_size":512`, `"vocab_size":512,"partial_rotary_factor":0.5`, "partial_rotary_factor: 0.5"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"partial_rotary_factor":0.25}`, "rope_parameters: partial_rotary_factor"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"full_attention":{"rope_type":"linear","factor":8}}`, "rope_parameters: full_attention"},
+		{`"vocab_size":512`, `"vocab_size":512,"layer_types":["full_attention","sliding_attention"]`, "layer_types"},
+		{`"vocab_size":512`, `"vocab_size":512,"quantization_config":{"quant_method":"fp8"}`, "quantization_config"},
 		{`"rms_norm_eps":1e-5`, `"rms_norm_eps":0`, "rms_norm_eps"},
 		{`{`, `[`, "config.json"},
 	} {
@@ -138,6 +150,21 @@ func TestParseConfigRefuses(t *testing.T) {
 	big.HiddenSize, big.HeadDim, big.IntermediateSize, big.NumHiddenLayers, big.VocabSize = MaxHidden, 64, MaxInner, MaxLayers, MaxVocab
 	if err := big.Validate(); err == nil || !strings.Contains(err.Error(), "parameters") {
 		t.Errorf("200 trillion parameters: %v", err)
+	}
+}
+
+// What changes nothing is taken.
+func TestParseConfigTakes(t *testing.T) {
+	for _, s := range []string{
+		`"partial_rotary_factor":1`, `"quantization_config":null`, `"layer_types":["full_attention"]`, `"layer_types":null`, `"hidden_act":"swish"`,
+		`"sliding_window":4096`, `"pretraining_tp":2`, `"rope_scaling":{}`, `"architectures":["LlamaModel"]`,
+		`"rope_theta":10000.0,"rope_scaling":{"rope_type":"default"},"rope_parameters":{"rope_type":"default","rope_theta":10000}`,
+	} {
+		c, err := ParseConfig([]byte(`{"model_type":"llama","hidden_size":64,"intermediate_size":172,"num_hidden_layers":1,
+			"num_attention_heads":8,"vocab_size":512,` + s + `}`))
+		if err != nil || c.RopeScaling != nil || c.RopeTheta != 10000 {
+			t.Errorf("%s: %+v, %v", s, c, err)
+		}
 	}
 }
 

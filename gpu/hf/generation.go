@@ -15,6 +15,7 @@ type Generation struct {
 	TopP        *float64
 	MinP        *float64
 	Repetition  *float64
+	MaxNew      *int // tokens to write at most
 }
 
 // ParseGeneration reads generation_config.json. What it holds besides is
@@ -32,6 +33,7 @@ func ParseGeneration(b []byte) (Generation, error) {
 		TopP        *float64  `json:"top_p"`
 		MinP        *float64  `json:"min_p"`
 		Repetition  *float64  `json:"repetition_penalty"`
+		MaxNew      *int      `json:"max_new_tokens"`
 	}
 	if err := json.Unmarshal(b, &j); err != nil {
 		return g, fmt.Errorf("generation_config.json: %w", err)
@@ -56,5 +58,8 @@ func ParseGeneration(b []byte) (Generation, error) {
 	if j.TopK != nil && (*j.TopK < 0 || *j.TopK > MaxVocab) {
 		return g, fmt.Errorf("generation_config.json: top_k: %d is not in 0..%d", *j.TopK, MaxVocab)
 	}
-	return Generation{j.EOS, j.Sample, j.Temperature, j.TopK, j.TopP, j.MinP, j.Repetition}, nil
+	if j.MaxNew != nil && (*j.MaxNew < 1 || *j.MaxNew > MaxPositions) {
+		return g, fmt.Errorf("generation_config.json: max_new_tokens: %d is not in 1..%d", *j.MaxNew, MaxPositions)
+	}
+	return Generation{j.EOS, j.Sample, j.Temperature, j.TopK, j.TopP, j.MinP, j.Repetition, j.MaxNew}, nil
 }

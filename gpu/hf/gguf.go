@@ -32,6 +32,9 @@ func WriteGGUF(w io.Writer, c Config, t *Tokenizer, flat []float32, o GGUFOption
 	if n := c.NumParams(); int64(len(flat)) != n {
 		return fmt.Errorf("gguf: %d parameters, the config asks for %d", len(flat), n)
 	}
+	if err := c.llamaCpp(); err != nil {
+		return fmt.Errorf("gguf: %w", err)
+	}
 	g := &gguf{c: c, bf16: o.BF16}
 	g.model(o)
 	if err := g.vocabulary(t); err != nil {
@@ -44,6 +47,21 @@ func WriteGGUF(w io.Writer, c Config, t *Tokenizer, flat []float32, o GGUFOption
 		return fmt.Errorf("gguf: %w", err)
 	}
 	return g.write(w)
+}
+
+// llamaCpp refuses what transformers computes and llama.cpp's models of the same
+// names have no place for.
+func (c Config) llamaCpp() error {
+	family := c.ModelType()
+	switch {
+	case c.Family == Qwen2 && c.HeadSize()*c.NumAttentionHeads != c.HiddenSize:
+		return fmt.Errorf("head_dim: %d: llama.cpp's %s has hidden_size / num_attention_heads", c.HeadSize(), family)
+	case c.Family != "" && c.RopeScaling != nil && c.RopeScaling.Kind == RopeLlama3:
+		return fmt.Errorf("rope_scaling: llama.cpp's %s does not know %s", family, RopeLlama3)
+	case c.Family == Qwen3 && c.AttentionBias:
+		return fmt.Errorf("attention_bias: llama.cpp's %s has none", family)
+	}
+	return nil
 }
 
 // GGUF's types of values, and of tensors.

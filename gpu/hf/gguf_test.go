@@ -121,7 +121,13 @@ func TestGGUF(t *testing.T) {
 		for _, bf16 := range []bool{false, true} {
 			c := tiny()
 			c.HeadDim, c.Family = 4, fam
-			c.RopeScaling = &RopeScaling{RopeLlama3, 8, 1, 4, 8192}
+			factors := 0
+			switch fam {
+			case "":
+				c.RopeScaling, factors = &RopeScaling{RopeLlama3, 8, 1, 4, 8192}, 1
+			case Qwen2:
+				c.NumAttentionHeads = 2 // heads as wide as the model
+			}
 			eos := 3
 			c.EOS = []int{eos}
 			flat := make([]float32, c.NumParams())
@@ -153,7 +159,7 @@ func TestGGUF(t *testing.T) {
 			for _, x := range c.Tensors() {
 				if x.Name == "model.layers.2.self_attn.q_proj.weight" {
 					q := got.tensors["blk.2.attn_q.weight"]
-					if fmt.Sprint(q.dims) != "[8 16]" {
+					if fmt.Sprint(q.dims) != fmt.Sprintf("[8 %d]", 4*c.NumAttentionHeads) {
 						t.Fatalf("shape %d", q.dims)
 					}
 					// The second row of theirs is component d/2 of head 0 in a Llama.
@@ -173,11 +179,11 @@ func TestGGUF(t *testing.T) {
 				}
 				off += x.Len()
 			}
-			if n := len(got.tensors); n != len(c.Tensors())+1 {
+			if n := len(got.tensors); n != len(c.Tensors())+factors {
 				t.Errorf("%d tensors of %d and rope_freqs", n, len(c.Tensors()))
 			}
-			f := got.tensors["rope_freqs.weight"]
-			if math.Float32frombits(binary.LittleEndian.Uint32(f.data)) != 1 || f.kind != ggmlF32 {
+			f, ok := got.tensors["rope_freqs.weight"]
+			if ok && math.Float32frombits(binary.LittleEndian.Uint32(f.data)) != 1 || f.kind != ggmlF32 {
 				t.Errorf("the highest frequency is scaled: %x", f.data)
 			}
 		}
@@ -238,6 +244,29 @@ func TestGGUFRefuses(t *testing.T) {
 	flat = make([]float32, c.NumParams())
 	if err := WriteGGUF(&full{}, c, tok, flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "disk full") {
 		t.Errorf("a full disk: %v", err)
+	}
+}
+
+// What llama.cpp has no place for is not written: it would refuse the file, or
+// compute something else.
+func TestGGUFRefusesWhatLlamaCppLacks(t *testing.T) {
+	tok, err := NewChar("abcdefghij")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, c := range map[string]Config{
+		"head_dim":       {Family: Qwen2, HeadDim: 4},
+		"rope_scaling":   {Family: Qwen2, HeadDim: 2, RopeScaling: &RopeScaling{RopeLlama3, 8, 1, 4, 8192}},
+		"rope_scaling: ": {Family: Qwen3, HeadDim: 4, RopeScaling: &RopeScaling{RopeLlama3, 8, 1, 4, 8192}},
+		"attention_bias": {Family: Qwen3, HeadDim: 4, AttentionBias: true},
+	} {
+		x := tiny()
+		x.Family, x.HeadDim, x.RopeScaling, x.AttentionBias = c.Family, c.HeadDim, c.RopeScaling, c.AttentionBias
+		var out bytes.Buffer
+		err := WriteGGUF(&out, x, tok, make([]float32, x.NumParams()), GGUFOptions{})
+		if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {
+			t.Errorf("%s: %v, %d bytes", want, err, out.Len())
+		}
 	}
 }
 

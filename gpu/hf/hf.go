@@ -26,6 +26,9 @@
 //	model.norm.weight                                 (D)
 //	lm_head.weight                                    (V, D), absent when tied
 //
+// Some have more: q_norm.weight and k_norm.weight (d) in Qwen 3, and a .bias beside
+// the .weight of projections (Config.QKVBias, OBias, MLPBias).
+//
 // Query and key rows are in Hugging Face's order for RoPE: component i of a
 // head is rotated with component i + d/2.
 package hf

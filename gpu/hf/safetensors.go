@@ -286,18 +286,41 @@ func parseHeader(b []byte) (*parsed, error) {
 	return out, nil
 }
 
+// Where a tied model's matrix of tokens may lie.
+const (
+	embedName = "model.embed_tokens.weight"
+	headName  = "lm_head.weight"
+)
+
 // Flat returns the file's values as one flat vector in the layout of tensors
 // (see Config.Tensors). Every tensor must be there with its shape, hold finite
-// values, and be the only ones, except that a file may repeat a tied head as
-// lm_head.weight.
+// values, and be the only ones, except that a file may hold a tied embedding as
+// lm_head.weight, too or instead, and hold the frequencies of RoPE, as
+// transformers once wrote them. In a file of a model without a head names lack
+// their "model.".
 func (f *File) Flat(tensors []Tensor) ([]float32, error) {
-	byName := make(map[string]*Stored, len(f.Tensors))
+	byName, left := make(map[string]*Stored, len(f.Tensors)), make(map[string]bool, len(f.Tensors))
+	bare := true
 	for i := range f.Tensors {
-		byName[f.Tensors[i].Name] = &f.Tensors[i]
+		s := &f.Tensors[i]
+		byName[s.Name] = s
+		left[s.Name] = !strings.HasSuffix(s.Name, ".rotary_emb.inv_freq")
+		bare = bare && !strings.HasPrefix(s.Name, "model.")
+	}
+	tied := !slices.ContainsFunc(tensors, func(t Tensor) bool { return t.Name == headName })
+	find := func(name string) *Stored {
+		s := byName[name]
+		if s == nil && bare {
+			s = byName[strings.TrimPrefix(name, "model.")]
+		}
+		if s == nil && tied && name == embedName {
+			s = byName[headName]
+		}
+		return s
 	}
 	n := 0
 	for _, t := range tensors {
-		s := byName[t.Name]
+		s := find(t.Name)
 		if s == nil {
 			return nil, fmt.Errorf("safetensors: tensor %q is missing", t.Name)
 		}
@@ -307,23 +330,25 @@ func (f *File) Flat(tensors []Tensor) ([]float32, error) {
 		if !s.real() {
 			return nil, fmt.Errorf("safetensors: tensor %q holds %s, weights are F64, F32, BF16, F16 or F8", t.Name, s.Dtype)
 		}
-		delete(byName, t.Name)
+		left[s.Name] = false
 		n += t.Len()
 	}
-	delete(byName, "lm_head.weight")
+	if head, embed := byName[headName], find(embedName); head != nil && left[head.Name] {
+		if embed == nil || head.Dtype != embed.Dtype || !slices.Equal(head.Shape, embed.Shape) || !bytes.Equal(head.data, embed.data) {
+			return nil, errors.New("safetensors: lm_head.weight is not the embedding, but tie_word_embeddings of the config says that it is")
+		}
+		left[head.Name] = false
+	}
 	for _, s := range f.Tensors {
-		if byName[s.Name] != nil {
+		if left[s.Name] {
 			return nil, fmt.Errorf("safetensors: tensor %.80q is not part of the model", s.Name)
 		}
 	}
 	flat := make([]float32, n)
 	at := 0
-	for i := range f.Tensors {
-		byName[f.Tensors[i].Name] = &f.Tensors[i]
-	}
 	for _, t := range tensors {
 		part := flat[at : at+t.Len()]
-		byName[t.Name].into(part)
+		find(t.Name).into(part)
 		for i, v := range part {
 			if v-v != 0 {
 				return nil, fmt.Errorf("safetensors: tensor %q: element %d is not finite", t.Name, i)

@@ -140,13 +140,38 @@ func TestFlatRefuses(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	b, _ := WriteSafetensors([]Tensor{{"a", []int{2}}, {"lm_head.weight", []int{1}}}, []float32{1, 2, 3})
-	f, err := ReadSafetensors(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if v, err := f.Flat(ts); err != nil || len(v) != 2 {
-		t.Errorf("a tied head written out: %v", err)
+}
+
+// Files say the same in more than one way.
+func TestFlatTakes(t *testing.T) {
+	ts := []Tensor{{"model.embed_tokens.weight", []int{2, 1}}, {"model.norm.weight", []int{1}}}
+	for _, c := range []struct {
+		name string
+		ts   []Tensor
+		v    []float32
+		want string // of the error
+	}{
+		{"plain", ts, []float32{1, 2, 3}, ""},
+		{"a tied head written out", append([]Tensor{{"lm_head.weight", []int{2, 1}}}, ts...), []float32{1, 2, 1, 2, 3}, ""},
+		{"a head that is not tied", append([]Tensor{{"lm_head.weight", []int{2, 1}}}, ts...), []float32{1, 4, 1, 2, 3}, "tie_word_embeddings"},
+		{"a head of another shape", append([]Tensor{{"lm_head.weight", []int{1, 2}}}, ts...), []float32{1, 2, 1, 2, 3}, "tie_word_embeddings"},
+		{"a model without a head", []Tensor{{"embed_tokens.weight", []int{2, 1}}, {"norm.weight", []int{1}}}, []float32{1, 2, 3}, ""},
+		{"a tied head instead of the embedding", []Tensor{{"lm_head.weight", []int{2, 1}}, ts[1]}, []float32{1, 2, 3}, ""},
+		{"half a prefix", []Tensor{{"embed_tokens.weight", []int{2, 1}}, {"model.norm.weight", []int{1}}}, []float32{1, 2, 3}, "embed_tokens.weight"},
+		{"frequencies of RoPE", []Tensor{ts[0], {"model.layers.0.self_attn.rotary_emb.inv_freq", []int{2}}, ts[1]}, []float32{1, 2, 9, 9, 3}, ""},
+	} {
+		b, err := WriteSafetensors(c.ts, c.v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := ReadSafetensors(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := f.Flat(ts)
+		if c.want == "" && (err != nil || !slices.Equal(v, []float32{1, 2, 3})) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %g, %v", c.name, v, err)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ func (m *Model) newDecoder(rows, pages, want int, half bool) *decoder {
 	x := &decoder{m: m, rows: rows, ids: make([]int32, 0, rows), h: mat(rows, d), chosen: mat(want, d), logits: mat(want, cfg.VocabSize)}
 	x.a = acts{x: mat(rows, d), h1: mat(rows, d), inv1: dev.Alloc(rows), qkv: mat(rows, q+2*kv), stats: mat(rows, 0),
 		o: mat(rows, q), gu: mat(rows, 2*f), a: mat(rows, f)}
-	if cfg.QKVBias() || cfg.OBias() {
+	if cfg.Biased() {
 		x.a.ones = mat(rows, 1)
 		host := make([]float32, rows)
 		for i := range host {
@@ -53,8 +53,12 @@ func (m *Model) newDecoder(rows, pages, want int, half bool) *decoder {
 		if w.qv.N == 0 {
 			parts = []gpu.Matrix{w.k, w.q, w.v}
 		}
+		mlp := []gpu.Matrix{w.gateUp}
+		if w.gateUp.N == 0 {
+			mlp = []gpu.Matrix{w.gate, w.up}
+		}
 		x.layers = append(x.layers, packedLayer{
-			kqv: dev.Pack(half, parts...), o: dev.Pack(half, w.o), gateUp: dev.Pack(half, w.gateUp), down: dev.Pack(half, w.down),
+			kqv: dev.Pack(half, parts...), o: dev.Pack(half, w.o), gateUp: dev.Pack(half, mlp...), down: dev.Pack(half, w.down),
 		})
 		x.caches = append(x.caches, gpu.Cache{
 			Buffer: dev.Alloc(gpu.CacheLen(pages, cfg.KVHeads(), cfg.HeadSize())), Pages: pages, KVHeads: cfg.KVHeads(), HeadDim: cfg.HeadSize(),
@@ -95,8 +99,11 @@ func (d *decoder) pass(spans []gpu.Span, ids []int32) {
 		m.bias(a.x, a.ones, w.ob)
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm2, eps)
 		dev.Linear(a.gu, a.h1, p.gateUp, false)
+		m.bias(a.gu.Columns(0, a.a.Cols), a.ones, w.gb)
+		m.bias(a.gu.Columns(a.a.Cols, a.a.Cols), a.ones, w.ub)
 		dev.SwiGLU(a.a, a.gu)
 		dev.Linear(a.x, a.a, p.down, true)
+		m.bias(a.x, a.ones, w.db)
 	}
 	dev.RMSNorm(d.h.Row(0, n), a.inv1, a.x, m.w.norm, eps)
 }

@@ -4,8 +4,8 @@ import (
 	"github.com/shoalnet/shoal/gpu"
 )
 
-// What Qwen 2, Qwen 3 and Llamas with attention_bias have besides a plain
-// Llama's block: x·Wᵀ + b for the projections of attention, and
+// What Qwen 2, Qwen 3 and Llamas with attention_bias or mlp_bias have besides a
+// plain Llama's block: x·Wᵀ + b for the projections, and
 //
 //	q = RoPE(rmsnorm(q_h)), k = RoPE(rmsnorm(k_h))   for each head h (Qwen 3)
 //
@@ -83,6 +83,35 @@ func (m *Model) projectBackward(w, dw *layer, a *acts, d *grads) {
 	m.biasBackward(dw.kb, a.ones, dk)
 	m.biasBackward(dw.qb, a.ones, dq)
 	m.biasBackward(dw.vb, a.ones, dv)
+}
+
+// gateUp sets a.gu to the two projections of a.h2.
+func (m *Model) gateUp(w *layer, a *acts) {
+	if w.gateUp.N > 0 {
+		m.dev.MatMul(gpu.NT, a.gu, a.h2, w.gateUp, false)
+		return
+	}
+	gate, up := a.gu.Columns(0, a.a.Cols), a.gu.Columns(a.a.Cols, a.a.Cols)
+	m.dev.MatMul(gpu.NT, gate, a.h2, w.gate, false)
+	m.dev.MatMul(gpu.NT, up, a.h2, w.up, false)
+	m.bias(gate, a.ones, w.gb)
+	m.bias(up, a.ones, w.ub)
+}
+
+// gateUpBackward sets d.dh to the gradient of a.h2 and adds to the weights'.
+func (m *Model) gateUpBackward(w, dw *layer, a *acts, d *grads) {
+	if w.gateUp.N > 0 {
+		m.dev.MatMul(gpu.NN, d.dh, d.dgu, w.gateUp, false)
+		m.dev.MatMul(gpu.TN, dw.gateUp, d.dgu, a.h2, true)
+		return
+	}
+	gate, up := d.dgu.Columns(0, a.a.Cols), d.dgu.Columns(a.a.Cols, a.a.Cols)
+	m.dev.MatMul(gpu.NN, d.dh, gate, w.gate, false)
+	m.dev.MatMul(gpu.NN, d.dh, up, w.up, true)
+	m.dev.MatMul(gpu.TN, dw.gate, gate, a.h2, true)
+	m.dev.MatMul(gpu.TN, dw.up, up, a.h2, true)
+	m.biasBackward(dw.gb, a.ones, gate)
+	m.biasBackward(dw.ub, a.ones, up)
 }
 
 // headNorm is the gain of head h of keys, then queries.

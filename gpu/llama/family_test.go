@@ -18,6 +18,13 @@ func family(name string, bias bool) hf.Config {
 	return c
 }
 
+// mlpBias is a Llama with every bias there is.
+func mlpBias() hf.Config {
+	c := family("", true)
+	c.MLPBias = true
+	return c
+}
+
 // plain is the definition: one token after another, in float64, from the names
 // of the tensors, sharing nothing with the passes.
 func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
@@ -135,7 +142,7 @@ func families() map[string]hf.Config {
 	linear.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLinear, Factor: 3}
 	llama3.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 16}
 	return map[string]hf.Config{
-		"llama": small(false), "linear": linear, "llama3": llama3, "bias": family("", true),
+		"mlp bias": mlpBias(), "llama": small(false), "linear": linear, "llama3": llama3, "bias": family("", true),
 		"qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, false), "qwen3 bias": family(hf.Qwen3, true),
 	}
 }

@@ -45,7 +45,8 @@ type weights struct {
 type layer struct {
 	norm1, norm2 gpu.Buffer // (D)
 	down         gpu.Matrix // (D, F)
-	gateUp       gpu.Matrix // (2F, D)
+	gateUp       gpu.Matrix // (2F, D); empty where biases lie between
+	gate, up     gpu.Matrix // (F, D) each instead
 	k            gpu.Matrix // (K·d, D)
 	o            gpu.Matrix // (D, H·d)
 	qv           gpu.Matrix // (H·d + K·d, D); empty where biases lie between
@@ -53,6 +54,7 @@ type layer struct {
 
 	// Empty where the family has none.
 	kb, qb, vb, ob gpu.Matrix // (1, n) biases
+	gb, ub, db     gpu.Matrix // (1, n) biases of gate, up and down
 	kNorm, qNorm   gpu.Buffer // (d)
 }
 
@@ -132,14 +134,19 @@ func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
 	for i := range w.layers {
 		p := fmt.Sprintf("model.layers.%d.", i)
 		w.layers[i] = layer{
-			norm1:  mat(d, p+"input_layernorm.weight").Buffer,
-			norm2:  mat(d, p+"post_attention_layernorm.weight").Buffer,
-			down:   mat(f, p+"mlp.down_proj.weight"),
-			gateUp: mat(d, p+"mlp.gate_proj.weight", p+"mlp.up_proj.weight"),
-			k:      mat(d, p+"self_attn.k_proj.weight"),
-			o:      mat(q, p+"self_attn.o_proj.weight"),
+			norm1: mat(d, p+"input_layernorm.weight").Buffer,
+			norm2: mat(d, p+"post_attention_layernorm.weight").Buffer,
+			down:  mat(f, p+"mlp.down_proj.weight"),
+			k:     mat(d, p+"self_attn.k_proj.weight"),
+			o:     mat(q, p+"self_attn.o_proj.weight"),
 		}
 		l := &w.layers[i]
+		if cfg.MLPBias {
+			l.gate, l.up = mat(d, p+"mlp.gate_proj.weight"), mat(d, p+"mlp.up_proj.weight")
+			l.gb, l.ub, l.db = mat(f, p+"mlp.gate_proj.bias"), mat(f, p+"mlp.up_proj.bias"), mat(d, p+"mlp.down_proj.bias")
+		} else {
+			l.gateUp = mat(d, p+"mlp.gate_proj.weight", p+"mlp.up_proj.weight")
+		}
 		if cfg.QKVBias() {
 			l.q, l.v = mat(d, p+"self_attn.q_proj.weight"), mat(d, p+"self_attn.v_proj.weight")
 			l.kb, l.qb, l.vb = mat(kv, p+"self_attn.k_proj.bias"), mat(q, p+"self_attn.q_proj.bias"), mat(kv, p+"self_attn.v_proj.bias")

@@ -61,7 +61,7 @@ func newTrainer(t testing.TB, dev gpu.Device, cfg hf.Config, params []float32) *
 // tensor by tensor, along directions that touch every element.
 func TestGradients(t *testing.T) {
 	for _, dev := range devices(t) {
-		for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "bias": family("", true)} {
+		for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "bias": family("", true), "mlp bias": mlpBias()} {
 			t.Run(dev.Name()+"/"+name, func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(7, 1))
 				params := wild(cfg, rng)

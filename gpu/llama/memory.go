@@ -17,6 +17,20 @@ func TrainingMemory(cfg hf.Config, seqs, length int, o Options) int64 {
 	return 4 * c.n
 }
 
+// EvalMemory is how many bytes Eval of one sequence of length predictions takes
+// besides the parameters.
+func EvalMemory(cfg hf.Config, length int) int64 {
+	c := &counter{}
+	newPlan(c, cfg, length, false)
+	tables := int64(length) * int64(cfg.HeadSize()) // cosines and sines
+	return 4 * (c.n + tables + int64(length)*int64(cfg.HiddenSize))
+}
+
+// CacheMemory is how many bytes the keys and values of so many positions take.
+func CacheMemory(cfg hf.Config, positions int) int64 {
+	return 4 * int64(cfg.NumHiddenLayers) * int64(gpu.CacheLen(pages(positions), cfg.KVHeads(), cfg.HeadSize()))
+}
+
 // A counter is a device that only counts what is asked of it.
 type counter struct {
 	gpu.Device

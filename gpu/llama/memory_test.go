@@ -18,6 +18,30 @@ func (a *allocating) Alloc(n int) gpu.Buffer {
 	return a.Device.Alloc(n)
 }
 
+// What is told beforehand is what passes and caches then take.
+func TestEvalAndCacheMemory(t *testing.T) {
+	cfg := small(true)
+	dev := &allocating{Device: devices(t)[0]}
+	m, err := New(dev, cfg, Genesis(cfg, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Eval([][]int32{make([]int32, 40)}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := 4*(dev.n+int64(len(m.hidden))), EvalMemory(cfg, 39); got != want {
+		t.Errorf("Eval takes %d bytes, %d were told", got, want)
+	}
+	d := m.newDecoder(1, pages(70), 1, false)
+	var want int64
+	for _, c := range d.caches {
+		want += 4 * int64(c.N)
+	}
+	if got := CacheMemory(cfg, 70); got != want {
+		t.Errorf("caches take %d bytes, %d were told", want, got)
+	}
+}
+
 // What is told beforehand is what a trainer then takes, but for the rotary tables.
 func TestTrainingMemory(t *testing.T) {
 	for _, family := range []string{"", hf.Qwen2, hf.Qwen3} {

@@ -36,7 +36,7 @@ func apart(a, b []float32) float64 {
 
 // TestMicroBatchesAndCheckpoints holds both to the gradients of whole batches.
 func TestMicroBatchesAndCheckpoints(t *testing.T) {
-	for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen3": family(hf.Qwen3, true)} {
+	for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen3": family(hf.Qwen3, true), "mlp bias": mlpBias()} {
 		for _, dev := range devices(t) {
 			rng := rand.New(rand.NewPCG(5, 6))
 			params := wild(cfg, rng)

@@ -75,7 +75,7 @@ func newPlanOf(dev gpu.Device, cfg hf.Config, n int, train, again bool) *plan {
 	}
 	var ones, dkq gpu.Matrix
 	kq := q + cfg.KVHeads()*cfg.HeadSize()
-	if cfg.QKVBias() || cfg.OBias() {
+	if cfg.Biased() {
 		ones = mat(n, 1)
 		host := make([]float32, n)
 		for i := range host {
@@ -155,6 +155,7 @@ func (m *Model) forward(p *plan, seqs, t int) {
 		m.block(p, w, &a, seqs, t)
 		dev.Copy(next, a.x2)
 		dev.MatMul(gpu.NT, next, a.a, w.down, true)
+		m.bias(next, a.ones, w.db)
 	}
 	dev.RMSNorm(p.h.Row(0, n), p.inv.Slice(0, n), p.x.Row(0, n), m.w.norm, float32(m.cfg.RMSNormEps))
 }
@@ -174,7 +175,7 @@ func (m *Model) block(p *plan, w *layer, a *acts, seqs, t int) {
 	dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
 	m.bias(a.x2, a.ones, w.ob)
 	dev.RMSNorm(a.h2, a.inv2, a.x2, w.norm2, eps)
-	dev.MatMul(gpu.NT, a.gu, a.h2, w.gateUp, false)
+	m.gateUp(w, a)
 	dev.SwiGLU(a.a, a.gu)
 }
 
@@ -239,9 +240,9 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 		// MLP
 		dev.MatMul(gpu.NN, d.da, d.dx, w.down, false)
 		dev.MatMul(gpu.TN, dw.down, d.dx, a.a, true)
+		m.biasBackward(dw.db, a.ones, d.dx)
 		dev.SwiGLUBackward(d.dgu, d.da, a.gu)
-		dev.MatMul(gpu.NN, d.dh, d.dgu, w.gateUp, false)
-		dev.MatMul(gpu.TN, dw.gateUp, d.dgu, a.h2, true)
+		m.gateUpBackward(w, dw, &a, &d)
 		dev.RMSNormBackward(d.dx, dw.norm2, d.dh, a.x2, w.norm2, a.inv2)
 		// attention
 		dev.MatMul(gpu.NN, d.do, d.dx, w.o, false)

@@ -5,7 +5,9 @@ import { getLlama } from "node-llama-cpp";
 const [, , path, prompt, n] = process.argv;
 const llama = await getLlama({ build: "never", gpu: false, maxThreads: 1, logLevel: "error" });
 const model = await llama.loadModel({ modelPath: path, gpuLayers: 0 });
-const context = await model.createContext({ contextSize: 512, threads: 1, batchSize: 256 });
+// Keys and values in float32, as ours: in llama.cpp's default, float16, another token may be the likeliest.
+const exact = { experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32", flashAttention: false };
+const context = await model.createContext({ contextSize: 512, threads: 1, batchSize: 256, ...exact });
 const ids = model.tokenize(prompt);
 if (model.tokens.bos != null && model.tokens.shouldPrependBosToken) ids.unshift(model.tokens.bos);
 const tokens = [];
