@@ -74,7 +74,7 @@ func (d *decoder) pass(spans []gpu.Span, ids []int32) {
 		a.ones = d.a.ones.Row(0, n)
 	}
 	if d.a.kq.N > 0 {
-		a.kq, a.kqInv = d.a.kq.Row(0, n), d.a.kqInv.Slice(0, d.a.kqInv.N/d.rows*n)
+		a.kq, a.kqInv, a.kqRows = d.a.kq.Row(0, n), d.a.kqInv, n
 	}
 	k, q, v := m.columns(a.qkv)
 	dev.Embed(a.x, m.w.embed, ids)
@@ -82,17 +82,17 @@ func (d *decoder) pass(spans []gpu.Span, ids []int32) {
 		w, p := &m.w.layers[i], &d.layers[i]
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
 		dev.Linear(a.qkv, a.h1, p.kqv, false)
-		m.biasAndNorm(w, &a)
+		m.biasAndNorm(dev, w, &a)
 		at := 0
 		for j := range spans {
 			s := &spans[j]
-			dev.RoPE(a.qkv.Row(at, s.Rows), m.cos, m.sin, m.rotation(s.Start, max(1, s.Rows), false))
+			dev.RoPE(a.qkv.Row(at, s.Rows), m.cos, m.sin, m.rotation(s.Start, max(1, s.Rows), 0, false))
 			at += s.Rows
 		}
 		dev.CacheWrite(d.caches[i], spans, k, v)
 		dev.CacheAttention(d.caches[i], spans, m.cfg.NumAttentionHeads, a.o, q)
 		dev.Linear(a.x, a.o, p.o, true)
-		m.bias(a.x, a.ones, w.ob)
+		bias(dev, a.x, a.ones, w.ob)
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm2, eps)
 		dev.Linear(a.gu, a.h1, p.gateUp, false)
 		dev.SwiGLU(a.a, a.gu)
