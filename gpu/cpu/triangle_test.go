@@ -15,7 +15,7 @@ func TestTriangles(t *testing.T) {
 	for _, isa := range ISAs() {
 		d := newDevice(t, Options{Threads: 1, ISA: isa})
 		w := d.workers[0]
-		for range 60 {
+		for range 30 {
 			rows, width := 1+rng.IntN(150)*(1+rng.IntN(8)), 1+rng.IntN(70)
 			seen := 1 + rng.IntN(400) // of the first row
 			cols := seen + rows - 1
