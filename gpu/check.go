@@ -74,8 +74,8 @@ func CheckRoPE(x, cos, sin Matrix, r Rotation) {
 	if r.HeadDim%2 != 0 || r.HeadDim <= 0 || r.Heads < 0 || r.Heads*r.HeadDim > x.Cols {
 		fail("rope", "%d heads of %d in %d columns", r.Heads, r.HeadDim, x.Cols)
 	}
-	if r.Period <= 0 || r.Start < 0 || r.Start+min(r.Period, x.Rows) > cos.Rows {
-		fail("rope", "positions from %d, period %d, table of %d", r.Start, r.Period, cos.Rows)
+	if r.Period <= 0 || r.Start < 0 || r.Row < 0 || r.Start+min(r.Period, r.Row+x.Rows) > cos.Rows {
+		fail("rope", "positions from %d, period %d, row %d, table of %d", r.Start, r.Period, r.Row, cos.Rows)
 	}
 	CheckShape("rope", cos, cos.Rows, r.HeadDim/2)
 	CheckShape("rope", sin, cos.Rows, r.HeadDim/2)

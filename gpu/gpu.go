@@ -91,9 +91,9 @@ func (l Layout) String() string { return [...]string{"NN", "NT", "TN"}[l] }
 type Rotation struct {
 	Heads   int // heads in a row, one after another from column 0 on
 	HeadDim int // columns of a head; even
-	// Start and Period give a row's position: Start + row mod Period.
-	Start, Period int
-	Inverse       bool // turn back: the backward pass
+	// Start, Period and Row give the position of a matrix's row i: Start + (Row + i) mod Period.
+	Start, Period, Row int
+	Inverse            bool // turn back: the backward pass
 }
 
 // An AttentionShape gives the sizes of causal, grouped-query attention. The
@@ -202,4 +202,23 @@ type Device interface {
 	AdamW(p, g, m, v Buffer, o AdamW)
 
 	Decoder
+}
+
+// A RowJob is work on matrices whose rows have nothing to do with one another. Rows does it for rows
+// from to to, calling methods of dev that write to those rows alone, and not Alloc.
+type RowJob interface {
+	Rows(dev Device, from, to int)
+}
+
+// EachRow does job for rows 0 to n. A device that can takes stretches of rows, each through all of
+// job while it is in a cache; results are those of job.Rows(dev, 0, n). weights is how many
+// values a row is multiplied by.
+func EachRow(dev Device, n, weights int, job RowJob) {
+	if d, ok := dev.(interface {
+		EachRow(n, weights int, job RowJob)
+	}); ok {
+		d.EachRow(n, weights, job)
+		return
+	}
+	job.Rows(dev, 0, n)
 }

@@ -68,6 +68,21 @@ func (j *attentionJob) run(w *worker, task int) {
 	}
 }
 
+// asked is how many rows are asked for at a time.
+const asked = 8
+
+// ask has the second-level cache fetch columns c on of some rows of matrices, up to row end:
+// a head's lie too far apart for the hardware to foresee.
+func (j *attentionJob) ask(w *worker, row, end, c int, from ...*gpu.Matrix) {
+	rows := min(asked, end-row)
+	if w.k.ask == nil || rows <= 0 {
+		return
+	}
+	for _, m := range from {
+		w.k.ask(rows, 4*j.s.HeadDim, &m.Host[row*m.Stride+c], 4*m.Stride)
+	}
+}
+
 // from is the first key that query row t sees, floor the first that any of the n
 // query rows from t on sees.
 func (j *attentionJob) from(t int) int {
@@ -89,6 +104,11 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 	dim, kern := j.s.HeadDim, w.k
 	scale := float32(1 / math.Sqrt(float64(dim)))
 	kv := h / (j.s.Heads / j.s.KVHeads)
+	nb, nh := b, h+1 // what comes next
+	if nh == j.s.Heads {
+		nb, nh = b+1, 0
+	}
+	nkv := nh / (j.s.Heads / j.s.KVHeads)
 	for i0 := 0; i0 < j.s.Queries; i0 += j.block {
 		n := min(j.block, j.s.Queries-i0)
 		t := b*j.s.Queries + i0
@@ -98,6 +118,13 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 		p := w.score[:n*keys]
 		kern.product(w, gpu.NT, n, keys, dim, at(&j.q, t, h*dim), j.q.Stride, k, j.k.Stride, p, keys, false, keys-n+1)
 		for i := range n {
+			if i%asked == 0 && nb < j.s.Seqs {
+				row, end := nb*j.s.Queries+i0+i, nb*j.s.Queries+i0+n
+				j.ask(w, row, end, nh*dim, &j.q, &j.out)
+				if nkv != kv {
+					j.ask(w, row, end, nkv*dim, &j.k, &j.v)
+				}
+			}
 			from, seen := j.from(t+i)-lo, keys-n+i+1
 			r := p[i*keys : (i+1)*keys]
 			m, sum := kern.softmax(r[from:seen], scale, 1)
@@ -114,11 +141,17 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 	dim, kern, group := j.s.HeadDim, w.k, j.s.Heads/j.s.KVHeads
 	scale := float32(1 / math.Sqrt(float64(dim)))
 	base := b * j.s.Keys
-	for i := range j.s.Keys {
+	whole := j.block >= j.s.Queries && j.s.From == nil // a block has all keys
+	for i := 0; i < j.s.Keys && !whole; i++ {
 		clear(at(&j.dk, base+i, kv*dim)[:dim])
 		clear(at(&j.dv, base+i, kv*dim)[:dim])
 	}
 	for h := kv * group; h < (kv+1)*group; h++ {
+		nb, nh := b, h+1 // what comes next
+		if nh == j.s.Heads {
+			nb, nh = b+1, 0
+		}
+		nkv := nh / group
 		for i0 := 0; i0 < j.s.Queries; i0 += j.block {
 			n, t := min(j.block, j.s.Queries-i0), base+i0
 			lo := j.floor(t, n)
@@ -130,6 +163,13 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 			kern.product(w, gpu.NT, n, keys, dim, q, j.q.Stride, k, j.k.Stride, p, keys, false, keys-n+1)
 			kern.product(w, gpu.NT, n, keys, dim, do, j.dout.Stride, v, j.v.Stride, dp, keys, false, keys-n+1)
 			for i := range n {
+				if i%asked == 0 && nb < j.s.Seqs {
+					row, end := nb*j.s.Queries+i0+i, nb*j.s.Queries+i0+n
+					j.ask(w, row, end, nh*dim, &j.q, &j.dout, &j.out, &j.dq)
+					if nkv != kv {
+						j.ask(w, row, end, nkv*dim, &j.k, &j.v, &j.dk, &j.dv)
+					}
+				}
 				from, seen := j.from(t+i)-lo, keys-n+i+1
 				r, dr := p[i*keys:(i+1)*keys], dp[i*keys:(i+1)*keys]
 				st := at(&j.stats, t+i, 2*h)
@@ -141,9 +181,10 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 				clear(r[seen:end])
 				clear(dr[seen:end])
 			}
-			kern.product(w, gpu.TN, keys, dim, n, p, keys, do, j.dout.Stride, dv, j.dv.Stride, true, keys-n+1)
+			acc := !whole || h > kv*group
+			kern.product(w, gpu.TN, keys, dim, n, p, keys, do, j.dout.Stride, dv, j.dv.Stride, acc, keys-n+1)
 			kern.product(w, gpu.NN, n, dim, keys, dp, keys, k, j.k.Stride, at(&j.dq, t, h*dim), j.dq.Stride, false, keys-n+1)
-			kern.product(w, gpu.TN, keys, dim, n, dp, keys, q, j.q.Stride, dk, j.dk.Stride, true, keys-n+1)
+			kern.product(w, gpu.TN, keys, dim, n, dp, keys, q, j.q.Stride, dk, j.dk.Stride, acc, keys-n+1)
 		}
 	}
 }

@@ -64,15 +64,22 @@ type Device struct {
 	adam    adamJob
 	scatter embedBackwardJob
 	decode  decoding
+	rowwise eachJob
+	packs   *packs // of a thread in EachRow
 }
 
 var _ gpu.Device = (*Device)(nil)
 
 // A worker is what one thread needs for itself.
 type worker struct {
+	id     int
 	k      *kernels
 	pack   []float32              // panels of B, kernels.pack values
 	strips []float32              // of A, kernels.strips values
+	kept   bool                   // pack holds all of B that the last product had
+	packed bool                   // and the next has the same
+	of     uint64                 // the MatMul whose product was the last
+	col    int                    // and where B began in it
 	edge   [8 * panelCols]float32 // of C where a kernel's does not fit
 	score  []float32              // attention: scores of a block of queries
 	dp     []float32              // attention: their gradients
@@ -95,7 +102,7 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{k: k, half: o.BF16, workers: make([]*worker, o.Threads)}
 	for i := range d.workers {
-		d.workers[i] = &worker{k: k, pack: aligned(k.pack), strips: aligned(k.strips)}
+		d.workers[i] = &worker{id: i, k: k, pack: aligned(k.pack), strips: aligned(k.strips)}
 	}
 	d.pool = newPool(d.workers)
 	return d, nil

@@ -13,8 +13,9 @@ import (
 // the other. Portable kernels read rows.
 const panelCols = 32
 
-// A panelKernel multiplies rows of A by one panel, C (rows, panelCols) = or +=.
-type panelKernel func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+// A panelKernel multiplies rows of A by one panel, C (rows, panelCols) = or +=. Meanwhile it may ask
+// for memory from next on, step bytes for each k.
+type panelKernel func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 // panelKernels are those of one instruction set, by rows less one.
 type panelKernels struct{ full, half []panelKernel }
@@ -134,16 +135,29 @@ func (j *linearJob) run(w *worker, task int) {
 
 // panel does all rows by panel p, a stretch of k and a block of rows at a time.
 func (j *linearJob) panel(w *worker, list []panelKernel, p int) {
-	const stretch = 256 // of k: so much of a panel stays in the first-level cache
+	const (
+		stretch = 16 << 10 // bytes of a panel that stay in the first-level cache, with as many of what follows
+		ahead   = 4096     // bytes: the hardware's own prefetching ends with each page of 4 KiB
+	)
+	line := 4 * panelCols // bytes of a row of weights
+	if j.w.Half != nil {
+		line = 2 * panelCols
+	}
 	m, k := j.c.Rows, j.w.Cols
 	cols := min(panelCols, j.w.Rows-p*panelCols)
 	blocks := (m + len(list) - 1) / len(list)
 	kb := k
 	if blocks > 1 {
-		kb = stretch
+		parts := (k*line + stretch - 1) / stretch
+		kb = (k + parts - 1) / parts
 	}
 	for k0 := 0; ; k0 += kb {
 		n, acc := min(kb, k-k0), j.acc || k0 > 0
+		b := j.weights(p*k + k0)
+		next, step := (*byte)(unsafe.Add(unsafe.Pointer(b), ahead)), line
+		if blocks > 1 { // each of them asks for a part of the following stretch
+			next, step = (*byte)(unsafe.Add(unsafe.Pointer(b), n*line)), line/blocks
+		}
 		for i := range blocks {
 			i0, i1 := m*i/blocks, m*(i+1)/blocks
 			c, sc := address(j.c.Host, i0*j.c.Stride+p*panelCols), j.c.Stride
@@ -155,7 +169,10 @@ func (j *linearJob) panel(w *worker, list []panelKernel, p int) {
 				}
 				c, sc = &w.edge[0], panelCols
 			}
-			list[i1-i0-1](n, address(j.a.Host, i0*j.a.Stride+k0), 4*j.a.Stride, j.weights(p*k+k0), c, 4*sc, acc)
+			list[i1-i0-1](n, address(j.a.Host, i0*j.a.Stride+k0), 4*j.a.Stride, b, c, 4*sc, acc, next, step)
+			if blocks > 1 {
+				next = (*byte)(unsafe.Add(unsafe.Pointer(next), n*step))
+			}
 			if cols < panelCols {
 				for t := i0; t < i1; t++ {
 					copy(row(&j.c, t)[p*panelCols:], w.edge[(t-i0)*panelCols:])

@@ -6,8 +6,9 @@ import "github.com/shoalnet/shoal/gpu"
 // the length of the first, or more.
 type kernels struct {
 	name         string
-	pack, strips int // values of scratch that product needs
-	slack        int // see product
+	pack, strips int  // values of scratch that product needs
+	slack        int  // see product
+	keeps        bool // products have all of B in pack, where it fits, and take what is there if worker.packed
 
 	// product computes C (m, n) = op(A)·op(B), or C += with acc. lda, ldb and
 	// ldc are the distances of rows.
@@ -15,11 +16,14 @@ type kernels struct {
 	// seen above 0 says that one of the matrices is a causal triangle, of whose row i only
 	// the first seen+i elements count, and lets product leave the others out: with NT they are
 	// C's, which may become anything; with NN and TN those of A as it lies, of which the first
-	// slack of each row are 0; TN with seen is for acc only.
+	// slack of each row are 0; TN with seen needs m < k + seen.
 	product func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int)
 
 	// half is product with A and B rounded to bfloat16 first; sums are float32's.
 	half func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
+
+	// ask has the second-level cache fetch n bytes of each of some rows, stride bytes apart; may be nil.
+	ask func(rows, n int, p *float32, stride int)
 
 	dot  func(x, y []float32) float32    // Σ x·y
 	dot3 func(x, y, z []float32) float32 // Σ x·y·z

@@ -14,6 +14,8 @@ type matmulJob struct {
 	acc     bool
 	half    bool
 	rects   []rect
+	id      uint64 // counts the device's products
+	packs   *packs
 }
 
 // MatMul implements gpu.Device.
@@ -23,7 +25,7 @@ func (d *Device) MatMul(l gpu.Layout, c, a, b gpu.Matrix, accumulate bool) {
 		return
 	}
 	j := &d.matmul
-	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate, half: d.half, rects: j.rects}
+	*j = matmulJob{l: l, c: c, a: a, b: b, m: m, n: n, k: k, acc: accumulate, half: d.half, rects: j.rects, id: j.id + 1, packs: d.packs}
 	j.rects = j.cut(len(d.workers), j.rects)
 	cost := m * n / 16 * max(k, 1)
 	d.pool.run(j, len(j.rects), cost)
@@ -32,18 +34,24 @@ func (d *Device) MatMul(l gpu.Layout, c, a, b gpu.Matrix, accumulate bool) {
 // A rect is a rectangle of C.
 type rect struct{ i, j, rows, cols int }
 
-// cut makes rectangles, each of a share of what is left, down to what is hardly worth taking
-// (guided self-scheduling, Polychronopoulos and Kuck 1987): no thread waits long for
-// another, whenever each began. How much it costs to pack a panel of B, and to fetch or pack a
-// strip of A, decides about their form. Results do not depend on them.
+// pieces are what a worker's part of C is cut into, in 16ths: whoever is done takes the others' last
+// ones, so that no thread waits long for another (guided self-scheduling, Polychronopoulos and Kuck
+// 1987).
+var pieces = [...]int{0, 8, 12, 14, 16}
+
+// cut gives every worker a part of C, and cuts that into pieces of decreasing size. What it costs to
+// pack a panel of B, and to fetch or pack a strip of A, decides about the form of parts. Pieces lie one
+// below another, for which a worker packs B once. Results do not depend on them.
 func (j *matmulJob) cut(threads int, all []rect) []rect {
 	const (
 		panel, strip = 32, 14
-		least        = 8 * strip // rows of a rectangle
 		small        = 2 << 20   // multiplications that one thread does before another is awake
-		worth        = 1 << 20
 		near         = 256 << 10 // values that stay in the second-level cache
 	)
+	all = all[:0]
+	if threads == 1 || j.m*j.n*j.k < small {
+		return append(all, rect{0, 0, j.m, j.n})
+	}
 	tall, wide := 28.0, 32.0 // what packing and fetching are worth in rows and columns
 	switch {
 	case j.l == gpu.TN || j.half:
@@ -54,42 +62,49 @@ func (j *matmulJob) cut(threads int, all []rect) []rect {
 	if j.l == gpu.NT {
 		tall = 14
 	}
-	all = all[:0]
-	left := j.m * j.n * j.k // multiplications
-	if threads == 1 || left < small {
-		return append(all, rect{0, 0, j.m, j.n})
-	}
-	share, last := left/(2*threads), max(worth, left/(32*threads))
-	cols := max(panel, math.Sqrt(float64(share/j.k)*wide/tall))
-	across := max(1, int(float64(j.n)/cols+0.5))
-	for x := range across {
-		at, end := j.n*x/across, j.n
-		if at = at / panel * panel; x < across-1 {
-			end = j.n * (x + 1) / across / panel * panel
+	down, best := 1, math.Inf(1)
+	for r := 1; r <= threads; r++ {
+		if threads%r != 0 || r > 1 && j.m < r*strip {
+			continue
 		}
-		for i := 0; i < j.m && at < end; {
-			share = max(last, left/(2*threads))
-			rows := max(least, share/((end-at)*j.k)/strip*strip)
-			if rows = min(rows, j.m-i); j.m-i-rows < least {
-				rows = j.m - i
-			}
-			pieces := max(1, min(rows*(end-at)*j.k/share, (end-at)/panel))
-			for p := range pieces {
-				from, to := at+(end-at)*p/pieces/panel*panel, end
-				if p < pieces-1 {
-					to = at + (end-at)*(p+1)/pieces/panel*panel
-				}
-				all = append(all, rect{i, from, rows, to - from})
-			}
-			left -= rows * (end - at) * j.k
-			i += rows
+		if cost := tall*float64(r)/float64(j.m) + wide*float64(threads/r)/float64(j.n); cost < best {
+			down, best = r, cost
+		}
+	}
+	across := threads / down
+	// whole rounds x to a multiple of unit, but not beyond n.
+	whole := func(x, unit, n int) int { return min((x+unit/2)/unit*unit, n) }
+	edge := func(i, of, unit, n int) int {
+		if i == of {
+			return n
+		}
+		return whole(n*i/of, unit, n)
+	}
+	for w := range threads {
+		y, x := w/across, w%across
+		i0, i1 := edge(y, down, strip, j.m), edge(y+1, down, strip, j.m)
+		j0, j1 := edge(x, across, panel, j.n), edge(x+1, across, panel, j.n)
+		for p := range len(pieces) - 1 {
+			from, to := edge(pieces[p], 16, strip, i1-i0), edge(pieces[p+1], 16, strip, i1-i0)
+			all = append(all, rect{i0 + from, j0, to - from, j1 - j0})
 		}
 	}
 	return all
 }
 
 func (j *matmulJob) run(w *worker, task int) {
-	i0, j0, m, n := j.rects[task].i, j.rects[task].j, j.rects[task].rows, j.rects[task].cols
+	r := &j.rects[task]
+	i0, j0, m, n := r.i, r.j, r.rows, r.cols
+	if m == 0 || n == 0 {
+		return
+	}
+	w.packed = w.kept && w.of == j.id && w.col == j0
+	w.of, w.col = j.id, j0
+	if j.packs != nil && j.k > 0 {
+		mine, x := w.pack, j.packs.of(j.l, j.b.Host, n, j.k)
+		w.pack, w.packed = x.at, x.ready
+		defer func() { w.pack, x.ready, w.of = mine, w.kept, 0 }()
+	}
 	a, b := j.a.Host, j.b.Host
 	if j.k > 0 {
 		switch j.l {
@@ -107,6 +122,7 @@ func (j *matmulJob) run(w *worker, task int) {
 	} else {
 		w.k.product(w, j.l, m, n, j.k, a, j.a.Stride, b, j.b.Stride, c, j.c.Stride, j.acc, 0)
 	}
+	w.packed = false
 }
 
 // needed is the part of kb values of k from k0 on that counts for rows i0 to i1 of op(A),

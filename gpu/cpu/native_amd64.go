@@ -25,14 +25,14 @@ func native() []*kernels {
 }
 
 var avx512 = kernels{
-	name: "avx512", pack: maxPanels, strips: maxStrips, slack: 16,
+	name: "avx512", pack: maxPanels, strips: maxStrips, slack: 16, keeps: true,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
 		tiled(&tiling512, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc, seen)
 	},
 	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling512, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 	},
-	dot: dot512, dot3: dotThree512, add: add512, normalize: normalize512, normBack: normBack512,
+	ask: askRows, dot: dot512, dot3: dotThree512, add: add512, normalize: normalize512, normBack: normBack512,
 	softmax: softmax512, softmaxBack: softmaxBack512, rope: rope512,
 	swiglu: swiglu512, swigluBack: swigluBack512,
 	adamw: func(p, g, m, v []float32, o *gpu.AdamW) {
@@ -41,14 +41,14 @@ var avx512 = kernels{
 }
 
 var avx2 = kernels{
-	name: "avx2", pack: maxPanels, strips: maxStrips, slack: 16,
+	name: "avx2", pack: maxPanels, strips: maxStrips, slack: 16, keeps: true,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
 		tiled(&tiling256, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc, seen)
 	},
 	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling256, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 	},
-	dot: dot256, dot3: dotThree256, add: add256, normalize: normalize256, normBack: normBack256,
+	ask: askRows, dot: dot256, dot3: dotThree256, add: add256, normalize: normalize256, normBack: normBack256,
 	softmax: softmax256, softmaxBack: softmaxBack256, rope: rope256,
 	swiglu: swiglu256, swigluBack: swigluBack256,
 	adamw: func(p, g, m, v []float32, o *gpu.AdamW) {

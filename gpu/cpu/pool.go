@@ -17,6 +17,10 @@ type job interface {
 // sleeps, since a step is some hundred jobs one after another, and waking a
 // goroutine takes as long as a small one.
 //
+// Tasks are shared out evenly and in order before anybody begins, and who is done with its own
+// takes others': equal jobs find their rows in the caches of the core that wrote them, as
+// long as nobody is late.
+//
 // gate says who may touch the job: bit 31 is set while it is open, bit 30 while the
 // caller sleeps, the lower bits count the helpers inside. A helper enters only through
 // an open gate; the caller closes it when the tasks are out and waits for those inside.
@@ -26,12 +30,18 @@ type pool struct {
 	left    chan struct{} // the last helper to leave says so to a caller that sleeps
 	gate    atomic.Uint32
 	jobs    atomic.Uint32 // counts them
-	next    atomic.Int64
 	job     job
-	tasks   int64
+	shares  []share // a worker's each
 
 	helpers sync.WaitGroup
 	once    sync.Once
+}
+
+// A share is tasks from next to end, alone in what caches exchange.
+type share struct {
+	next atomic.Int64
+	end  int64
+	_    [112]byte
 }
 
 const (
@@ -42,7 +52,7 @@ const (
 
 func newPool(workers []*worker) *pool {
 	helpers := len(workers) - 1
-	p := &pool{workers: workers, wake: make(chan struct{}, helpers), left: make(chan struct{}, 1)}
+	p := &pool{workers: workers, wake: make(chan struct{}, helpers), left: make(chan struct{}, 1), shares: make([]share, len(workers))}
 	for _, w := range workers[1:] {
 		p.helpers.Go(func() { p.help(w) })
 	}
@@ -88,12 +98,13 @@ func (p *pool) enter() bool {
 }
 
 func (p *pool) work(w *worker) {
-	for {
-		i := p.next.Add(1) - 1
-		if i >= p.tasks {
-			return
+	for i := range p.shares {
+		s := &p.shares[(w.id+i)%len(p.shares)]
+		for s.next.Load() < s.end {
+			if task := s.next.Add(1) - 1; task < s.end {
+				p.job.run(w, int(task))
+			}
 		}
-		p.job.run(w, int(i))
 	}
 }
 
@@ -109,8 +120,11 @@ func (p *pool) run(j job, tasks, cost int) {
 		}
 		return
 	}
-	p.job, p.tasks = j, int64(tasks)
-	p.next.Store(0)
+	p.job = j
+	for i := range p.shares {
+		p.shares[i].next.Store(int64(tasks * i / len(p.shares)))
+		p.shares[i].end = int64(tasks * (i + 1) / len(p.shares))
+	}
 	p.gate.Store(gateOpen)
 	p.jobs.Add(1)
 	for range helpers {

@@ -92,7 +92,7 @@ func (j *rowsJob) rope(k *kernels, from, to int) {
 		sign = -1
 	}
 	for t := from; t < to; t++ {
-		p := j.r.Start + t%j.r.Period
+		p := j.r.Start + (j.r.Row+t)%j.r.Period
 		k.rope(row(&j.out, t)[:j.r.Heads*j.r.HeadDim], row(&j.y, p), row(&j.z, p), j.r.Heads, sign)
 	}
 }

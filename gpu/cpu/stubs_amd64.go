@@ -77,6 +77,9 @@ func adamw256(p []float32, g []float32, m []float32, v []float32, scale float32,
 func round256(x []float32)
 
 //go:noescape
+func askRows(rows int, n int, p *float32, stride int)
+
+//go:noescape
 func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
 
 //go:noescape
@@ -659,67 +662,67 @@ func strips256x1(k int, n int, h int, last int, src *float32, ss int, dst *float
 func strips256x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
-func linear512F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512F32x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512F32x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512F32x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512F32x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512F32x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512F32x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear256F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear256F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear256F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear256F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear256F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear256F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear512BF16x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear512BF16x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear256BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear256BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear256BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear256BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
 
 //go:noescape
-func linear256BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)
+func linear256BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)

@@ -84,23 +84,35 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 	if one {
 		block = m
 	}
+	// Where all of B fits, it is kept for the next product, which may be by the same.
+	keep := packB && panels*width*k <= len(w.pack)
+	have := keep && w.packed
+	w.kept = keep && seen == 0
 	for x := range blocks {
 		k0 := k * x / blocks
 		kb := k*(x+1)/blocks - k0
 		group := panels
-		if packB && !one {
+		if packB && !one && !keep {
 			group = max(1, min(panels, maxPanels/(kb*width)))
 		}
 		for p0 := 0; p0 < panels; p0 += group {
 			p1 := min(panels, p0+group)
-			if packB && !inTile && !one {
-				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, w.pack)
+			pack := w.pack
+			if keep {
+				pack = pack[panels*width*k0:]
+			}
+			if packB && !inTile && !one && !have {
+				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, pack)
 				if half {
-					t.round(w.pack[:(p1-p0)*kb*width])
+					t.round(pack[:(p1-p0)*kb*width])
 				}
 			}
 			for r0 := 0; r0 < m; r0 += block {
 				r1 := min(m, r0+block)
+				var soon ahead
+				if t.strip != nil && seen == 0 && !one {
+					soon = t.after(l, a, lda, k, k0, kb, blocks, x, m, r0, r1, block)
+				}
 				strips := (r1 - r0 + t.rows - 1) / t.rows
 				h := (r1 - r0 + strips - 1) / strips
 				if packA {
@@ -121,18 +133,23 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					if t.strip != nil {
 						strip = t.strip[nv]
 					}
-					bp, sb := w.pack, 4*width
+					bp, sb := pack, 4*width
 					switch {
-					case one:
-						if !inTile {
-							t.packB(l, kb, b, k0, j0, j0+cols, ldb, w.pack)
-						}
 					case packB:
-						bp = w.pack[(p-p0)*kb*width:]
+						if keep || !one {
+							bp = pack[(p-p0)*kb*width:]
+						}
+						if one && !inTile && !have {
+							t.packB(l, kb, b, k0, j0, j0+cols, ldb, bp)
+						}
 					case cols < nv*t.lanes: // tiles read whole vectors
-						t.packB(l, kb, b, k0, j0, n, ldb, w.pack)
+						t.packB(l, kb, b, k0, j0, n, ldb, bp)
 					default:
 						bp, sb = b[k0*ldb+j0:], 4*ldb
+					}
+					var panel ahead // the next
+					if t.strip != nil && packB && seen == 0 && (have || !inTile && !one) && p+1 < p1 {
+						panel = ahead{p: ptr(bp, kb*width), rows: kb, lines: width / pair, stride: 4 * width}
 					}
 					asked := 0 // rows of the next panel's B
 					for i := 0; i < strips; {
@@ -146,6 +163,10 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 						if (seen == 0 || l == gpu.NT) && rows == h && (t.strip != nil || !packA) { // all that are as tall
 							count = (r1 - i0) / h
 						}
+						more := acc || k0 > 0 // C has a sum already
+						if l == gpu.TN && seen > 0 && i0-seen+1 >= k0 {
+							more = acc
+						}
 						var f tile
 						ap, sa := ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
 						switch {
@@ -158,7 +179,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 						}
 						bt, st := ptr(bp, from*sb/4), sb
 						next := ptr(c, r0*ldc+min(j0+width, n-1))
-						if inTile && r0 == 0 && i == 0 {
+						if inTile && !have && r0 == 0 && i == 0 {
 							f, count = t.rowPack[nv][rows], 1
 							if packA {
 								f = t.stripPack[nv][rows]
@@ -166,22 +187,63 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							bt, st = ptr(b, k0*ldb+j0), 4*ldb
 						}
 						far, sf := next, 0
-						if inTile && r0 == 0 && i > 0 && p+1 < panels && asked < kb {
+						if inTile && !have && r0 == 0 && i > 0 && p+1 < panels && asked < kb {
 							each := t.asks(kb, packA)
 							count = min(count, (kb-asked+each-1)/each)
 							far, sf = ptr(b, (k0+asked)*ldb+j0+width), 4*ldb
 							asked += count * each
+						} else if packA || l != gpu.TN {
+							from := &panel
+							if panel.at == panel.rows*panel.lines {
+								from = &soon
+							}
+							if from.at < from.rows*from.lines {
+								count, far, sf = from.take(count, t.asks(kb, packA))
+							}
 						}
 						if i+count < strips {
 							next = ptr(c, (i0+count*rows)*ldc+j0)
 						}
-						f(to-from, ap, sa, bt, st, ptr(c, i0*ldc+j0), 4*ldc, acc || k0 > 0, cols, next, count, ptr(bp, 0), far, sf)
+						f(to-from, ap, sa, bt, st, ptr(c, i0*ldc+j0), 4*ldc, more, cols, next, count, ptr(bp, 0), far, sf)
 						i += count
 					}
 				}
 			}
 		}
 	}
+}
+
+// ahead is memory that will be read soon: rows of some pairs of cache lines, asked for line by line
+// down all rows.
+type ahead struct {
+	p                       *float32
+	rows, lines, stride, at int
+}
+
+const pair = 32 // values in two cache lines
+
+// after is the part of A that follows rows r0 to r1 of block x of k.
+func (t *tiling) after(l gpu.Layout, a []float32, lda, k, k0, kb, blocks, x, m, r0, r1, block int) ahead {
+	r2 := min(m, r1+block)
+	if r1 == m {
+		if x+1 == blocks {
+			return ahead{}
+		}
+		k0, kb = k0+kb, k*(x+2)/blocks-k0-kb
+		r1, r2 = 0, min(m, block)
+	}
+	if l == gpu.TN {
+		return ahead{p: ptr(a, k0*lda+r1), rows: kb, lines: (r2 - r1 + pair - 1) / pair, stride: 4 * lda}
+	}
+	return ahead{p: ptr(a, r1*lda+k0), rows: r2 - r1, lines: (kb + pair - 1) / pair, stride: 4 * lda}
+}
+
+// take is what count tiles ask for that ask each times each; fewer where that is more than a column.
+func (s *ahead) take(count, each int) (n int, p *float32, stride int) {
+	line, row := s.at/s.rows, s.at%s.rows
+	n = min(count, (s.rows-row+each-1)/each)
+	s.at = min(s.at+n*each, (line+1)*s.rows)
+	return n, (*float32)(unsafe.Add(unsafe.Pointer(s.p), row*s.stride+line*128)), s.stride
 }
 
 // asks is how many rows a tile asks for that has k rows of B.

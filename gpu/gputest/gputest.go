@@ -225,6 +225,7 @@ func rope(s *suite) {
 		n := period * (1 + s.rng.IntN(3))
 		x := s.matrix(n, heads*2*half+s.rng.IntN(5), 1)
 		cos, sin := s.matrix(r.Start+period, half, 1), s.matrix(r.Start+period, half, 1)
+		r.Row = s.rng.IntN(2) * s.rng.IntN(2*period)
 		s.both(func(d gpu.Device, of func(pair) gpu.Matrix) { d.RoPE(of(x), of(cos), of(sin), r) })
 		s.equal("rope", x, 4*eps)
 	}

@@ -78,7 +78,7 @@ func (d *decoder) pass(spans []gpu.Span, ids []int32) {
 		a.ones = d.a.ones.Row(0, n)
 	}
 	if d.a.kq.N > 0 {
-		a.kq, a.kqInv = d.a.kq.Row(0, n), d.a.kqInv.Slice(0, d.a.kqInv.N/d.rows*n)
+		a.kq, a.kqInv, a.kqRows = d.a.kq.Row(0, n), d.a.kqInv, n
 	}
 	k, q, v := m.columns(a.qkv)
 	dev.Embed(a.x, m.w.embed, ids)
@@ -86,24 +86,25 @@ func (d *decoder) pass(spans []gpu.Span, ids []int32) {
 		w, p := &m.w.layers[i], &d.layers[i]
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
 		dev.Linear(a.qkv, a.h1, p.kqv, false)
-		m.biasAndNorm(w, &a)
+		m.biasAndNorm(dev, w, &a)
 		at := 0
 		for j := range spans {
 			s := &spans[j]
-			dev.RoPE(a.qkv.Row(at, s.Rows), m.cos, m.sin, m.rotation(s.Start, max(1, s.Rows), false))
+			dev.RoPE(a.qkv.Row(at, s.Rows), m.cos, m.sin, m.rotation(s.Start, max(1, s.Rows), 0, false))
 			at += s.Rows
 		}
 		dev.CacheWrite(d.caches[i], spans, k, v)
 		dev.CacheAttention(d.caches[i], spans, m.cfg.NumAttentionHeads, a.o, q)
 		dev.Linear(a.x, a.o, p.o, true)
-		m.bias(a.x, a.ones, w.ob)
+		bias(dev, a.x, a.ones, w.ob)
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm2, eps)
 		dev.Linear(a.gu, a.h1, p.gateUp, false)
-		m.bias(a.gu.Columns(0, a.a.Cols), a.ones, w.gb)
-		m.bias(a.gu.Columns(a.a.Cols, a.a.Cols), a.ones, w.ub)
+		gate, up := halves(a.gu)
+		bias(dev, gate, a.ones, w.gb)
+		bias(dev, up, a.ones, w.ub)
 		dev.SwiGLU(a.a, a.gu)
 		dev.Linear(a.x, a.a, p.down, true)
-		m.bias(a.x, a.ones, w.db)
+		bias(dev, a.x, a.ones, w.db)
 	}
 	dev.RMSNorm(d.h.Row(0, n), a.inv1, a.x, m.w.norm, eps)
 }

@@ -20,7 +20,8 @@ type plan struct {
 	h       gpu.Matrix // (N, D) normed x
 	logits  gpu.Matrix // (chunk, V)
 	grad    *grads     // nil where nothing is learnt
-	again   bool       // blocks share their activations but x: the backward pass computes them again
+	job     passJob
+	again   bool // blocks share their activations but x: the backward pass computes them again
 }
 
 // acts are the activations of one block.
@@ -33,9 +34,10 @@ type acts struct {
 	gu            gpu.Matrix // (N, 2F)
 	a             gpu.Matrix // (N, F)
 
-	ones  gpu.Matrix // (N, 1) of 1, the same for all blocks; empty without biases
-	kq    gpu.Matrix // (N, K·d + H·d) keys and queries before their norm; empty without
-	kqInv gpu.Buffer // (N·(K+H)) by head
+	ones          gpu.Matrix // (N, 1) of 1, the same for all blocks; empty without biases
+	kq            gpu.Matrix // (N, K·d + H·d) keys and queries before their norm; empty without
+	kqInv         gpu.Buffer // (N·(K+H)) by head, of kqRows each, from kqRow on
+	kqRow, kqRows int
 }
 
 // grads are the gradients of one block's activations.
@@ -70,7 +72,8 @@ func newPlanOf(dev gpu.Device, cfg hf.Config, n int, train, again bool) *plan {
 	p := &plan{
 		rows: n, ids: make([]int32, n), targets: make([]int32, n), from: make([]int32, n), again: again,
 		loss: dev.Alloc(n), x: mat(n, d), inv: dev.Alloc(n), h: mat(n, d),
-		logits: mat(min(n, max(256, 1<<18/cfg.VocabSize)), cfg.VocabSize),
+		// Packing the head pays with more rows, up to 64 MiB.
+		logits: mat(min(n, max(256, 1<<18/cfg.VocabSize, min(512, 1<<24/cfg.VocabSize))), cfg.VocabSize),
 		layers: make([]acts, cfg.NumHiddenLayers),
 	}
 	var ones, dkq gpu.Matrix
@@ -134,75 +137,170 @@ func (m *Model) shape(seqs, queries, keys int) gpu.AttentionShape {
 	}
 }
 
-func (m *Model) rotation(start, period int, inverse bool) gpu.Rotation {
+func (m *Model) rotation(start, period, row int, inverse bool) gpu.Rotation {
 	return gpu.Rotation{
 		Heads: m.cfg.KVHeads() + m.cfg.NumAttentionHeads, HeadDim: m.cfg.HeadSize(),
-		Start: start, Period: period, Inverse: inverse,
+		Start: start, Period: period, Row: row, Inverse: inverse,
 	}
 }
 
 // forward computes the last hidden states, normed, of seqs sequences of t
 // tokens each.
 func (m *Model) forward(p *plan, seqs, t int) {
-	n, dev := seqs*t, m.dev
-	dev.Embed(p.layers[0].x.Row(0, n), m.w.embed, p.ids[:n])
+	n, last := seqs*t, len(p.layers)-1
+	m.dev.Embed(p.layers[0].x.Row(0, n), m.w.embed, p.ids[:n])
 	for i := range p.layers {
-		w, a := &m.w.layers[i], p.layers[i].first(n)
-		next := p.x.Row(0, n)
-		if i+1 < len(p.layers) {
-			next = p.layers[i+1].x.Row(0, n)
+		if i == 0 {
+			m.each(p, n, t, stages{begin: true})
 		}
-		m.block(p, w, &a, seqs, t)
-		dev.Copy(next, a.x2)
-		dev.MatMul(gpu.NT, next, a.a, w.down, true)
-		m.bias(next, a.ones, w.db)
+		m.attend(p, i, seqs, t)
+		m.each(p, n, t, stages{layer: i, end: true, down: true, next: i < last, norm: i == last})
 	}
-	dev.RMSNorm(p.h.Row(0, n), p.inv.Slice(0, n), p.x.Row(0, n), m.w.norm, float32(m.cfg.RMSNormEps))
 }
 
-// block computes the activations of block i from its input a.x up to a.a; what
-// follows is its output x2 + Wdown·a.
-func (m *Model) block(p *plan, w *layer, a *acts, seqs, t int) {
-	dev, eps := m.dev, float32(m.cfg.RMSNormEps)
-	dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
-	m.project(w, a)
+// again computes the activations of block i but its output.
+func (m *Model) again(p *plan, i, seqs, t int) {
+	m.each(p, seqs*t, t, stages{layer: i, begin: true})
+	m.attend(p, i, seqs, t)
+	m.each(p, seqs*t, t, stages{layer: i, end: true})
+}
+
+func (m *Model) attend(p *plan, i, seqs, t int) {
+	a := p.layers[i].rows(0, seqs*t)
 	k, q, v := m.columns(a.qkv)
-	dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(0, t, false))
 	s := m.shape(seqs, t, t)
 	s.From = p.documents(seqs * t)
-	dev.Attention(s, a.o, a.stats, q, k, v)
-	dev.Copy(a.x2, a.x)
-	dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
-	m.bias(a.x2, a.ones, w.ob)
-	dev.RMSNorm(a.h2, a.inv2, a.x2, w.norm2, eps)
-	m.gateUp(w, a)
-	dev.SwiGLU(a.a, a.gu)
+	m.dev.Attention(s, a.o, a.stats, q, k, v)
 }
 
-// first is the view of the first n rows.
-func (a *acts) first(n int) acts {
+// stages are what rows go through between one mixing of them and the next: parts of a pass in
+// which each row is computed by itself.
+type stages struct {
+	layer int
+	begin bool // from the block's input to k, q and v
+	end   bool // from the attention's output to the MLP's activations
+	down  bool // from there to the block's output
+	next  bool // from there to k, q and v of the next block
+	norm  bool // from there to the last hidden states
+
+	mlpBack  bool // from dx to the gradients of the MLP's activations and its input's
+	attnBack bool // from the gradients of k, q and v to those before RoPE
+	projBack bool // from there to the block's normed input's
+}
+
+// A passJob is stages for gpu.EachRow.
+type passJob struct {
+	stages
+	m *Model
+	p *plan
+	n int // rows
+	t int // tokens of a sequence
+}
+
+// each does s for the first n rows.
+func (m *Model) each(p *plan, n, t int, s stages) {
+	p.job = passJob{stages: s, m: m, p: p, n: n, t: t}
+	w := &m.w.layers[s.layer]
+	qkv, gateUp := w.k.N+w.qv.N+w.q.N+w.v.N, w.gateUp.N+w.gate.N+w.up.N
+	weights := 0
+	for _, x := range []struct {
+		does bool
+		n    int
+	}{{s.begin, qkv}, {s.end, w.o.N + gateUp}, {s.down, w.down.N}, {s.next, qkv}, {s.mlpBack, w.down.N + gateUp}, {s.projBack, qkv}} {
+		if x.does {
+			weights += x.n
+		}
+	}
+	gpu.EachRow(m.dev, n, weights, &p.job)
+}
+
+// Rows implements gpu.RowJob.
+func (j *passJob) Rows(dev gpu.Device, from, to int) {
+	m, p := j.m, j.p
+	eps := float32(m.cfg.RMSNormEps)
+	w, a := &m.w.layers[j.layer], p.layers[j.layer].of(j.n).rows(from, to)
+	begin := func(w *layer, a *acts) {
+		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
+		m.project(dev, w, a)
+		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(0, j.t, from, false))
+	}
+	if j.begin {
+		begin(w, &a)
+	}
+	if j.end {
+		dev.Copy(a.x2, a.x)
+		dev.MatMul(gpu.NT, a.x2, a.o, w.o, true)
+		bias(dev, a.x2, a.ones, w.ob)
+		dev.RMSNorm(a.h2, a.inv2, a.x2, w.norm2, eps)
+		gateUp(dev, w, &a)
+		dev.SwiGLU(a.a, a.gu)
+	}
+	if j.down {
+		x := p.x.Row(from, to-from)
+		if j.next {
+			x = p.layers[j.layer+1].x.Row(from, to-from)
+		}
+		dev.Copy(x, a.x2)
+		dev.MatMul(gpu.NT, x, a.a, w.down, true)
+		bias(dev, x, a.ones, w.db)
+	}
+	if j.next {
+		a := p.layers[j.layer+1].of(j.n).rows(from, to)
+		begin(&m.w.layers[j.layer+1], &a)
+	}
+	if j.norm {
+		dev.RMSNorm(p.h.Row(from, to-from), p.inv.Slice(from, to), p.x.Row(from, to-from), m.w.norm, eps)
+	}
+	if p.grad == nil {
+		return
+	}
+	d := p.grad.rows(from, to)
+	if j.mlpBack {
+		dev.MatMul(gpu.NN, d.da, d.dx, w.down, false)
+		dev.SwiGLUBackward(d.dgu, d.da, a.gu)
+		ungateUp(dev, w, &d)
+	}
+	if j.attnBack {
+		dev.RoPE(d.dqkv, m.cos, m.sin, m.rotation(0, j.t, from, true))
+	}
+	if j.projBack {
+		m.unproject(dev, w, &d)
+	}
+}
+
+// of says that a pass is of n rows.
+func (a *acts) of(n int) *acts {
+	f := *a
+	f.kqRow, f.kqRows = 0, n
+	return &f
+}
+
+// rows is the view of rows from to to.
+func (a *acts) rows(from, to int) acts {
+	n := to - from
 	f := acts{
-		x: a.x.Row(0, n), h1: a.h1.Row(0, n), x2: a.x2.Row(0, n), h2: a.h2.Row(0, n),
-		inv1: a.inv1.Slice(0, n), inv2: a.inv2.Slice(0, n),
-		qkv: a.qkv.Row(0, n), stats: a.stats.Row(0, n), o: a.o.Row(0, n),
-		gu: a.gu.Row(0, n), a: a.a.Row(0, n),
+		x: a.x.Row(from, n), h1: a.h1.Row(from, n), x2: a.x2.Row(from, n), h2: a.h2.Row(from, n),
+		inv1: a.inv1.Slice(from, to), inv2: a.inv2.Slice(from, to),
+		qkv: a.qkv.Row(from, n), stats: a.stats.Row(from, n), o: a.o.Row(from, n),
+		gu: a.gu.Row(from, n), a: a.a.Row(from, n),
 	}
 	if a.ones.N > 0 {
-		f.ones = a.ones.Row(0, n)
+		f.ones = a.ones.Row(from, n)
 	}
 	if a.kq.N > 0 {
-		f.kq, f.kqInv = a.kq.Row(0, n), a.kqInv.Slice(0, a.kqInv.N/a.kq.Rows*n)
+		f.kq, f.kqInv, f.kqRow, f.kqRows = a.kq.Row(from, n), a.kqInv, a.kqRow+from, a.kqRows
 	}
 	return f
 }
 
-func (g *grads) first(n int) grads {
+func (g *grads) rows(from, to int) grads {
+	n := to - from
 	f := grads{
-		dx: g.dx.Row(0, n), dh: g.dh.Row(0, n), dqkv: g.dqkv.Row(0, n), do: g.do.Row(0, n),
-		dgu: g.dgu.Row(0, n), da: g.da.Row(0, n),
+		dx: g.dx.Row(from, n), dh: g.dh.Row(from, n), dqkv: g.dqkv.Row(from, n), do: g.do.Row(from, n),
+		dgu: g.dgu.Row(from, n), da: g.da.Row(from, n),
 	}
 	if g.dkq.N > 0 {
-		f.dkq = g.dkq.Row(0, n)
+		f.dkq = g.dkq.Row(from, n)
 	}
 	return f
 }
@@ -229,20 +327,19 @@ func (m *Model) head(p *plan, n, predictions int, g *weights) {
 // g.
 func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 	n, dev := seqs*t, m.dev
-	d := p.grad.first(n)
+	d := p.grad.rows(0, n)
 	dev.Zero(d.dx.Buffer)
 	dev.RMSNormBackward(d.dx, g.norm, d.dh, p.x.Row(0, n), m.w.norm, p.inv.Slice(0, n))
 	for i := len(p.layers) - 1; i >= 0; i-- {
-		w, dw, a := &m.w.layers[i], &g.layers[i], p.layers[i].first(n)
+		w, dw, a := &m.w.layers[i], &g.layers[i], p.layers[i].of(n).rows(0, n)
 		if p.again && i+1 < len(p.layers) {
-			m.block(p, w, &a, seqs, t)
+			m.again(p, i, seqs, t)
 		}
 		// MLP
-		dev.MatMul(gpu.NN, d.da, d.dx, w.down, false)
+		m.each(p, n, t, stages{layer: i, mlpBack: true})
 		dev.MatMul(gpu.TN, dw.down, d.dx, a.a, true)
 		m.biasBackward(dw.db, a.ones, d.dx)
-		dev.SwiGLUBackward(d.dgu, d.da, a.gu)
-		m.gateUpBackward(w, dw, &a, &d)
+		m.gateUpBackward(dw, &a, &d)
 		dev.RMSNormBackward(d.dx, dw.norm2, d.dh, a.x2, w.norm2, a.inv2)
 		// attention
 		dev.MatMul(gpu.NN, d.do, d.dx, w.o, false)
@@ -253,8 +350,13 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 		s := m.shape(seqs, t, t)
 		s.From = p.documents(n)
 		dev.AttentionBackward(s, dq, dk, dv, d.do, a.o, a.stats, q, k, v)
-		dev.RoPE(d.dqkv, m.cos, m.sin, m.rotation(0, t, true))
-		m.projectBackward(w, dw, &a, &d)
+		normed := w.kNorm.N > 0
+		m.each(p, n, t, stages{layer: i, attnBack: true, projBack: !normed})
+		if normed {
+			m.normBackward(w, dw, &a, &d)
+			m.each(p, n, t, stages{layer: i, projBack: true})
+		}
+		m.projectBackward(dw, &a, &d)
 		dev.RMSNormBackward(d.dx, dw.norm1, d.dh, a.x, w.norm1, a.inv1)
 	}
 	dev.EmbedBackward(g.embed, d.dx, p.ids[:n])

@@ -153,7 +153,7 @@ func (Device) RoPE(x, cos, sin gpu.Matrix, r gpu.Rotation) {
 	gpu.CheckRoPE(x, cos, sin, r)
 	half := r.HeadDim / 2
 	for t := range x.Rows {
-		p := r.Start + t%r.Period
+		p := r.Start + (r.Row+t)%r.Period
 		c, s, xt := row(cos, p), row(sin, p), row(x, t)
 		for h := range r.Heads {
 			for i := range half {

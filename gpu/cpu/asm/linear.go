@@ -10,8 +10,7 @@ import (
 )
 
 const (
-	panel = 32   // columns
-	ahead = 4096 // bytes of B that are asked for before they are read
+	panel = 32 // columns
 )
 
 // linear512 and linear256 are the most rows that the registers hold: C, one row of A's
@@ -41,13 +40,15 @@ func linears() {
 // element is one chain of fused multiply-adds. Rows of A and C are sa and sc
 // bytes apart, those of B, float32 or bfloat16, follow one another; of bfloat16 a word of 32
 // bits holds column i in its lower and column 16 + i in its upper half.
+//
+// For each k it asks for what of a row of B lies at next, which moves on by step bytes.
 func linear(w width, mr int, half bool, upperHalves Mem) {
 	kind, size := "F32", 4
 	if half {
 		kind, size = "BF16", 2
 	}
 	TEXT(fmt.Sprintf("linear%s%sx%d", w.name, kind, mr), attr.NOSPLIT,
-		"func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool)")
+		"func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)")
 	Pragma("noescape")
 	nv, r := panel*4/w.bytes, w.registers()
 	k := Load(Param("k"), GP64())
@@ -57,6 +58,8 @@ func linear(w width, mr int, half bool, upperHalves Mem) {
 	c := Load(Param("c"), GP64())
 	sc := Load(Param("sc"), GP64())
 	acc := Load(Param("acc"), GP8())
+	next := Load(Param("next"), GP64())
+	moves := Load(Param("step"), GP64())
 	at := func(i, v int) reg.VecPhysical { return r[i*nv+v] }
 	x := func(i int) reg.VecPhysical { return r[mr*nv+i] }
 	spare := len(r) - mr*nv - mr
@@ -90,10 +93,10 @@ func linear(w width, mr int, half bool, upperHalves Mem) {
 		for i := range mr {
 			VBROADCASTSS(ofRow(ps, sa, i, u), x(i))
 		}
-		// The hardware's own prefetching ends with each page of 4 KiB.
-		for at := u * panel * size; at < (u+1)*panel*size; at += 64 {
-			PREFETCHT0(Mem{Base: b, Disp: ahead + at})
+		for at := 0; at < panel*size; at += 64 {
+			PREFETCHT0(Mem{Base: next, Disp: at})
 		}
+		ADDQ(moves, next)
 		for v := range nv {
 			m := Mem{Base: b, Disp: panel*size*u + w.bytes*v}
 			switch {

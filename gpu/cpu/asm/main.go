@@ -50,6 +50,7 @@ func main() {
 	for _, w := range []width{zmm, ymm} {
 		vectorKernels(w)
 	}
+	askRows()
 	tiles()
 	linears()
 	if err := writeTables("../tables_amd64.go"); err != nil {

@@ -235,3 +235,25 @@ func transpose256() {
 		}
 	})
 }
+
+// askRows asks for n bytes, above 0, of each of some rows, stride bytes apart.
+func askRows() {
+	TEXT("askRows", attr.NOSPLIT, "func(rows, n int, p *float32, stride int)")
+	Pragma("noescape")
+	rows := Load(Param("rows"), GP64())
+	n := Load(Param("n"), GP64())
+	p := Load(Param("p"), GP64())
+	stride := Load(Param("stride"), GP64())
+	at := GP64()
+	Label("row")
+	XORQ(at, at)
+	Label("line")
+	PREFETCHT1(Mem{Base: p, Index: at, Scale: 1})
+	ADDQ(Imm(64), at)
+	CMPQ(at, n)
+	JLT(LabelRef("line"))
+	ADDQ(stride, p)
+	DECQ(rows)
+	JNE(LabelRef("row"))
+	RET()
+}
