@@ -11,7 +11,7 @@ type bpe struct {
 	whole    map[string]int32 // pieces that are one token whatever the merges say; nil unless ignore_merges
 	bytes    *[256]int32      // byte-level: the token of each byte, -1 if none
 	chars    map[rune]int32   // otherwise: the tokens of single characters
-	fallback *[256]int32      // the tokens <0x00> to <0xFF>, nil without byte_fallback
+	fallback *[256]int32      // the tokens <0x00> to <0xFF>, -1 if none; nil without byte_fallback
 	unknown  int32            // -1 if none
 	fuse     bool             // a run of unknown characters is one token
 	merges   map[uint64]merge // by pair
@@ -27,39 +27,59 @@ func (m *bpe) encode(out []int32, piece string) []int32 {
 	if id, ok := m.whole[piece]; ok {
 		return append(out, id)
 	}
-	start := len(out)
+	start, pending := len(out), false
 	if m.bytes != nil {
 		for i := range len(piece) {
-			out = m.symbol(out, m.bytes[piece[i]], false)
+			out, pending = m.symbol(out, m.bytes[piece[i]], pending)
 		}
 	} else {
-		pending := false // the last symbol is a fused unknown
 		for i, r := range piece {
-			if id, ok := m.chars[r]; ok {
-				out, pending = append(out, id), false
-			} else if m.fallback != nil {
-				for k := range utf8.RuneLen(r) {
-					out = append(out, m.fallback[piece[i+k]])
+			id, ok := m.chars[r]
+			if !ok {
+				id = -1
+				if n := utf8.RuneLen(r); m.spells(piece[i : i+n]) {
+					for k := range n {
+						out = append(out, m.fallback[piece[i+k]])
+					}
+					continue
 				}
-				pending = false
-			} else {
-				out = m.symbol(out, -1, pending)
-				pending = m.fuse
 			}
+			out, pending = m.symbol(out, id, pending)
 		}
+	}
+	if pending {
+		out = append(out, m.unknown)
 	}
 	return out[:start+m.merge(out[start:])]
 }
 
-// symbol appends id, or the unknown token unless one stands there to be fused with.
-func (m *bpe) symbol(out []int32, id int32, fused bool) []int32 {
+// symbol appends id, which is -1 where the vocabulary has none. An unknown token
+// is pending until the next known one, so that those to be fused with it do not
+// count. As in Hugging Face's library, what falls back to bytes overtakes it.
+func (m *bpe) symbol(out []int32, id int32, pending bool) ([]int32, bool) {
 	if id < 0 {
-		id = m.unknown
+		if pending && !m.fuse {
+			out = append(out, m.unknown)
+		}
+		return out, m.unknown >= 0
 	}
-	if id < 0 || fused {
-		return out
+	if pending {
+		out = append(out, m.unknown)
 	}
-	return append(out, id)
+	return append(out, id), false
+}
+
+// spells says whether there is a token for every byte of s.
+func (m *bpe) spells(s string) bool {
+	if m.fallback == nil {
+		return false
+	}
+	for i := range len(s) {
+		if m.fallback[s[i]] < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // merge merges w in place and returns its new length.

@@ -56,6 +56,9 @@ type stageJSON struct {
 	Replacement   string      `json:"replacement"`
 	PrependScheme string      `json:"prepend_scheme"`
 	SplitWords    *bool       `json:"split"`
+	Delimiter     string      `json:"delimiter"`
+	Left          bool        `json:"strip_left"`
+	Right         bool        `json:"strip_right"`
 	UseRegex      *bool       `json:"use_regex"`
 	Start         int         `json:"start"`
 	Stop          int         `json:"stop"`
@@ -63,10 +66,24 @@ type stageJSON struct {
 	Pretokenizers []stageJSON `json:"pretokenizers"`
 	Processors    []stageJSON `json:"processors"`
 	Decoders      []stageJSON `json:"decoders"`
+	Sep           tokenJSON   `json:"sep"`
+	Cls           tokenJSON   `json:"cls"`
 	Single        []pieceJSON `json:"single"`
 	SpecialTokens map[string]struct {
 		IDs []int `json:"ids"`
 	} `json:"special_tokens"`
+}
+
+// tokenJSON is a token and its ID: ["<s>", 0].
+type tokenJSON struct{ id int }
+
+func (t *tokenJSON) UnmarshalJSON(b []byte) error {
+	var name string
+	pair := []any{&name, &t.id}
+	if err := json.Unmarshal(b, &pair); err != nil || len(pair) != 2 {
+		return fmt.Errorf("%.40q is not a token and its id", b)
+	}
+	return nil
 }
 
 // pieceJSON is one item of a template: a special token, or the text.
@@ -199,94 +216,6 @@ func (t *Tokenizer) loadVocab(m *modelJSON, added []addedJSON) error {
 	return nil
 }
 
-// loadPreTokenizer knows stages of Split, Digits and Metaspace, and ByteLevel
-// after them.
-func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
-	if j == nil {
-		return nil
-	}
-	list := []stageJSON{*j}
-	if j.Type == "Sequence" {
-		list = j.Pretokenizers
-	}
-	if len(list) > maxSteps {
-		return fmt.Errorf("pre_tokenizer: %d stages, at most %d", len(list), maxSteps)
-	}
-	for i := range list {
-		p := &list[i]
-		switch {
-		case p.Type == "Split" && p.Pattern.String != "":
-			f, err := splitString(p.Pattern.String, p.Behavior, p.Invert)
-			if err != nil {
-				return fmt.Errorf("pre_tokenizer: %w", err)
-			}
-			t.splits = append(t.splits, f)
-		case p.Type == "Split":
-			covers := p.Behavior == "Isolated" && !p.Invert || p.Behavior == "Removed" && p.Invert
-			f, ok := splits[p.Pattern.Regex]
-			if !ok || !covers {
-				return fmt.Errorf("pre_tokenizer: split %.300q (%.20s) is not one of the known patterns", p.Pattern.Regex, p.Behavior)
-			}
-			if t.pattern != "" {
-				return errors.New("pre_tokenizer: more than one Split by a pattern is not supported")
-			}
-			t.splits, t.pattern = append(t.splits, f), p.Pattern.Regex
-		case p.Type == "Digits":
-			t.splits = append(t.splits, splitDigits(p.Individual))
-		case p.Type == "Metaspace" && i == 0:
-			if err := t.loadMetaspace(p); err != nil {
-				return err
-			}
-		case p.Type == "ByteLevel" && i == len(list)-1:
-			t.bytes = true
-			regex := p.UseRegex == nil || *p.UseRegex
-			prefix := p.AddPrefix != nil && *p.AddPrefix
-			if i > 0 && prefix {
-				return errors.New("pre_tokenizer: ByteLevel with a prefix space after another stage is not supported")
-			}
-			if regex {
-				if t.pattern != "" {
-					return errors.New("pre_tokenizer: ByteLevel with a pattern of its own after Split is not supported")
-				}
-				t.splits, t.pattern = append(t.splits, splitGPT2), patternGPT2
-			}
-			t.prefixSpace = prefix
-		default:
-			return fmt.Errorf("pre_tokenizer: %.40q is not supported here, only Metaspace, Split, Digits and then ByteLevel", p.Type)
-		}
-	}
-	return nil
-}
-
-// loadMetaspace reads SentencePiece's way with spaces: they become a character
-// that begins the word which follows.
-func (t *Tokenizer) loadMetaspace(p *stageJSON) error {
-	if p.Replacement == "" || utf8.RuneCountInString(p.Replacement) != 1 {
-		return fmt.Errorf("pre_tokenizer: Metaspace: replacement %.40q is not one character", p.Replacement)
-	}
-	scheme := p.PrependScheme
-	if scheme == "" { // of older files
-		scheme = "always"
-		if p.AddPrefix != nil && !*p.AddPrefix {
-			scheme = "never"
-		}
-	}
-	switch scheme {
-	case "always", "first", "never":
-	default:
-		return fmt.Errorf("pre_tokenizer: Metaspace: prepend_scheme %.40q", scheme)
-	}
-	t.meta, t.metaScheme = p.Replacement, scheme
-	if p.SplitWords == nil || *p.SplitWords {
-		f, err := splitString(p.Replacement, "MergedWithNext", false)
-		if err != nil {
-			return err
-		}
-		t.splits = append(t.splits, f)
-	}
-	return nil
-}
-
 // alphabet is GPT-2's: bytes that print stand for themselves, the others for
 // the characters from U+0100 on, in order.
 var alphabet = func() (a [256]rune) {
@@ -309,6 +238,15 @@ var fromAlphabet = func() map[rune]byte {
 	}
 	return m
 }()
+
+// spell is s in the alphabet of byte-level BPE.
+func spell(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		b.WriteRune(alphabet[s[i]])
+	}
+	return b.String()
+}
 
 // unspell returns the bytes that s spells in the alphabet of byte-level BPE.
 func unspell(s string) (string, bool) {
@@ -376,11 +314,10 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 		b.fallback = new([256]int32)
 		for i := range b.fallback {
 			name := fmt.Sprintf("<0x%02X>", i)
-			id, ok := m.Vocab[name]
-			if !ok {
-				return fmt.Errorf("model.vocab: byte_fallback needs %s", name)
+			b.fallback[i] = -1
+			if id, ok := m.Vocab[name]; ok {
+				b.fallback[i] = int32(id)
 			}
-			b.fallback[i] = int32(id)
 		}
 	}
 	for i, raw := range m.Merges {
@@ -434,6 +371,12 @@ func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
 				return err
 			}
 		}
+		return nil
+	case j.Type == "BertProcessing" || j.Type == "RobertaProcessing":
+		if len(t.before)+len(t.after) > 0 || min(j.Cls.id, j.Sep.id) < 0 || max(j.Cls.id, j.Sep.id) >= len(t.tokens) {
+			return fmt.Errorf("post_processor: %s: cls %d and sep %d are not in the vocabulary", j.Type, j.Cls.id, j.Sep.id)
+		}
+		t.before, t.after = []int32{int32(j.Cls.id)}, []int32{int32(j.Sep.id)}
 		return nil
 	case j.Type != "TemplateProcessing" || len(j.Single) > 64 || len(t.before)+len(t.after) > 0:
 		return fmt.Errorf("post_processor: %.40q is not supported here, only one TemplateProcessing", j.Type)
