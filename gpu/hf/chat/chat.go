@@ -44,7 +44,7 @@ func Parse(source string) (*Template, error) {
 	if len(source) > MaxTemplate {
 		return nil, fmt.Errorf("chat template: %d bytes are over the limit of %d", len(source), MaxTemplate)
 	}
-	source = strings.ReplaceAll(source, "\r\n", "\n")
+	source = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(source)
 	toks, err := lex(strings.TrimSuffix(source, "\n"))
 	if err != nil {
 		return nil, fmt.Errorf("chat template: %w", err)
@@ -113,6 +113,9 @@ func decodeValue(d *json.Decoder, depth int) (any, error) {
 	case json.Number:
 		if i, err := t.Int64(); err == nil {
 			return i, nil
+		}
+		if b, ok := decimal(t.String(), 10); ok {
+			return small(b)
 		}
 		f, err := t.Float64()
 		if err != nil || math.IsInf(f, 0) {
