@@ -18,13 +18,13 @@ func (e *eval) builtins() {
 	g := e.globals.vars
 	g["range"] = function(span)
 	g["namespace"] = function(func(e *eval, a args) (any, error) {
-		d, err := makeDict(a)
+		d, err := e.makeDict(a)
 		if err == nil {
 			d.namespace = true
 		}
 		return d, err
 	})
-	g["dict"] = function(func(_ *eval, a args) (any, error) { d, err := makeDict(a); return d, err })
+	g["dict"] = function(func(e *eval, a args) (any, error) { d, err := e.makeDict(a); return d, err })
 	g["raise_exception"] = function(func(e *eval, a args) (any, error) {
 		s, err := e.str(a.get(0, "message", "it does not say why"))
 		if err != nil {
@@ -73,7 +73,7 @@ func (e *eval) builtins() {
 }
 
 // makeDict is dict(other, name=value…).
-func makeDict(a args) (*dict, error) {
+func (e *eval) makeDict(a args) (*dict, error) {
 	d := newDict()
 	if len(a.list) > 0 {
 		if len(a.list) > 1 {
@@ -81,10 +81,16 @@ func makeDict(a args) (*dict, error) {
 		}
 		switch o := a.list[0].(type) {
 		case *dict:
+			if err := e.step(len(o.keys)); err != nil {
+				return d, err
+			}
 			for i, k := range o.keys {
 				d.set(k, o.values[i])
 			}
 		case *list:
+			if err := e.step(len(o.items)); err != nil {
+				return d, err
+			}
 			for _, p := range o.items {
 				p, ok := p.(*list)
 				if !ok || len(p.items) != 2 {

@@ -228,96 +228,6 @@ func (e *eval) give(to target, v any, s *scope) error {
 	return nil
 }
 
-// calling calls a macro that may call the block's body.
-func (e *eval) calling(c calling, s *scope) error {
-	f, a, err := e.operand(c.call.f, c.call.args, s)
-	if err != nil {
-		return err
-	}
-	fn, ok := f.(function)
-	if !ok {
-		return fmt.Errorf("%s is called", kindOf(f))
-	}
-	a.set("caller", e.macro(c.caller, s))
-	v, err := fn(e, a)
-	if err != nil {
-		return err
-	}
-	t, err := e.str(v)
-	if err != nil {
-		return err
-	}
-	return e.write(t)
-}
-
-func (e *eval) with(w with, s *scope) error {
-	in := newScope(s)
-	for i, x := range w.values {
-		v, err := e.value(x, s)
-		if err == nil {
-			err = e.give(w.to[i], v, in)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return e.run(w.body, in)
-}
-
-func (e *eval) macro(m macro, s *scope) function {
-	return func(e *eval, a args) (any, error) {
-		in := newScope(s)
-		rest := &list{tuple: true}
-		if n := len(m.params); len(a.list) > n {
-			if !m.uses.varargs {
-				return nil, fmt.Errorf("%s: %d arguments, it takes %d", m.name, len(a.list), n)
-			}
-			rest.items = a.list[n:]
-		}
-		more, known := newDict(), map[string]bool{}
-		for i, p := range m.params {
-			known[p.name] = true
-			v, given := a.named[p.name]
-			switch {
-			case i < len(a.list) && given:
-				return nil, fmt.Errorf("%s: argument %s is given twice", m.name, p.name)
-			case i < len(a.list):
-				v = a.list[i]
-			case given:
-			case p.value != nil:
-				var err error
-				if v, err = e.value(p.value, in); err != nil {
-					return nil, err
-				}
-			default:
-				v = undefined{p.name}
-			}
-			in.vars[p.name] = v
-		}
-		for _, n := range a.names {
-			switch {
-			case known[n]:
-			case n == "caller" && m.uses.caller:
-				in.vars[n] = a.named[n]
-			case m.uses.kwargs:
-				more.set(n, a.named[n])
-			default:
-				return nil, fmt.Errorf("%s: it takes no argument %s", m.name, n)
-			}
-		}
-		if _, given := in.vars["caller"]; m.uses.caller && !given {
-			in.vars["caller"] = undefined{"caller"}
-		}
-		if m.uses.varargs {
-			in.vars["varargs"] = rest
-		}
-		if m.uses.kwargs {
-			in.vars["kwargs"] = more
-		}
-		return e.into(m.body, in)
-	}
-}
-
 // args are evaluated arguments.
 type args struct {
 	list  []any
@@ -397,7 +307,21 @@ func (e *eval) operand(x expr, with arguments, s *scope) (v any, a args, err err
 	if v, err = e.value(x, s); err == nil {
 		a, err = e.args(with, s)
 	}
+	if err == nil {
+		err = e.read(v)
+	}
+	for _, x := range a.list {
+		if err == nil {
+			err = e.read(x)
+		}
+	}
 	return v, a, err
+}
+
+// read counts the reading of v, if it is text.
+func (e *eval) read(v any) error {
+	s, _ := v.(string)
+	return e.step(len(s) / 64)
 }
 
 func (e *eval) value(x expr, s *scope) (any, error) {

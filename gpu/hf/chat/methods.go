@@ -249,7 +249,7 @@ func init() {
 			return a.get(1, "default", nil), nil
 		},
 		"update": func(e *eval, d *dict, a args) (any, error) {
-			o, err := makeDict(a)
+			o, err := e.makeDict(a)
 			if err != nil {
 				return nil, err
 			}
@@ -259,7 +259,7 @@ func init() {
 			return nil, e.step(len(o.keys))
 		},
 		"copy": func(e *eval, d *dict, _ args) (any, error) {
-			o, err := makeDict(args{list: []any{d}})
+			o, err := e.makeDict(args{list: []any{d}})
 			return o, errors.Join(err, e.step(len(d.keys)))
 		},
 		"pop": func(e *eval, d *dict, a args) (any, error) {

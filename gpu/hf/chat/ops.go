@@ -296,6 +296,9 @@ func (e *eval) compare(c compare, s *scope) (any, error) {
 }
 
 func (e *eval) contains(in, x any) (bool, error) {
+	if err := e.read(x); err != nil {
+		return false, err
+	}
 	switch in := in.(type) {
 	case string:
 		s, ok := x.(string)
@@ -338,7 +341,12 @@ func (e *eval) attr(v any, n string) (any, error) {
 		}
 	case string:
 		if f := stringMethods[n]; f != nil {
-			return function(func(e *eval, a args) (any, error) { return f(e, v, a) }), nil
+			return function(func(e *eval, a args) (any, error) {
+				if err := e.read(v); err != nil {
+					return nil, err
+				}
+				return f(e, v, a)
+			}), nil
 		}
 	}
 	return undefined{n}, nil
@@ -346,6 +354,9 @@ func (e *eval) attr(v any, n string) (any, error) {
 
 func (e *eval) index(v, i any) (any, error) {
 	n, isInt := whole(i)
+	if err := e.read(i); err != nil {
+		return nil, err
+	}
 	switch v := v.(type) {
 	case undefined:
 		return nil, fmt.Errorf("an element of %s", kindOf(v))

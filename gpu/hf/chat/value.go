@@ -192,7 +192,7 @@ func (e *eval) equal(a, b any) (bool, error) {
 		return b == nil, nil
 	case string:
 		b, ok := b.(string)
-		return ok && a == b, nil
+		return ok && a == b, e.read(a)
 	case undefined:
 		_, ok := b.(undefined)
 		return ok, nil
@@ -243,7 +243,7 @@ func (e *eval) less(a, b any) (bool, error) {
 	}
 	if x, ok := a.(string); ok {
 		if y, ok := b.(string); ok {
-			return x < y, nil
+			return x < y, e.read(x)
 		}
 	}
 	if x, ok := a.(*list); ok {
