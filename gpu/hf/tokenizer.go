@@ -53,7 +53,8 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 
 // Encode returns the tokens of text without those that the post-processor
 // would add. Added tokens within the text are recognized. What the vocabulary
-// cannot express becomes its unknown token or, where there is none, nothing.
+// cannot express becomes its unknown token or, where there is none, nothing; what
+// is not UTF-8 is read as U+FFFD, one for each maximal subpart.
 func (t *Tokenizer) Encode(text string) []int32 {
 	return t.encode(make([]int32, 0, len(text)/3+1), text)
 }
@@ -71,7 +72,7 @@ func (t *Tokenizer) Prefix() []int32 { return slices.Clone(t.before) }
 
 func (t *Tokenizer) encode(out []int32, text string) []int32 {
 	if !utf8.ValidString(text) {
-		text = string([]rune(text)) // each bad byte becomes U+FFFD
+		text = lossy([]byte(text))
 	}
 	return t.parts(out, text, &t.cut, true, func(out []int32, s string, first bool) []int32 {
 		return t.parts(out, t.normalized(s), &t.cutNormal, first, func(out []int32, s string, first bool) []int32 {

@@ -177,6 +177,9 @@ func TestCharTokenizer(t *testing.T) {
 	if err != nil || bad.VocabSize() != 3 || !slices.Equal(bad.Encode("a\xffb"), []int32{0, 2, 1}) {
 		t.Errorf("bytes that are not UTF-8: %v", err)
 	}
+	if got := bad.Encode("a\xe6\xbc\xffb"); !slices.Equal(got, []int32{0, 2, 2, 1}) { // the first two are one subpart
+		t.Errorf("a character cut short: got %d", got)
+	}
 }
 
 func TestTokenizerConfig(t *testing.T) {
