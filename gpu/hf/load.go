@@ -15,8 +15,8 @@ const (
 	maxToken     = 8 << 10  // bytes of one token
 	maxAdded     = 1 << 15
 	maxMerges    = 1 << 21
-	maxSteps     = 8 // normalizers, or decoders
-	maxReplace   = 4 // bytes put in by a normalizer or decoder: one character
+	maxSteps     = 32 // normalizers, or decoders
+	maxReplace   = 4  // bytes put in by a normalizer or decoder: one character
 )
 
 // tokenizerJSON is the part of tokenizer.json that Shoal acts on.
@@ -97,16 +97,35 @@ type pieceJSON struct {
 }
 
 type modelJSON struct {
-	Type         string            `json:"type"`
-	Dropout      *float64          `json:"dropout"`
-	UnkToken     *string           `json:"unk_token"`
-	Prefix       *string           `json:"continuing_subword_prefix"`
-	Suffix       *string           `json:"end_of_word_suffix"`
-	FuseUnk      bool              `json:"fuse_unk"`
-	ByteFallback bool              `json:"byte_fallback"`
-	IgnoreMerges bool              `json:"ignore_merges"`
-	Vocab        map[string]int    `json:"vocab"`
-	Merges       []json.RawMessage `json:"merges"`
+	Type         string         `json:"type"`
+	Dropout      *float64       `json:"dropout"`
+	UnkToken     *string        `json:"unk_token"`
+	Prefix       *string        `json:"continuing_subword_prefix"`
+	Suffix       *string        `json:"end_of_word_suffix"`
+	FuseUnk      bool           `json:"fuse_unk"`
+	ByteFallback bool           `json:"byte_fallback"`
+	IgnoreMerges bool           `json:"ignore_merges"`
+	Vocab        map[string]int `json:"vocab"`
+	Merges       mergesJSON     `json:"merges"`
+}
+
+// mergesJSON are the merges, each two tokens: ["a b"], or [["a", "b"]] as newer
+// files have it.
+type mergesJSON [][]string
+
+func (m *mergesJSON) UnmarshalJSON(b []byte) error {
+	if len(b) > 1 && bytes.HasPrefix(bytes.TrimSpace(b[1:]), []byte("[")) {
+		return json.Unmarshal(b, (*[][]string)(m))
+	}
+	var lines []string
+	if err := json.Unmarshal(b, &lines); err != nil {
+		return err
+	}
+	*m = make([][]string, len(lines))
+	for i, s := range lines {
+		(*m)[i] = strings.SplitN(s, " ", 3)
+	}
+	return nil
 }
 
 // LoadTokenizer reads a tokenizer.json with a BPE model. Whatever it holds that
@@ -280,14 +299,14 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 		b.unknown = id
 	}
 	if t.bytes {
-		if m.ByteFallback {
-			return errors.New("model: byte_fallback with a ByteLevel pre_tokenizer is not supported")
-		}
 		b.bytes = new([256]int32)
 		for i, r := range alphabet {
 			b.bytes[i] = -1
 			if id, ok := m.Vocab[string(r)]; ok {
 				b.bytes[i] = int32(id)
+			}
+			if m.ByteFallback && b.bytes[i] < 0 {
+				return fmt.Errorf("model: byte_fallback with a ByteLevel pre_tokenizer and without a token %q is not supported", r)
 			}
 		}
 	} else {
@@ -310,7 +329,7 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 			}
 		}
 	}
-	if m.ByteFallback {
+	if m.ByteFallback && !t.bytes { // else there is a token for every byte
 		b.fallback = new([256]int32)
 		for i := range b.fallback {
 			name := fmt.Sprintf("<0x%02X>", i)
@@ -320,11 +339,11 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 			}
 		}
 	}
-	for i, raw := range m.Merges {
-		l, r, err := mergePair(raw)
-		if err != nil {
-			return fmt.Errorf("model.merges[%d]: %w", i, err)
+	for i, p := range m.Merges {
+		if len(p) != 2 {
+			return fmt.Errorf("model.merges[%d]: %.60q is not two tokens", i, p)
 		}
+		l, r := p[0], p[1]
 		x, okX := m.Vocab[l]
 		y, okY := m.Vocab[r]
 		z, okZ := m.Vocab[l+r]
@@ -335,29 +354,6 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 	}
 	t.bpe = b
 	return nil
-}
-
-// mergePair reads "a b" or ["a", "b"].
-func mergePair(raw json.RawMessage) (l, r string, err error) {
-	if len(raw) > 0 && raw[0] == '[' {
-		var two []string
-		if err := json.Unmarshal(raw, &two); err != nil {
-			return "", "", err
-		}
-		if len(two) != 2 {
-			return "", "", fmt.Errorf("%d tokens, want 2", len(two))
-		}
-		return two[0], two[1], nil
-	}
-	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", "", err
-	}
-	l, r, ok := strings.Cut(s, " ")
-	if !ok || strings.Contains(r, " ") {
-		return "", "", fmt.Errorf("%.60q is not two tokens", s)
-	}
-	return l, r, nil
 }
 
 // loadPostProcessor keeps what a template puts around a single text.

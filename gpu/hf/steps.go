@@ -27,19 +27,19 @@ func flatten(j *stageJSON, what string, one func(*stageJSON) (step, error)) ([]s
 		return nil, fmt.Errorf("%s: %d steps, at most %d", what, len(list), maxSteps)
 	}
 	var out []step
-	replaced := 0
+	longer := 0 // steps that may make the text so
 	for i := range list {
 		s, err := one(&list[i])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		if list[i].Type == "Replace" {
-			replaced++ // each may make the text longer
+		if p := list[i].Pattern.String; list[i].Type == "Replace" && len(list[i].Content) > max(1, len(p)) {
+			longer++
 		}
 		out = append(out, s)
 	}
-	if replaced > 4 {
-		return nil, fmt.Errorf("%s: %d replacements, at most 4", what, replaced)
+	if longer > 4 {
+		return nil, fmt.Errorf("%s: %d replacements by what is longer, at most 4", what, longer)
 	}
 	return out, nil
 }
