@@ -221,6 +221,12 @@ func init() {
 			}
 		}
 	}
+	letters := func(not, want func(rune) bool) testFunc {
+		return func(e *eval, v any, _ args) (bool, error) {
+			s, err := e.str(v)
+			return allCased(s, not, want), err
+		}
+	}
 	number := simple(func(v any) bool { _, ok := float(v); return ok })
 	defined := simple(func(v any) bool { _, ok := v.(undefined); return !ok })
 	tests = map[string]testFunc{
@@ -247,8 +253,7 @@ func init() {
 			return e.contains(a.get(0, "seq", undefined{"the argument"}), v)
 		},
 		"==": compare("=="), "!=": compare("!="), "<": compare("<"), "lessthan": compare("<"), "<=": compare("<="), ">": compare(">"), "greaterthan": compare(">"), ">=": compare(">="),
-		"lower": simple(func(v any) bool { s, ok := v.(string); return ok && allCased(s, unicode.IsUpper, unicode.IsLower) }),
-		"upper": simple(func(v any) bool { s, ok := v.(string); return ok && allCased(s, unicode.IsLower, unicode.IsUpper) }),
+		"lower": letters(unicode.IsUpper, unicode.IsLower), "upper": letters(unicode.IsLower, unicode.IsUpper),
 	}
 }
 

@@ -8,7 +8,9 @@
 // other templates, no attributes of Go values, no clock. What it does not
 // know is an error that names it, when the template is parsed where that can be
 // told. Meanings are those of Jinja 3 as transformers sets it up: trim_blocks,
-// lstrip_blocks, no escaping, loop controls, and a tojson that leaves characters as they are.
+// lstrip_blocks, no escaping, loop controls, generation blocks, and a tojson that leaves
+// characters as they are. Lists and dictionaries may be changed by their methods, which
+// transformers forbids; what the filters safe and escape give is a plain string.
 //
 // (Of the libraries in Go, gonja renders more of Jinja, but runs without end on
 // some malformed templates and cannot be stopped.)

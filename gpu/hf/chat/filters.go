@@ -161,9 +161,9 @@ func init() {
 			if f < 0 {
 				return e.unary("-", v)
 			}
-			return v, nil
+			return e.unary("+", v)
 		},
-		"round": func(_ *eval, v any, a args) (any, error) {
+		"round": func(e *eval, v any, a args) (any, error) {
 			f, ok := float(v)
 			n, ok2 := whole(a.get(0, "precision", int64(0)))
 			how, ok3 := a.get(1, "method", "common").(string)
@@ -171,7 +171,7 @@ func init() {
 				return nil, errors.New("want numbers")
 			}
 			if bigOf(v) != nil && how == "common" && n >= 0 {
-				return v, nil
+				return e.unary("+", v)
 			}
 			return round(f, n, how)
 		},

@@ -69,10 +69,10 @@ func titleWords(s string) string {
 	for _, r := range s {
 		if inside {
 			b.WriteString(inner(r))
-		} else if t := titled(r); unicode.IsTitle(unicode.ToTitle(r)) {
-			b.WriteString(upper(t))
+		} else if r < utf8.RuneSelf {
+			b.WriteRune(unicode.ToUpper(r))
 		} else {
-			b.WriteString(t)
+			b.WriteString(upper(string(r)))
 		}
 		inside = !blank(r) && !strings.ContainsRune("-({[<", r)
 	}

@@ -287,6 +287,7 @@ a{# c #}\nb\n  {# c #}\nc  {#- d #}\n\n e
 {{ n && 1 }}
 {{ a = 1 }}
 {{ f(a=1, 2) }}
+{{ 'ß x ǆ' | title }}{{ true | round }}{{ true | abs }}{{ 5 is lower }}{{ none is lower }}{{ ['a'] is lower }}
 {{ raise_exception('x' ~ n) }}
 '''
 
