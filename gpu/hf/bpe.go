@@ -1,7 +1,6 @@
 package hf
 
 import (
-	"container/heap"
 	"math"
 	"unicode/utf8"
 )
@@ -118,19 +117,45 @@ type candidate struct {
 	left, right int32 // the tokens then: a candidate is stale if they have changed
 }
 
+func (c candidate) before(d candidate) bool {
+	return c.rank < d.rank || c.rank == d.rank && c.at < d.at
+}
+
+// candidates are a binary heap: container/heap would box each, at 0.7 of
+// the speed.
 type candidates []candidate
 
-func (c candidates) Len() int { return len(c) }
-func (c candidates) Less(i, k int) bool {
-	return c[i].rank < c[k].rank || c[i].rank == c[k].rank && c[i].at < c[k].at
+func (q *candidates) push(c candidate) {
+	h := append(*q, c)
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h[i].before(h[up]) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+	*q = h
 }
-func (c candidates) Swap(i, k int) { c[i], c[k] = c[k], c[i] }
-func (c *candidates) Push(x any)   { *c = append(*c, x.(candidate)) }
-func (c *candidates) Pop() any {
-	l := len(*c) - 1
-	x := (*c)[l]
-	*c = (*c)[:l]
-	return x
+
+func (q *candidates) pop() candidate {
+	h := *q
+	top, last := h[0], len(h)-1
+	h[0] = h[last]
+	h = h[:last]
+	for i := 0; ; {
+		k := 2*i + 1
+		if k+1 < last && h[k+1].before(h[k]) {
+			k++
+		}
+		if k >= last || !h[k].before(h[i]) {
+			break
+		}
+		h[i], h[k] = h[k], h[i]
+		i = k
+	}
+	*q = h
+	return top
 }
 
 // mergeLong does what mergeShort does in n log n: tokenizers without a split
@@ -152,13 +177,12 @@ func (m *bpe) mergeLong(w []int32) int {
 	}
 	for i := range n {
 		if c, ok := look(i); ok {
-			queue = append(queue, c)
+			queue.push(c)
 		}
 	}
-	heap.Init(&queue)
 	const gone = -1
 	for len(queue) > 0 {
-		c := heap.Pop(&queue).(candidate)
+		c := queue.pop()
 		at := c.at
 		if w[at] != c.left || next[at] == n || w[next[at]] != c.right {
 			continue
@@ -172,7 +196,7 @@ func (m *bpe) mergeLong(w []int32) int {
 		}
 		for _, i := range [2]int32{prev[at], at} {
 			if c, ok := look(i); ok {
-				heap.Push(&queue, c)
+				queue.push(c)
 			}
 		}
 	}

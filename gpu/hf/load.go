@@ -14,6 +14,7 @@ const (
 	maxTokenizer = 64 << 20 // bytes
 	maxToken     = 8 << 10  // bytes of one token
 	maxAdded     = 1 << 15
+	maxAddedLen  = 512 // bytes: a text is searched for each length that occurs
 	maxMerges    = 1 << 21
 	maxSteps     = 32 // normalizers, or decoders
 	maxReplace   = 4  // bytes put in by a normalizer or decoder: one character
@@ -217,6 +218,9 @@ func (t *Tokenizer) loadVocab(m *modelJSON, added []addedJSON) error {
 	for _, a := range added {
 		if err := check(a.Content, a.ID); err != nil {
 			return fmt.Errorf("added_tokens: %w", err)
+		}
+		if len(a.Content) > maxAddedLen {
+			return fmt.Errorf("added_tokens: %.40q has %d bytes, at most %d", a.Content, len(a.Content), maxAddedLen)
 		}
 	}
 	t.tokens, t.ids = make([]string, top), make(map[string]int32, len(m.Vocab)+len(added))

@@ -282,6 +282,7 @@ func TestLoadTokenizerRefuses(t *testing.T) {
 		{`"a b"`, `"b a"`, "merges[0]"},
 		{`"id":4`, `"id":3`, "contradicts"},
 		{`"<s>"`, `"a"`, "contradicts"},
+		{`"<s>"`, `"` + strings.Repeat("s", maxAddedLen+1) + `"`, "added_tokens"},
 		{`"model"`, `"mode"`, "model is missing"},
 		{`{"added`, `["added`, "tokenizer.json"},
 	} {
