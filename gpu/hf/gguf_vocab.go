@@ -60,6 +60,10 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 		if !ok || len(t.stages) > 1 || t.stages[0].change != nil || t.bpe.whole != nil && pre != "llama-bpe" {
 			return fmt.Errorf("tokenizer: llama.cpp has no split %.80q", t.pattern)
 		}
+		// It normalizes nothing. NFC changes little, and no more in Hugging Face's own exports.
+		if s := " Aéq\u0301Ａﬁ\t "; t.normalized(s) != s {
+			return errors.New("tokenizer: llama.cpp has no normalizer like it")
+		}
 		g.str("tokenizer.ggml.model", "gpt2")
 		g.str("tokenizer.ggml.pre", pre)
 		g.strs("tokenizer.ggml.merges", t.mergeList())
