@@ -169,7 +169,7 @@ func loadTokenizer(b []byte) (*Tokenizer, error) {
 	if err := t.loadModel(&m); err != nil {
 		return nil, err
 	}
-	if err := t.loadPostProcessor(j.PostProcessor, 0); err != nil {
+	if err := t.loadPostProcessor(j.PostProcessor); err != nil {
 		return nil, err
 	}
 	t.spaced = j.Decoder == nil
@@ -360,26 +360,39 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 	return nil
 }
 
-// loadPostProcessor keeps what a template puts around a single text.
-func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
-	switch {
-	case j == nil, j.Type == "ByteLevel": // the latter only moves offsets
+// loadPostProcessor keeps what is put around a single text.
+func (t *Tokenizer) loadPostProcessor(j *stageJSON) error {
+	if j == nil {
 		return nil
-	case j.Type == "Sequence" && depth == 0 && len(j.Processors) <= maxSteps:
-		for i := range j.Processors {
-			if err := t.loadPostProcessor(&j.Processors[i], 1); err != nil {
-				return err
-			}
+	}
+	for _, p := range members(j) {
+		if p.Type == "ByteLevel" { // it only moves offsets
+			continue
 		}
-		return nil
-	case j.Type == "BertProcessing" || j.Type == "RobertaProcessing":
-		if len(t.before)+len(t.after) > 0 || min(j.Cls.id, j.Sep.id) < 0 || max(j.Cls.id, j.Sep.id) >= len(t.tokens) {
-			return fmt.Errorf("post_processor: %s: cls %d and sep %d are not in the vocabulary", j.Type, j.Cls.id, j.Sep.id)
+		if len(t.before)+len(t.after) > 0 {
+			return fmt.Errorf("post_processor: %.40q after another one is not supported", p.Type)
+		}
+		if err := t.around(&p); err != nil {
+			return fmt.Errorf("post_processor: %.40s: %w", p.Type, err)
+		}
+	}
+	return nil
+}
+
+func (t *Tokenizer) around(j *stageJSON) error {
+	switch j.Type {
+	case "BertProcessing", "RobertaProcessing":
+		if min(j.Cls.id, j.Sep.id) < 0 || max(j.Cls.id, j.Sep.id) >= len(t.tokens) {
+			return fmt.Errorf("cls %d and sep %d are not in the vocabulary", j.Cls.id, j.Sep.id)
 		}
 		t.before, t.after = []int32{int32(j.Cls.id)}, []int32{int32(j.Sep.id)}
 		return nil
-	case j.Type != "TemplateProcessing" || len(j.Single) > 64 || len(t.before)+len(t.after) > 0:
-		return fmt.Errorf("post_processor: %.40q is not supported here, only one TemplateProcessing", j.Type)
+	case "TemplateProcessing":
+	default:
+		return errors.New("it is not supported")
+	}
+	if len(j.Single) > 64 {
+		return fmt.Errorf("%d pieces, at most 64", len(j.Single))
 	}
 	text := false
 	for _, p := range j.Single {
@@ -389,11 +402,11 @@ func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
 		case p.SpecialToken != nil:
 			ids := j.SpecialTokens[p.SpecialToken.ID].IDs
 			if len(ids) == 0 || len(ids) > 64 {
-				return fmt.Errorf("post_processor: special token %.40q has %d ids", p.SpecialToken.ID, len(ids))
+				return fmt.Errorf("special token %.40q has %d ids", p.SpecialToken.ID, len(ids))
 			}
 			for _, id := range ids {
 				if id < 0 || id >= len(t.tokens) {
-					return fmt.Errorf("post_processor: id %d is not in the vocabulary", id)
+					return fmt.Errorf("id %d is not in the vocabulary", id)
 				}
 				if text {
 					t.after = append(t.after, int32(id))
@@ -402,11 +415,11 @@ func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
 				}
 			}
 		default:
-			return errors.New("post_processor: the template for one text must hold it once")
+			return errors.New("the template for one text must hold it once")
 		}
 	}
 	if !text {
-		return errors.New("post_processor: the template for one text must hold it once")
+		return errors.New("the template for one text must hold it once")
 	}
 	return nil
 }

@@ -19,10 +19,7 @@ func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
 	if j == nil {
 		return nil
 	}
-	list := []stageJSON{*j}
-	if j.Type == "Sequence" {
-		list = j.Pretokenizers
-	}
+	list := members(j)
 	if len(list) > maxSteps {
 		return fmt.Errorf("pre_tokenizer: %d stages, at most %d", len(list), maxSteps)
 	}

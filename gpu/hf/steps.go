@@ -14,15 +14,26 @@ import (
 // A step is one normalizer or decoder: it maps a list of strings to another.
 type step func([]string) []string
 
+// members are the stages of a Sequence, and of those in it; any other is its own.
+func members(j *stageJSON) []stageJSON {
+	if j.Type != "Sequence" {
+		return []stageJSON{*j}
+	}
+	var out []stageJSON
+	for _, list := range [][]stageJSON{j.Normalizers, j.Pretokenizers, j.Processors, j.Decoders} {
+		for i := range list {
+			out = append(out, members(&list[i])...)
+		}
+	}
+	return out
+}
+
 // flatten turns a stage, which may be a Sequence of stages, into steps.
 func flatten(j *stageJSON, what string, one func(*stageJSON) (step, error)) ([]step, error) {
 	if j == nil {
 		return nil, nil
 	}
-	list := []stageJSON{*j}
-	if j.Type == "Sequence" {
-		list = append(j.Normalizers, j.Decoders...)
-	}
+	list := members(j)
 	if len(list) > maxSteps {
 		return nil, fmt.Errorf("%s: %d steps, at most %d", what, len(list), maxSteps)
 	}

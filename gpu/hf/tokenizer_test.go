@@ -253,7 +253,7 @@ func TestLoadTokenizerRefuses(t *testing.T) {
 		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"Regex":"x*"},"content":"y"}`, "normalizer"},
 		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"Regex":"x(?=y)"},"content":"y"}`, "(?=y)"},
 		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"String":"x"},"content":"yyyyyyyyyyyy"}`, "normalizer"},
-		{`{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Sequence"}]}`, "normalizer"},
+		{`{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Sequence","normalizers":[{"type":"Nmt"}]}]}`, "normalizer"},
 		{`"ByteLevel","add_prefix_space":false`, `"Metaspace"`, "replacement"},
 		{`"ByteLevel","add_prefix_space":false`, `"Metaspace","replacement":"▁","prepend_scheme":"sometimes"`, "prepend_scheme"},
 		{`"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"String":" "},"behavior":"Apart"`, "Apart"},
@@ -333,6 +333,13 @@ func TestPostProcessors(t *testing.T) {
 		if got := tok.EncodePrompt("ab"); !slices.Equal(got, []int32{4, 2, 1}) {
 			t.Errorf("%s: got %d", kind, got)
 		}
+	}
+	// Sequences in sequences.
+	s := strings.Replace(smallTokenizer, `"post_processor":null`, `"post_processor":{"type":"Sequence","processors":[{"type":"ByteLevel"},{"type":"Sequence","processors":[
+		{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},{"Sequence":{"id":"A"}}],"special_tokens":{"<s>":{"ids":[4]}}}]}]}`, 1)
+	s = strings.Replace(s, `{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Sequence","normalizers":[{"type":"Lowercase"},{"type":"Sequence","normalizers":[]}]}]}`, 1)
+	if got := load(t, []byte(s)).EncodePrompt("AB"); !slices.Equal(got, []int32{4, 2}) {
+		t.Errorf("nested: got %d", got)
 	}
 }
 
