@@ -15,10 +15,10 @@ const maxPattern = 4 << 10 // bytes of a regular expression
 type finder func(s string) (start, stop int)
 
 // findRegex compiles a pattern of a Split, which Hugging Face's tokenizers gives
-// to Oniguruma, for Go's regexp: that takes time linear in the text, whoever
-// wrote the pattern, and prefers alternatives in the same order. What it cannot
-// say is an error, but for the one look-ahead that all byte-level tokenizers
-// have: an alternative `\s+(?!\S)`.
+// to Oniguruma, for Go's regexp: that finds a match in time linear in the text,
+// whoever wrote the pattern, and prefers alternatives in the same order. What it
+// cannot say is an error, but for the one look-ahead that all byte-level
+// tokenizers have: an alternative `\s+(?!\S)`.
 func findRegex(pattern string) (finder, error) {
 	if len(pattern) > maxPattern {
 		return nil, fmt.Errorf("a pattern of %d bytes, at most %d", len(pattern), maxPattern)
