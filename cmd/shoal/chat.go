@@ -40,7 +40,11 @@ func (c *chatFlags) render(files map[string][]byte, prompt string) (string, erro
 		return "", err
 	}
 	if c.vars != "" {
-		if err := json.Unmarshal([]byte(c.vars), &vars); err != nil {
+		err := json.Unmarshal([]byte(c.vars), &vars)
+		if err == nil && vars == nil {
+			err = errors.New("null is no object")
+		}
+		if err != nil {
 			return "", usageError{fmt.Errorf("--chat-vars: %w", err), `e.g. --chat-vars '{"enable_thinking": false}'`}
 		}
 	}
@@ -92,14 +96,15 @@ var errNoTemplate = errors.New("the model has no chat template")
 // chatTemplate finds a model's template, and the special tokens that
 // templates ask for.
 func chatTemplate(files map[string][]byte) (string, map[string]json.RawMessage, error) {
-	vars := map[string]json.RawMessage{}
+	none := json.RawMessage("null") // as transformers has it: templates ask whether they are none
+	vars := map[string]json.RawMessage{"tools": none, "documents": none}
 	source := string(files[chatTemplateFile])
 	if b := files[tokenizerConfigFile]; b != nil {
 		var j map[string]json.RawMessage
 		if err := json.Unmarshal(b, &j); err != nil {
 			return "", nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
 		}
-		for _, k := range []string{"bos_token", "eos_token", "unk_token", "pad_token"} {
+		for _, k := range []string{"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} {
 			if s := tokenName(j[k]); s != "" {
 				var err error
 				if vars[k], err = json.Marshal(s); err != nil {

@@ -126,4 +126,9 @@ func TestTokenizeBounds(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "limit") || out.String() != "[0,1]\n" {
 		t.Errorf("%v after %q", err, out.String())
 	}
+	out.Reset()
+	err = tokenizeLines(tok, strings.NewReader("\"b\"\n\n\"a\xff\"\n"), &out)
+	if err == nil || !strings.Contains(err.Error(), "line 3: it is not UTF-8") || out.String() != "[1]\n" {
+		t.Errorf("%v after %q", err, out.String())
+	}
 }

@@ -232,6 +232,7 @@ func TestChat(t *testing.T) {
 		{chatFlags{file: file + "x"}, "", "no such file"},
 		{chatFlags{on: true}, "", "no message"},
 		{chatFlags{on: true, vars: "x"}, "Hi", "--chat-vars"},
+		{chatFlags{on: true, vars: "null"}, "Hi", "--chat-vars"},
 	} {
 		got, err := c.flags.render(tok, c.prompt)
 		if err != nil && !strings.Contains(err.Error(), c.want) || err == nil && got != c.want {
@@ -241,7 +242,7 @@ func TestChat(t *testing.T) {
 	if _, err := (&chatFlags{on: true}).render(nil, "Hi"); err == nil {
 		t.Error("a model without a template made a prompt")
 	}
-	got, err := (&chatFlags{on: true}).render(map[string][]byte{chatTemplateFile: []byte("{{ messages[0].content }}!")}, "Hi")
+	got, err := (&chatFlags{on: true}).render(map[string][]byte{chatTemplateFile: []byte("{% if tools is not none or documents is not none %}tools{% endif %}{{ messages[0].content }}!")}, "Hi")
 	if err != nil || got != "Hi!" {
 		t.Errorf("a template in a file: %q, %v", got, err)
 	}

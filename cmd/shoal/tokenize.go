@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -29,7 +30,7 @@ func (a *app) tokenizeCmd() *cobra.Command {
 such as <|endoftext|>, are recognised; nothing is put before or after it.
 
 With --jsonl every line of the input is a JSON string, and every line of the output the
-array of its IDs.`,
+array of its IDs; blank lines are passed over.`,
 		Example: `  echo -n "Call me Ishmael." | shoal tokenize --tokenizer model/
   jq -c .text corpus.jsonl | shoal tokenize --tokenizer tokenizer.json --jsonl > ids.jsonl`,
 		Args: exactly(),
@@ -79,6 +80,9 @@ func tokenizeLines(tok *hf.Tokenizer, in io.Reader, out io.Writer) error {
 			return errors.Join(w.Flush(), fmt.Errorf("line %d: %w", n, err))
 		}
 		if trimmed := bytes.TrimSpace(line); len(trimmed) > 0 {
+			if !utf8.Valid(trimmed) {
+				return errors.Join(w.Flush(), fmt.Errorf("line %d: it is not UTF-8", n))
+			}
 			var text *string
 			if jerr := json.Unmarshal(trimmed, &text); jerr != nil || text == nil {
 				return errors.Join(w.Flush(), advise(fmt.Errorf("line %d: %.40q is not a JSON string", n, trimmed), "without --jsonl the whole input is one text"))

@@ -1,7 +1,6 @@
 package hf
 
 import (
-	"container/heap"
 	"math"
 	"unicode/utf8"
 )
@@ -11,7 +10,7 @@ type bpe struct {
 	whole    map[string]int32 // pieces that are one token whatever the merges say; nil unless ignore_merges
 	bytes    *[256]int32      // byte-level: the token of each byte, -1 if none
 	chars    map[rune]int32   // otherwise: the tokens of single characters
-	fallback *[256]int32      // the tokens <0x00> to <0xFF>, nil without byte_fallback
+	fallback *[256]int32      // the tokens <0x00> to <0xFF>, -1 if none; nil without byte_fallback
 	unknown  int32            // -1 if none
 	fuse     bool             // a run of unknown characters is one token
 	merges   map[uint64]merge // by pair
@@ -27,39 +26,59 @@ func (m *bpe) encode(out []int32, piece string) []int32 {
 	if id, ok := m.whole[piece]; ok {
 		return append(out, id)
 	}
-	start := len(out)
+	start, pending := len(out), false
 	if m.bytes != nil {
 		for i := range len(piece) {
-			out = m.symbol(out, m.bytes[piece[i]], false)
+			out, pending = m.symbol(out, m.bytes[piece[i]], pending)
 		}
 	} else {
-		pending := false // the last symbol is a fused unknown
 		for i, r := range piece {
-			if id, ok := m.chars[r]; ok {
-				out, pending = append(out, id), false
-			} else if m.fallback != nil {
-				for k := range utf8.RuneLen(r) {
-					out = append(out, m.fallback[piece[i+k]])
+			id, ok := m.chars[r]
+			if !ok {
+				id = -1
+				if n := utf8.RuneLen(r); m.spells(piece[i : i+n]) {
+					for k := range n {
+						out = append(out, m.fallback[piece[i+k]])
+					}
+					continue
 				}
-				pending = false
-			} else {
-				out = m.symbol(out, -1, pending)
-				pending = m.fuse
 			}
+			out, pending = m.symbol(out, id, pending)
 		}
+	}
+	if pending {
+		out = append(out, m.unknown)
 	}
 	return out[:start+m.merge(out[start:])]
 }
 
-// symbol appends id, or the unknown token unless one stands there to be fused with.
-func (m *bpe) symbol(out []int32, id int32, fused bool) []int32 {
+// symbol appends id, which is -1 where the vocabulary has none. An unknown token
+// is pending until the next known one, so that those to be fused with it do not
+// count. As in Hugging Face's library, what falls back to bytes overtakes it.
+func (m *bpe) symbol(out []int32, id int32, pending bool) ([]int32, bool) {
 	if id < 0 {
-		id = m.unknown
+		if pending && !m.fuse {
+			out = append(out, m.unknown)
+		}
+		return out, m.unknown >= 0
 	}
-	if id < 0 || fused {
-		return out
+	if pending {
+		out = append(out, m.unknown)
 	}
-	return append(out, id)
+	return append(out, id), false
+}
+
+// spells says whether there is a token for every byte of s.
+func (m *bpe) spells(s string) bool {
+	if m.fallback == nil {
+		return false
+	}
+	for i := range len(s) {
+		if m.fallback[s[i]] < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // merge merges w in place and returns its new length.
@@ -98,19 +117,45 @@ type candidate struct {
 	left, right int32 // the tokens then: a candidate is stale if they have changed
 }
 
+func (c candidate) before(d candidate) bool {
+	return c.rank < d.rank || c.rank == d.rank && c.at < d.at
+}
+
+// candidates are a binary heap: container/heap would box each, at 0.7 of
+// the speed.
 type candidates []candidate
 
-func (c candidates) Len() int { return len(c) }
-func (c candidates) Less(i, k int) bool {
-	return c[i].rank < c[k].rank || c[i].rank == c[k].rank && c[i].at < c[k].at
+func (q *candidates) push(c candidate) {
+	h := append(*q, c)
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h[i].before(h[up]) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+	*q = h
 }
-func (c candidates) Swap(i, k int) { c[i], c[k] = c[k], c[i] }
-func (c *candidates) Push(x any)   { *c = append(*c, x.(candidate)) }
-func (c *candidates) Pop() any {
-	l := len(*c) - 1
-	x := (*c)[l]
-	*c = (*c)[:l]
-	return x
+
+func (q *candidates) pop() candidate {
+	h := *q
+	top, last := h[0], len(h)-1
+	h[0] = h[last]
+	h = h[:last]
+	for i := 0; ; {
+		k := 2*i + 1
+		if k+1 < last && h[k+1].before(h[k]) {
+			k++
+		}
+		if k >= last || !h[k].before(h[i]) {
+			break
+		}
+		h[i], h[k] = h[k], h[i]
+		i = k
+	}
+	*q = h
+	return top
 }
 
 // mergeLong does what mergeShort does in n log n: tokenizers without a split
@@ -132,13 +177,12 @@ func (m *bpe) mergeLong(w []int32) int {
 	}
 	for i := range n {
 		if c, ok := look(i); ok {
-			queue = append(queue, c)
+			queue.push(c)
 		}
 	}
-	heap.Init(&queue)
 	const gone = -1
 	for len(queue) > 0 {
-		c := heap.Pop(&queue).(candidate)
+		c := queue.pop()
 		at := c.at
 		if w[at] != c.left || next[at] == n || w[next[at]] != c.right {
 			continue
@@ -152,7 +196,7 @@ func (m *bpe) mergeLong(w []int32) int {
 		}
 		for _, i := range [2]int32{prev[at], at} {
 			if c, ok := look(i); ok {
-				heap.Push(&queue, c)
+				queue.push(c)
 			}
 		}
 	}

@@ -245,6 +245,26 @@ func TestGGUFRefuses(t *testing.T) {
 	if err := WriteGGUF(&full{}, c, tok, flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "disk full") {
 		t.Errorf("a full disk: %v", err)
 	}
+	for _, r := range []struct{ old, new, want string }{
+		{"", "", "disk full"},
+		{`"NFC"`, `"NFKC"`, "normalizer"},
+		{`"NFC"`, `"Lowercase"`, "normalizer"},
+		{`"NFC"`, `"StripAccents"`, "normalizer"},
+		{`{"type":"NFC"}`, `{"type":"Strip","strip_right":true}`, "normalizer"},
+		{`"add_prefix_space":false`, `"add_prefix_space":true`, "no split"},
+		{`{"type":"ByteLevel","add_prefix_space":false}`, `{"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"ByteLevel","add_prefix_space":false}]}`, "no split"},
+		{`{"type":"ByteLevel","add_prefix_space":false}`, `{"type":"Split","pattern":{"Regex":"a"},"behavior":"Isolated"}`, "none like it"},
+	} {
+		s := strings.Replace(smallTokenizer, r.old, r.new, 1)
+		if err := WriteGGUF(&full{}, c, load(t, []byte(s)), flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), r.want) {
+			t.Errorf("%s: got %v, want an error about %s", r.new, err, r.want)
+		}
+	}
+	partial := load(t, []byte(`{"normalizer":{"type":"Replace","pattern":{"String":" "},"content":"▁"},"decoder":{"type":"ByteFallback"},
+		"model":{"type":"BPE","byte_fallback":true,"vocab":{"a":0,"<0x00>":1},"merges":[]}}`))
+	if err := WriteGGUF(&full{}, c, partial, flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "<0x01>") {
+		t.Errorf("without some bytes: %v", err)
+	}
 }
 
 // What llama.cpp has no place for is not written: it would refuse the file, or

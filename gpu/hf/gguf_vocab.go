@@ -57,18 +57,25 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 	switch {
 	case t.bytes:
 		pre, ok := ggufSplits[t.pattern]
-		if !ok || len(t.splits) > 1 || t.bpe.whole != nil && pre != "llama-bpe" {
+		if !ok || len(t.stages) > 1 || t.stages[0].change != nil || t.bpe.whole != nil && pre != "llama-bpe" {
 			return fmt.Errorf("tokenizer: llama.cpp has no split %.80q", t.pattern)
+		}
+		// It normalizes nothing. NFC changes little, and no more in Hugging Face's own exports.
+		if s := " Aéq\u0301Ａﬁ\t "; t.normalized(s) != s {
+			return errors.New("tokenizer: llama.cpp has no normalizer like it")
 		}
 		g.str("tokenizer.ggml.model", "gpt2")
 		g.str("tokenizer.ggml.pre", pre)
 		g.strs("tokenizer.ggml.merges", t.mergeList())
-	case marks && len(t.splits) == 0:
+	case marks && !t.cuts():
 		g.str("tokenizer.ggml.model", "llama")
 		g.str("tokenizer.ggml.pre", "default")
 		g.yes("tokenizer.ggml.add_space_prefix", prefix)
 		if t.bpe.fallback != nil {
-			for _, id := range t.bpe.fallback {
+			for b, id := range t.bpe.fallback {
+				if id < 0 { // llama.cpp ends the process where one that it asks for is missing
+					return fmt.Errorf("tokenizer: llama.cpp needs a token <0x%02X>", b)
+				}
 				kinds[id] = ggufByte
 			}
 		}
@@ -76,7 +83,7 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 		for _, s := range t.scores(len(tokens)) {
 			g.pairs = binary.LittleEndian.AppendUint32(g.pairs, math.Float32bits(s))
 		}
-	case len(t.normalize) == 0 && t.pattern == charPattern && len(t.splits) == 1 && len(t.bpe.merges) == 0 && t.bpe.fallback == nil:
+	case len(t.normalize) == 0 && t.pattern == charPattern && len(t.stages) == 1 && len(t.bpe.merges) == 0 && t.bpe.fallback == nil:
 		g.str("tokenizer.ggml.model", "rwkv")
 		for id := range tokens { // its escapes
 			tokens[id] = strings.ReplaceAll(tokens[id], `\`, `\\`)
@@ -106,6 +113,11 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 	g.yes("tokenizer.ggml.add_bos_token", g.c.BOS != nil && len(t.before) > 0 && int(t.before[0]) == *g.c.BOS)
 	g.yes("tokenizer.ggml.add_eos_token", false)
 	return nil
+}
+
+// cuts says whether the pre-tokenizer cuts a text into pieces.
+func (t *Tokenizer) cuts() bool {
+	return slices.ContainsFunc(t.stages, func(s stage) bool { return s.next != nil })
 }
 
 // marksSpaces says whether the tokenizer writes ▁ for a space, and whether it

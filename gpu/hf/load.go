@@ -14,9 +14,10 @@ const (
 	maxTokenizer = 64 << 20 // bytes
 	maxToken     = 8 << 10  // bytes of one token
 	maxAdded     = 1 << 15
+	maxAddedLen  = 512 // bytes: a text is searched for each length that occurs
 	maxMerges    = 1 << 21
-	maxSteps     = 8 // normalizers, or decoders
-	maxReplace   = 4 // bytes put in by a normalizer or decoder: one character
+	maxSteps     = 32 // normalizers, or decoders
+	maxReplace   = 4  // bytes put in by a normalizer or decoder: one character
 )
 
 // tokenizerJSON is the part of tokenizer.json that Shoal acts on.
@@ -56,6 +57,9 @@ type stageJSON struct {
 	Replacement   string      `json:"replacement"`
 	PrependScheme string      `json:"prepend_scheme"`
 	SplitWords    *bool       `json:"split"`
+	Delimiter     string      `json:"delimiter"`
+	Left          bool        `json:"strip_left"`
+	Right         bool        `json:"strip_right"`
 	UseRegex      *bool       `json:"use_regex"`
 	Start         int         `json:"start"`
 	Stop          int         `json:"stop"`
@@ -63,10 +67,24 @@ type stageJSON struct {
 	Pretokenizers []stageJSON `json:"pretokenizers"`
 	Processors    []stageJSON `json:"processors"`
 	Decoders      []stageJSON `json:"decoders"`
+	Sep           tokenJSON   `json:"sep"`
+	Cls           tokenJSON   `json:"cls"`
 	Single        []pieceJSON `json:"single"`
 	SpecialTokens map[string]struct {
 		IDs []int `json:"ids"`
 	} `json:"special_tokens"`
+}
+
+// tokenJSON is a token and its ID: ["<s>", 0].
+type tokenJSON struct{ id int }
+
+func (t *tokenJSON) UnmarshalJSON(b []byte) error {
+	var name string
+	pair := []any{&name, &t.id}
+	if err := json.Unmarshal(b, &pair); err != nil || len(pair) != 2 {
+		return fmt.Errorf("%.40q is not a token and its id", b)
+	}
+	return nil
 }
 
 // pieceJSON is one item of a template: a special token, or the text.
@@ -80,16 +98,35 @@ type pieceJSON struct {
 }
 
 type modelJSON struct {
-	Type         string            `json:"type"`
-	Dropout      *float64          `json:"dropout"`
-	UnkToken     *string           `json:"unk_token"`
-	Prefix       *string           `json:"continuing_subword_prefix"`
-	Suffix       *string           `json:"end_of_word_suffix"`
-	FuseUnk      bool              `json:"fuse_unk"`
-	ByteFallback bool              `json:"byte_fallback"`
-	IgnoreMerges bool              `json:"ignore_merges"`
-	Vocab        map[string]int    `json:"vocab"`
-	Merges       []json.RawMessage `json:"merges"`
+	Type         string         `json:"type"`
+	Dropout      *float64       `json:"dropout"`
+	UnkToken     *string        `json:"unk_token"`
+	Prefix       *string        `json:"continuing_subword_prefix"`
+	Suffix       *string        `json:"end_of_word_suffix"`
+	FuseUnk      bool           `json:"fuse_unk"`
+	ByteFallback bool           `json:"byte_fallback"`
+	IgnoreMerges bool           `json:"ignore_merges"`
+	Vocab        map[string]int `json:"vocab"`
+	Merges       mergesJSON     `json:"merges"`
+}
+
+// mergesJSON are the merges, each two tokens: ["a b"], or [["a", "b"]] as newer
+// files have it.
+type mergesJSON [][]string
+
+func (m *mergesJSON) UnmarshalJSON(b []byte) error {
+	if len(b) > 1 && bytes.HasPrefix(bytes.TrimSpace(b[1:]), []byte("[")) {
+		return json.Unmarshal(b, (*[][]string)(m))
+	}
+	var lines []string
+	if err := json.Unmarshal(b, &lines); err != nil {
+		return err
+	}
+	*m = make([][]string, len(lines))
+	for i, s := range lines {
+		(*m)[i] = strings.SplitN(s, " ", 3)
+	}
+	return nil
 }
 
 // LoadTokenizer reads a tokenizer.json with a BPE model. Whatever it holds that
@@ -132,7 +169,7 @@ func loadTokenizer(b []byte) (*Tokenizer, error) {
 	if err := t.loadModel(&m); err != nil {
 		return nil, err
 	}
-	if err := t.loadPostProcessor(j.PostProcessor, 0); err != nil {
+	if err := t.loadPostProcessor(j.PostProcessor); err != nil {
 		return nil, err
 	}
 	t.spaced = j.Decoder == nil
@@ -182,6 +219,9 @@ func (t *Tokenizer) loadVocab(m *modelJSON, added []addedJSON) error {
 		if err := check(a.Content, a.ID); err != nil {
 			return fmt.Errorf("added_tokens: %w", err)
 		}
+		if len(a.Content) > maxAddedLen {
+			return fmt.Errorf("added_tokens: %.40q has %d bytes, at most %d", a.Content, len(a.Content), maxAddedLen)
+		}
 	}
 	t.tokens, t.ids = make([]string, top), make(map[string]int32, len(m.Vocab)+len(added))
 	for s, id := range m.Vocab {
@@ -195,94 +235,6 @@ func (t *Tokenizer) loadVocab(m *modelJSON, added []addedJSON) error {
 			return fmt.Errorf("added_tokens: %.40q: id %d contradicts another token", a.Content, a.ID)
 		}
 		t.tokens[a.ID], t.ids[a.Content] = a.Content, int32(a.ID)
-	}
-	return nil
-}
-
-// loadPreTokenizer knows stages of Split, Digits and Metaspace, and ByteLevel
-// after them.
-func (t *Tokenizer) loadPreTokenizer(j *stageJSON) error {
-	if j == nil {
-		return nil
-	}
-	list := []stageJSON{*j}
-	if j.Type == "Sequence" {
-		list = j.Pretokenizers
-	}
-	if len(list) > maxSteps {
-		return fmt.Errorf("pre_tokenizer: %d stages, at most %d", len(list), maxSteps)
-	}
-	for i := range list {
-		p := &list[i]
-		switch {
-		case p.Type == "Split" && p.Pattern.String != "":
-			f, err := splitString(p.Pattern.String, p.Behavior, p.Invert)
-			if err != nil {
-				return fmt.Errorf("pre_tokenizer: %w", err)
-			}
-			t.splits = append(t.splits, f)
-		case p.Type == "Split":
-			covers := p.Behavior == "Isolated" && !p.Invert || p.Behavior == "Removed" && p.Invert
-			f, ok := splits[p.Pattern.Regex]
-			if !ok || !covers {
-				return fmt.Errorf("pre_tokenizer: split %.300q (%.20s) is not one of the known patterns", p.Pattern.Regex, p.Behavior)
-			}
-			if t.pattern != "" {
-				return errors.New("pre_tokenizer: more than one Split by a pattern is not supported")
-			}
-			t.splits, t.pattern = append(t.splits, f), p.Pattern.Regex
-		case p.Type == "Digits":
-			t.splits = append(t.splits, splitDigits(p.Individual))
-		case p.Type == "Metaspace" && i == 0:
-			if err := t.loadMetaspace(p); err != nil {
-				return err
-			}
-		case p.Type == "ByteLevel" && i == len(list)-1:
-			t.bytes = true
-			regex := p.UseRegex == nil || *p.UseRegex
-			prefix := p.AddPrefix != nil && *p.AddPrefix
-			if i > 0 && prefix {
-				return errors.New("pre_tokenizer: ByteLevel with a prefix space after another stage is not supported")
-			}
-			if regex {
-				if t.pattern != "" {
-					return errors.New("pre_tokenizer: ByteLevel with a pattern of its own after Split is not supported")
-				}
-				t.splits, t.pattern = append(t.splits, splitGPT2), patternGPT2
-			}
-			t.prefixSpace = prefix
-		default:
-			return fmt.Errorf("pre_tokenizer: %.40q is not supported here, only Metaspace, Split, Digits and then ByteLevel", p.Type)
-		}
-	}
-	return nil
-}
-
-// loadMetaspace reads SentencePiece's way with spaces: they become a character
-// that begins the word which follows.
-func (t *Tokenizer) loadMetaspace(p *stageJSON) error {
-	if p.Replacement == "" || utf8.RuneCountInString(p.Replacement) != 1 {
-		return fmt.Errorf("pre_tokenizer: Metaspace: replacement %.40q is not one character", p.Replacement)
-	}
-	scheme := p.PrependScheme
-	if scheme == "" { // of older files
-		scheme = "always"
-		if p.AddPrefix != nil && !*p.AddPrefix {
-			scheme = "never"
-		}
-	}
-	switch scheme {
-	case "always", "first", "never":
-	default:
-		return fmt.Errorf("pre_tokenizer: Metaspace: prepend_scheme %.40q", scheme)
-	}
-	t.meta, t.metaScheme = p.Replacement, scheme
-	if p.SplitWords == nil || *p.SplitWords {
-		f, err := splitString(p.Replacement, "MergedWithNext", false)
-		if err != nil {
-			return err
-		}
-		t.splits = append(t.splits, f)
 	}
 	return nil
 }
@@ -309,6 +261,15 @@ var fromAlphabet = func() map[rune]byte {
 	}
 	return m
 }()
+
+// spell is s in the alphabet of byte-level BPE.
+func spell(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		b.WriteRune(alphabet[s[i]])
+	}
+	return b.String()
+}
 
 // unspell returns the bytes that s spells in the alphabet of byte-level BPE.
 func unspell(s string) (string, bool) {
@@ -342,14 +303,14 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 		b.unknown = id
 	}
 	if t.bytes {
-		if m.ByteFallback {
-			return errors.New("model: byte_fallback with a ByteLevel pre_tokenizer is not supported")
-		}
 		b.bytes = new([256]int32)
 		for i, r := range alphabet {
 			b.bytes[i] = -1
 			if id, ok := m.Vocab[string(r)]; ok {
 				b.bytes[i] = int32(id)
+			}
+			if m.ByteFallback && b.bytes[i] < 0 {
+				return fmt.Errorf("model: byte_fallback with a ByteLevel pre_tokenizer and without a token %q is not supported", r)
 			}
 		}
 	} else {
@@ -372,22 +333,21 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 			}
 		}
 	}
-	if m.ByteFallback {
+	if m.ByteFallback && !t.bytes { // else there is a token for every byte
 		b.fallback = new([256]int32)
 		for i := range b.fallback {
 			name := fmt.Sprintf("<0x%02X>", i)
-			id, ok := m.Vocab[name]
-			if !ok {
-				return fmt.Errorf("model.vocab: byte_fallback needs %s", name)
+			b.fallback[i] = -1
+			if id, ok := m.Vocab[name]; ok {
+				b.fallback[i] = int32(id)
 			}
-			b.fallback[i] = int32(id)
 		}
 	}
-	for i, raw := range m.Merges {
-		l, r, err := mergePair(raw)
-		if err != nil {
-			return fmt.Errorf("model.merges[%d]: %w", i, err)
+	for i, p := range m.Merges {
+		if len(p) != 2 {
+			return fmt.Errorf("model.merges[%d]: %.60q is not two tokens", i, p)
 		}
+		l, r := p[0], p[1]
 		x, okX := m.Vocab[l]
 		y, okY := m.Vocab[r]
 		z, okZ := m.Vocab[l+r]
@@ -400,43 +360,39 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 	return nil
 }
 
-// mergePair reads "a b" or ["a", "b"].
-func mergePair(raw json.RawMessage) (l, r string, err error) {
-	if len(raw) > 0 && raw[0] == '[' {
-		var two []string
-		if err := json.Unmarshal(raw, &two); err != nil {
-			return "", "", err
+// loadPostProcessor keeps what is put around a single text.
+func (t *Tokenizer) loadPostProcessor(j *stageJSON) error {
+	if j == nil {
+		return nil
+	}
+	for _, p := range members(j) {
+		if p.Type == "ByteLevel" { // it only moves offsets
+			continue
 		}
-		if len(two) != 2 {
-			return "", "", fmt.Errorf("%d tokens, want 2", len(two))
+		if len(t.before)+len(t.after) > 0 {
+			return fmt.Errorf("post_processor: %.40q after another one is not supported", p.Type)
 		}
-		return two[0], two[1], nil
+		if err := t.around(&p); err != nil {
+			return fmt.Errorf("post_processor: %.40s: %w", p.Type, err)
+		}
 	}
-	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", "", err
-	}
-	l, r, ok := strings.Cut(s, " ")
-	if !ok || strings.Contains(r, " ") {
-		return "", "", fmt.Errorf("%.60q is not two tokens", s)
-	}
-	return l, r, nil
+	return nil
 }
 
-// loadPostProcessor keeps what a template puts around a single text.
-func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
-	switch {
-	case j == nil, j.Type == "ByteLevel": // the latter only moves offsets
-		return nil
-	case j.Type == "Sequence" && depth == 0 && len(j.Processors) <= maxSteps:
-		for i := range j.Processors {
-			if err := t.loadPostProcessor(&j.Processors[i], 1); err != nil {
-				return err
-			}
+func (t *Tokenizer) around(j *stageJSON) error {
+	switch j.Type {
+	case "BertProcessing", "RobertaProcessing":
+		if min(j.Cls.id, j.Sep.id) < 0 || max(j.Cls.id, j.Sep.id) >= len(t.tokens) {
+			return fmt.Errorf("cls %d and sep %d are not in the vocabulary", j.Cls.id, j.Sep.id)
 		}
+		t.before, t.after = []int32{int32(j.Cls.id)}, []int32{int32(j.Sep.id)}
 		return nil
-	case j.Type != "TemplateProcessing" || len(j.Single) > 64 || len(t.before)+len(t.after) > 0:
-		return fmt.Errorf("post_processor: %.40q is not supported here, only one TemplateProcessing", j.Type)
+	case "TemplateProcessing":
+	default:
+		return errors.New("it is not supported")
+	}
+	if len(j.Single) > 64 {
+		return fmt.Errorf("%d pieces, at most 64", len(j.Single))
 	}
 	text := false
 	for _, p := range j.Single {
@@ -446,11 +402,11 @@ func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
 		case p.SpecialToken != nil:
 			ids := j.SpecialTokens[p.SpecialToken.ID].IDs
 			if len(ids) == 0 || len(ids) > 64 {
-				return fmt.Errorf("post_processor: special token %.40q has %d ids", p.SpecialToken.ID, len(ids))
+				return fmt.Errorf("special token %.40q has %d ids", p.SpecialToken.ID, len(ids))
 			}
 			for _, id := range ids {
 				if id < 0 || id >= len(t.tokens) {
-					return fmt.Errorf("post_processor: id %d is not in the vocabulary", id)
+					return fmt.Errorf("id %d is not in the vocabulary", id)
 				}
 				if text {
 					t.after = append(t.after, int32(id))
@@ -459,11 +415,11 @@ func (t *Tokenizer) loadPostProcessor(j *stageJSON, depth int) error {
 				}
 			}
 		default:
-			return errors.New("post_processor: the template for one text must hold it once")
+			return errors.New("the template for one text must hold it once")
 		}
 	}
 	if !text {
-		return errors.New("post_processor: the template for one text must hold it once")
+		return errors.New("the template for one text must hold it once")
 	}
 	return nil
 }

@@ -1,8 +1,11 @@
 package hf
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
@@ -11,32 +14,43 @@ import (
 // A step is one normalizer or decoder: it maps a list of strings to another.
 type step func([]string) []string
 
+// members are the stages of a Sequence, and of those in it; any other is its own.
+func members(j *stageJSON) []stageJSON {
+	if j.Type != "Sequence" {
+		return []stageJSON{*j}
+	}
+	var out []stageJSON
+	for _, list := range [][]stageJSON{j.Normalizers, j.Pretokenizers, j.Processors, j.Decoders} {
+		for i := range list {
+			out = append(out, members(&list[i])...)
+		}
+	}
+	return out
+}
+
 // flatten turns a stage, which may be a Sequence of stages, into steps.
 func flatten(j *stageJSON, what string, one func(*stageJSON) (step, error)) ([]step, error) {
 	if j == nil {
 		return nil, nil
 	}
-	list := []stageJSON{*j}
-	if j.Type == "Sequence" {
-		list = append(j.Normalizers, j.Decoders...)
-	}
+	list := members(j)
 	if len(list) > maxSteps {
 		return nil, fmt.Errorf("%s: %d steps, at most %d", what, len(list), maxSteps)
 	}
 	var out []step
-	replaced := 0
+	longer := 0 // steps that may make the text so
 	for i := range list {
 		s, err := one(&list[i])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		if list[i].Type == "Replace" {
-			replaced++ // each may make the text longer
+		if p := list[i].Pattern.String; list[i].Type == "Replace" && len(list[i].Content) > max(1, len(p)) {
+			longer++
 		}
 		out = append(out, s)
 	}
-	if replaced > 4 {
-		return nil, fmt.Errorf("%s: %d replacements, at most 4", what, replaced)
+	if longer > 4 {
+		return nil, fmt.Errorf("%s: %d replacements by what is longer, at most 4", what, longer)
 	}
 	return out, nil
 }
@@ -55,7 +69,34 @@ func each(f func(string) string) step {
 func normalizer(j *stageJSON) (step, error) {
 	switch j.Type {
 	case "NFC":
-		return each(norm.NFC.String), nil
+		return each(composed(norm.NFC)), nil
+	case "NFD":
+		return each(composed(norm.NFD)), nil
+	case "NFKC":
+		return each(composed(norm.NFKC)), nil
+	case "NFKD":
+		return each(composed(norm.NFKD)), nil
+	case "Lowercase":
+		return each(func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "İ", "i\u0307")) }), nil
+	case "Strip":
+		return each(func(s string) string {
+			if j.Left {
+				s = strings.TrimLeftFunc(s, unicode.IsSpace)
+			}
+			if j.Right {
+				s = strings.TrimRightFunc(s, unicode.IsSpace)
+			}
+			return s
+		}), nil
+	case "StripAccents":
+		return each(func(s string) string {
+			return strings.Map(func(r rune) rune {
+				if unicode.IsMark(r) {
+					return -1
+				}
+				return r
+			}, s)
+		}), nil
 	case "Prepend":
 		if len(j.Prepend) > maxReplace {
 			return nil, fmt.Errorf("Prepend %.40q is more than one character", j.Prepend)
@@ -73,10 +114,82 @@ func normalizer(j *stageJSON) (step, error) {
 }
 
 func replace(j *stageJSON) (step, error) {
-	if j.Pattern.String == "" || len(j.Content) > maxReplace {
-		return nil, fmt.Errorf("Replace of %.40q by %.40q: only strings by at most one character", j.Pattern.String+j.Pattern.Regex, j.Content)
+	if len(j.Content) > maxReplace {
+		return nil, fmt.Errorf("Replace of %.40q by %.40q: only by at most one character", j.Pattern.String+j.Pattern.Regex, j.Content)
 	}
-	return each(func(s string) string { return strings.ReplaceAll(s, j.Pattern.String, j.Content) }), nil
+	if j.Pattern.String != "" {
+		return each(func(s string) string { return strings.ReplaceAll(s, j.Pattern.String, j.Content) }), nil
+	}
+	find, err := findRegex(j.Pattern.Regex)
+	if err != nil {
+		return nil, fmt.Errorf("Replace of %.300q: %w", j.Pattern.Regex, err)
+	}
+	return each(func(s string) string {
+		var b strings.Builder
+		for len(s) > 0 {
+			start, stop := find(s)
+			b.WriteString(s[:start])
+			if start < stop {
+				b.WriteString(j.Content)
+			}
+			s = s[stop:]
+		}
+		return b.String()
+	}), nil
+}
+
+// composed is f.String without the joiners that package norm puts after 30 marks
+// in a row (the stream-safe form of UAX 15), which Hugging Face's libraries do
+// not know.
+func composed(f norm.Form) func(string) string {
+	const joiner = "\u034f"
+	return func(s string) string {
+		out := f.String(s)
+		if strings.Count(out, joiner) == strings.Count(s, joiner) {
+			return out
+		}
+		// Unicode 3.11: decompose, order the marks, compose.
+		var rs []rune
+		for _, r := range s {
+			d := norm.NFD
+			if f == norm.NFKC || f == norm.NFKD {
+				d = norm.NFKD
+			}
+			rs = append(rs, []rune(d.String(string(r)))...)
+		}
+		classes := make([]uint8, len(rs))
+		class := func(r rune) uint8 { return norm.NFC.PropertiesString(string(r)).CCC() }
+		for i := 0; i < len(rs); {
+			k := i
+			for k < len(rs) && class(rs[k]) > 0 {
+				k++
+			}
+			slices.SortStableFunc(rs[i:k], func(a, b rune) int { return cmp.Compare(class(a), class(b)) })
+			i = k + 1
+		}
+		for i, r := range rs {
+			classes[i] = class(r)
+		}
+		if f == norm.NFD || f == norm.NFKD {
+			return string(rs)
+		}
+		n, starter, last := 0, -1, uint8(0) // last: the class of what is kept after starter
+		for i, r := range rs {
+			c := classes[i]
+			if starter >= 0 && (n == starter+1 || last < c && last > 0) {
+				if pair := []rune(norm.NFC.String(string(rs[starter]) + string(r))); len(pair) == 1 {
+					rs[starter] = pair[0]
+					continue
+				}
+			}
+			if c == 0 {
+				starter = n
+			}
+			rs[n], last = r, c
+			n++
+		}
+		return string(rs[:n])
+	}
 }
 
 func decoder(j *stageJSON) (step, error) {

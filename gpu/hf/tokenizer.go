@@ -14,10 +14,8 @@ import (
 // rest is normalized, split into pieces by a pattern, and each piece is merged
 // by byte-pair encoding (Sennrich et al. 2016, algorithm 1).
 //
-// Two differences are known, both outside ordinary text: classes of letters,
-// numbers and spaces are those of Go's Unicode version, and normalization
-// inserts a combining grapheme joiner after 30 combining marks in a row (the
-// stream-safe form of UAX 15).
+// One difference is known, outside ordinary text: classes of letters, numbers
+// and spaces, and normal forms, are those of Go's Unicode version.
 type Tokenizer struct {
 	json   []byte
 	tokens []string // by ID, as tokenizer.json spells them; "" where there is none
@@ -28,13 +26,12 @@ type Tokenizer struct {
 	normalize []step
 	cutNormal matcher // added tokens that are found in the normalized text
 
-	prefixSpace bool
-	meta        string             // what Metaspace puts for a space; "" without
-	metaScheme  string             // always, first or never: whether it puts one before a text
-	splits      []func(string) int // stages: the length of the first piece
-	pattern     string             // whose scanner the one that is not of digits or spaces is
-	bytes       bool               // pieces are bytes in GPT-2's alphabet
-	bpe         bpe
+	stages     []stage
+	meta       string // what Metaspace puts for a space; "" without
+	metaScheme string // always, first or never: whether it puts one before a text
+	pattern    string // the known one that a stage splits by, if any
+	bytes      bool   // pieces are bytes in GPT-2's alphabet
+	bpe        bpe
 
 	before, after []int32 // what the post-processor puts around a text
 	decode        []step
@@ -56,7 +53,8 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 
 // Encode returns the tokens of text without those that the post-processor
 // would add. Added tokens within the text are recognized. What the vocabulary
-// cannot express becomes its unknown token or, where there is none, nothing.
+// cannot express becomes its unknown token or, where there is none, nothing; what
+// is not UTF-8 is read as U+FFFD, one for each maximal subpart.
 func (t *Tokenizer) Encode(text string) []int32 {
 	return t.encode(make([]int32, 0, len(text)/3+1), text)
 }
@@ -74,10 +72,12 @@ func (t *Tokenizer) Prefix() []int32 { return slices.Clone(t.before) }
 
 func (t *Tokenizer) encode(out []int32, text string) []int32 {
 	if !utf8.ValidString(text) {
-		text = string([]rune(text)) // each bad byte becomes U+FFFD
+		text = lossy([]byte(text))
 	}
 	return t.parts(out, text, &t.cut, true, func(out []int32, s string, first bool) []int32 {
-		return t.parts(out, t.normalized(s), &t.cutNormal, first, t.encodePieces)
+		return t.parts(out, t.normalized(s), &t.cutNormal, first, func(out []int32, s string, first bool) []int32 {
+			return t.pieces(out, s, first, t.stages)
+		})
 	})
 }
 
@@ -108,9 +108,8 @@ func (t *Tokenizer) parts(out []int32, s string, m *matcher, first bool, rest fu
 			if e.left {
 				start = max(done, len(strings.TrimRightFunc(s[:start], unicode.IsSpace)))
 			}
-			if e.right {
+			if e.right { // what begins in there is found all the same, as by Hugging Face's library
 				stop = len(s) - len(strings.TrimLeftFunc(s[stop:], unicode.IsSpace))
-				from = stop
 			}
 		}
 		if start > done {
@@ -140,28 +139,26 @@ func beginsWithWord(s string) bool {
 	return n > 0 && wordly(r)
 }
 
-func (t *Tokenizer) encodePieces(out []int32, s string, first bool) []int32 {
-	if t.prefixSpace && s[0] != ' ' {
-		s = " " + s
-	}
-	if t.meta != "" {
-		s = strings.ReplaceAll(s, " ", t.meta)
-		if (t.metaScheme == "always" || t.metaScheme == "first" && first) && !strings.HasPrefix(s, t.meta) {
-			s = t.meta + s
-		}
-	}
-	return t.pieces(out, s, t.splits)
-}
-
-// pieces splits s by the first of stages, the pieces by those after it, and
-// encodes what comes of it.
-func (t *Tokenizer) pieces(out []int32, s string, stages []func(string) int) []int32 {
+// pieces puts s through stages and encodes what comes of it; first says that
+// the text begins with s.
+func (t *Tokenizer) pieces(out []int32, s string, first bool, stages []stage) []int32 {
 	if len(stages) == 0 {
 		return t.bpe.encode(out, s)
 	}
-	for len(s) > 0 {
-		n := stages[0](s)
-		out = t.pieces(out, s[:n], stages[1:])
+	g := &stages[0]
+	if g.change != nil {
+		s = g.change(s, first)
+	}
+	if g.next == nil {
+		return t.pieces(out, s, first, stages[1:])
+	}
+	for ; len(s) > 0; first = false {
+		n := g.next(s)
+		if n < 0 {
+			s = s[-n:]
+			continue
+		}
+		out = t.pieces(out, s[:n], first, stages[1:])
 		s = s[n:]
 	}
 	return out

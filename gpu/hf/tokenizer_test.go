@@ -126,7 +126,7 @@ func TestTokenizerEdges(t *testing.T) {
 	if err := json.Unmarshal(b, &v); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Cases) != 9 || len(v.Strings) < 100 {
+	if len(v.Cases) != 24 || len(v.Strings) < 150 {
 		t.Fatalf("%d cases, %d strings", len(v.Cases), len(v.Strings))
 	}
 	for _, c := range v.Cases {
@@ -176,6 +176,9 @@ func TestCharTokenizer(t *testing.T) {
 	bad, err := NewChar("a\xffb")
 	if err != nil || bad.VocabSize() != 3 || !slices.Equal(bad.Encode("a\xffb"), []int32{0, 2, 1}) {
 		t.Errorf("bytes that are not UTF-8: %v", err)
+	}
+	if got := bad.Encode("a\xe6\xbc\xffb"); !slices.Equal(got, []int32{0, 2, 2, 1}) { // the first two are one subpart
+		t.Errorf("a character cut short: got %d", got)
 	}
 }
 
@@ -246,25 +249,29 @@ const smallTokenizer = `{"added_tokens":[{"id":4,"content":"<s>","normalized":fa
 func TestLoadTokenizerRefuses(t *testing.T) {
 	load(t, []byte(smallTokenizer))
 	for _, c := range []struct{ old, new, want string }{
-		{`"NFC"`, `"NFKC"`, "normalizer"},
-		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"Regex":"x"},"content":"y"}`, "normalizer"},
+		{`"NFC"`, `"Precompiled"`, "normalizer"},
+		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"Regex":"x*"},"content":"y"}`, "normalizer"},
+		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"Regex":"x(?=y)"},"content":"y"}`, "(?=y)"},
 		{`{"type":"NFC"}`, `{"type":"Replace","pattern":{"String":"x"},"content":"yyyyyyyyyyyy"}`, "normalizer"},
-		{`{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Sequence"}]}`, "normalizer"},
+		{`{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Sequence","normalizers":[{"type":"Nmt"}]}]}`, "normalizer"},
 		{`"ByteLevel","add_prefix_space":false`, `"Metaspace"`, "replacement"},
 		{`"ByteLevel","add_prefix_space":false`, `"Metaspace","replacement":"▁","prepend_scheme":"sometimes"`, "prepend_scheme"},
-		{`"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"String":" "},"behavior":"Removed"`, "Removed"},
-		{`"ByteLevel","add_prefix_space":false`, `"Whitespace"`, "pre_tokenizer"},
-		{`"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"Regex":"\\d"},"behavior":"Isolated"`, "known patterns"},
+		{`"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"String":" "},"behavior":"Apart"`, "Apart"},
+		{`"ByteLevel","add_prefix_space":false`, `"UnicodeScripts"`, "pre_tokenizer: UnicodeScripts"},
+		{`"ByteLevel","add_prefix_space":false`, `"CharDelimiterSplit"`, "delimiter"},
+		{`"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"Regex":"\\d"},"behavior":"MergedWithNext","invert":true`, "inverted"},
+		{`"ByteLevel","add_prefix_space":false`, `"Split","behavior":"Isolated"`, "matches nothing"},
 		{`"decoder":{"type":"ByteLevel"}`, `"decoder":{"type":"WordPiece"}`, "decoder"},
 		{`"decoder":{"type":"ByteLevel"}`, `"decoder":{"type":"Strip","content":"xx"}`, "decoder"},
-		{`"post_processor":null`, `"post_processor":{"type":"BertProcessing"}`, "post_processor"},
+		{`"post_processor":null`, `"post_processor":{"type":"BertProcessing","sep":["a",9],"cls":["b",1]}`, "sep 9"},
+		{`"post_processor":null`, `"post_processor":{"type":"BertProcessing","sep":["a"]}`, "its id"},
 		{`"post_processor":null`, `"post_processor":{"type":"TemplateProcessing","single":[]}`, "post_processor"},
 		{`"post_processor":null`, `"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}},{"Sequence":{"id":"A"}}],"special_tokens":{"x":{"ids":[99]}}}`, "post_processor"},
 		{`"type":"BPE"`, `"type":"Unigram"`, "model"},
 		{`"type":"BPE"`, `"type":"BPE","dropout":0.1`, "dropout"},
 		{`"type":"BPE"`, `"type":"BPE","unk_token":"?"`, "unk_token"},
 		{`"type":"BPE"`, `"type":"BPE","end_of_word_suffix":"</w>"`, "end_of_word_suffix"},
-		{`"type":"BPE"`, `"type":"BPE","byte_fallback":true`, "byte_fallback"},
+		{`"type":"BPE"`, `"type":"BPE","byte_fallback":true`, "byte_fallback with"},
 		{`"b":1`, `"b":0`, "more than one"},
 		{`"b":1`, `"b":-1`, "out of bounds"},
 		{`"b":1`, `"b":4294967296`, "out of bounds"},
@@ -275,6 +282,7 @@ func TestLoadTokenizerRefuses(t *testing.T) {
 		{`"a b"`, `"b a"`, "merges[0]"},
 		{`"id":4`, `"id":3`, "contradicts"},
 		{`"<s>"`, `"a"`, "contradicts"},
+		{`"<s>"`, `"` + strings.Repeat("s", maxAddedLen+1) + `"`, "added_tokens"},
 		{`"model"`, `"mode"`, "model is missing"},
 		{`{"added`, `["added`, "tokenizer.json"},
 	} {
@@ -288,10 +296,58 @@ func TestLoadTokenizerRefuses(t *testing.T) {
 	}
 }
 
+func TestPatterns(t *testing.T) {
+	for _, c := range []struct{ pattern, want string }{
+		{`a^`, `"^"`}, {`(?<=a)b`, "group"}, {`(?!a)b`, "group"}, {`(?i)a`, "group"}, {`(?P<n>a)`, "group"}, {`a++`, "operator"}, {`a?+b`, "operator"},
+		{`\bword`, "escape"}, {`\1`, "escape"}, {`\h`, "escape"}, {`\`, "backslash"}, {`[a[^b]]`, "within a class"}, {`[[:alpha:]]`, "within a class"},
+		{`[a&&b]`, "&&"}, {`[\W]`, "escape"}, {`[a`, "brackets"}, {`(a`, "brackets"}, {`a)`, "brackets"}, {`a*`, "matches nothing"}, {`a|`, "matches nothing"},
+		{`\p{Klingon}`, "Klingon"}, {`\s+(?!\S)|\s+(?!\S)`, "twice"}, {`(\s+(?!\S))`, "group"}, {`a{1001}`, "repeat"}, {`a{,2}b`, "{,2}"},
+		{strings.Repeat("a", maxPattern+1), "at most"}, {"((((((((((a{9}){9}){9}){9}){9}){9}){9}){9}){9}){9})", "repeat"},
+	} {
+		if _, err := findRegex(c.pattern); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%.60q: got %v, want an error about %s", c.pattern, err, c.want)
+		}
+	}
+	// A look-ahead that nothing comes after leaves lone spaces between matches.
+	find, err := findRegex(`[a\_\é]|\s+(?!\S)|\u0062\x63\ `)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := splitBy(find, "Isolated", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for s := "a  _ é \n\u00a0bc bcx  "; s != ""; {
+		n := next(s)
+		got, s = append(got, s[:n]), s[n:]
+	}
+	if want := []string{"a", " ", " ", "_", " ", "é", " \n", "\u00a0", "bc ", "bcx", "  "}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestPostProcessors(t *testing.T) {
+	for _, kind := range []string{"Bert", "Roberta"} {
+		tok := load(t, []byte(strings.Replace(smallTokenizer, `"post_processor":null`, `"post_processor":{"type":"`+kind+`Processing","sep":["b",1],"cls":["<s>",4]}`, 1)))
+		if got := tok.EncodePrompt("ab"); !slices.Equal(got, []int32{4, 2, 1}) {
+			t.Errorf("%s: got %d", kind, got)
+		}
+	}
+	// Sequences in sequences.
+	s := strings.Replace(smallTokenizer, `"post_processor":null`, `"post_processor":{"type":"Sequence","processors":[{"type":"ByteLevel"},{"type":"Sequence","processors":[
+		{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},{"Sequence":{"id":"A"}}],"special_tokens":{"<s>":{"ids":[4]}}}]}]}`, 1)
+	s = strings.Replace(s, `{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Sequence","normalizers":[{"type":"Lowercase"},{"type":"Sequence","normalizers":[]}]}]}`, 1)
+	if got := load(t, []byte(s)).EncodePrompt("AB"); !slices.Equal(got, []int32{4, 2}) {
+		t.Errorf("nested: got %d", got)
+	}
+}
+
 func FuzzLoadTokenizer(f *testing.F) {
 	f.Add([]byte(smallTokenizer), "ab <s>b'sa")
 	f.Add([]byte(strings.Replace(smallTokenizer, `"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"Regex":"[\\s\\S]"},"behavior":"Isolated"`, 1)), "ab\xff")
 	f.Add([]byte(strings.Replace(smallTokenizer, `{"type":"NFC"}`, `{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"b"},{"type":"Replace","pattern":{"String":"a"},"content":""}]}`, 1)), "aaab")
+	f.Add([]byte(strings.Replace(smallTokenizer, `"ByteLevel","add_prefix_space":false`, `"Split","pattern":{"Regex":"[^\\sa]+|\\s+(?!\\S)|b"},"behavior":"MergedWithNext"`, 1)), "ab  bc\n")
 	f.Fuzz(func(t *testing.T, b []byte, text string) {
 		tok, err := LoadTokenizer(b)
 		if err != nil {

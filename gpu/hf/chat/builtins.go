@@ -18,19 +18,48 @@ func (e *eval) builtins() {
 	g := e.globals.vars
 	g["range"] = function(span)
 	g["namespace"] = function(func(e *eval, a args) (any, error) {
-		d, err := makeDict(a)
+		d, err := e.makeDict(a)
 		if err == nil {
 			d.namespace = true
 		}
 		return d, err
 	})
-	g["dict"] = function(func(_ *eval, a args) (any, error) { d, err := makeDict(a); return d, err })
+	g["dict"] = function(func(e *eval, a args) (any, error) { d, err := e.makeDict(a); return d, err })
 	g["raise_exception"] = function(func(e *eval, a args) (any, error) {
 		s, err := e.str(a.get(0, "message", "it does not say why"))
 		if err != nil {
 			return nil, err
 		}
 		return nil, fmt.Errorf("the template refuses the conversation: %.500s", s)
+	})
+	g["joiner"] = function(func(_ *eval, a args) (any, error) {
+		sep, used := a.get(0, "sep", ", "), false
+		return function(func(*eval, args) (any, error) {
+			if !used {
+				used = true
+				return "", nil
+			}
+			return sep, nil
+		}), nil
+	})
+	g["cycler"] = function(func(_ *eval, a args) (any, error) {
+		if len(a.list) == 0 {
+			return nil, errors.New("cycler: want what to go round")
+		}
+		d, at := newDict(), 0
+		d.namespace = true
+		d.set("current", a.list[0])
+		step := func(next func() int) function {
+			return func(*eval, args) (any, error) {
+				v := a.list[at]
+				at = next()
+				d.set("current", a.list[at])
+				return v, nil
+			}
+		}
+		d.set("next", step(func() int { return (at + 1) % len(a.list) }))
+		d.set("reset", step(func() int { return 0 }))
+		return d, nil
 	})
 	if !e.now.IsZero() {
 		g["strftime_now"] = function(func(e *eval, a args) (any, error) {
@@ -44,30 +73,42 @@ func (e *eval) builtins() {
 }
 
 // makeDict is dict(other, name=value…).
-func makeDict(a args) (*dict, error) {
+func (e *eval) makeDict(a args) (*dict, error) {
 	d := newDict()
 	if len(a.list) > 0 {
-		o, ok := a.list[0].(*dict)
-		if !ok || len(a.list) > 1 {
-			return d, errors.New("want a mapping and names")
+		if len(a.list) > 1 {
+			return d, errors.New("want a mapping, or pairs, and names")
 		}
-		for i, k := range o.keys {
-			d.set(k, o.values[i])
+		switch o := a.list[0].(type) {
+		case *dict:
+			if err := e.step(len(o.keys)); err != nil {
+				return d, err
+			}
+			for i, k := range o.keys {
+				d.set(k, o.values[i])
+			}
+		case *list:
+			if err := e.step(len(o.items)); err != nil {
+				return d, err
+			}
+			for _, p := range o.items {
+				p, ok := p.(*list)
+				if !ok || len(p.items) != 2 {
+					return d, errors.New("want pairs")
+				}
+				if _, err := key(p.items[0]); err != nil {
+					return d, err
+				}
+				d.set(p.items[0], p.items[1])
+			}
+		default:
+			return d, errors.New("want a mapping, or pairs, and names")
 		}
 	}
-	for _, k := range sortedKeys(a.named) {
+	for _, k := range a.names {
 		d.set(k, a.named[k])
 	}
 	return d, nil
-}
-
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func span(e *eval, a args) (any, error) {
@@ -105,8 +146,9 @@ func span(e *eval, a args) (any, error) {
 
 // strftime is Python's, for the marks that templates use.
 func (e *eval) strftime(f string) (any, error) {
-	layouts := map[byte]string{'d': "02", 'b': "Jan", 'B': "January", 'Y': "2006", 'y': "06", 'm': "01", 'H': "15", 'I': "03", 'M': "04", 'S': "05",
-		'p': "PM", 'a': "Mon", 'A': "Monday", 'Z': "MST", 'z': "-0700", 'j': "002"}
+	layouts := map[byte]string{'d': "02", 'b': "Jan", 'h': "Jan", 'B': "January", 'Y': "2006", 'y': "06", 'm': "01", 'H': "15", 'I': "03", 'M': "04", 'S': "05",
+		'p': "PM", 'a': "Mon", 'A': "Monday", 'j': "002", 'e': "_2", 'F': "2006-01-02", 'D': "01/02/06", 'x': "01/02/06", 'T': "15:04:05", 'X': "15:04:05",
+		'R': "15:04", 'r': "03:04:05 PM", 'c': "Mon Jan _2 15:04:05 2006", 'f': ".000000", 'Z': "", 'z': ""} // a time without a zone
 	var b strings.Builder
 	for i := 0; i < len(f); i++ {
 		if f[i] != '%' || i+1 == len(f) {
@@ -115,10 +157,10 @@ func (e *eval) strftime(f string) (any, error) {
 		}
 		i++
 		switch l, ok := layouts[f[i]]; {
-		case f[i] == '%':
-			b.WriteByte('%')
+		case strings.IndexByte("%nt", f[i]) >= 0:
+			b.WriteByte("%\n\t"[strings.IndexByte("%nt", f[i])])
 		case ok:
-			b.WriteString(e.now.Format(l))
+			b.WriteString(strings.TrimPrefix(e.now.Format(l), "."))
 		case f[i] == '-' && i+1 < len(f) && layouts[f[i+1]] != "":
 			i++
 			s := strings.TrimLeft(e.now.Format(layouts[f[i]]), "0")
@@ -163,16 +205,26 @@ func init() {
 			return !b, err
 		}
 	}
-	is := func(kinds ...string) testFunc {
+	kinds := func(kinds ...string) testFunc {
 		return simple(func(v any) bool { return slices.Contains(kinds, kindOf(v)) })
 	}
 	parity := func(odd bool) testFunc {
 		return func(_ *eval, v any, _ args) (bool, error) {
-			n, ok := whole(v)
+			f, ok := float(v)
 			if !ok {
-				return false, fmt.Errorf("%s is no whole number", kindOf(v))
+				return false, fmt.Errorf("%s is no number", kindOf(v))
 			}
-			return n&1 == 1 == odd, nil
+			if r := math.Mod(f, 2); odd {
+				return r == 1 || r == -1, nil
+			} else {
+				return r == 0, nil
+			}
+		}
+	}
+	letters := func(not, want func(rune) bool) testFunc {
+		return func(e *eval, v any, _ args) (bool, error) {
+			s, err := e.str(v)
+			return allCased(s, not, want), err
 		}
 	}
 	number := simple(func(v any) bool { _, ok := float(v); return ok })
@@ -180,10 +232,10 @@ func init() {
 	tests = map[string]testFunc{
 		"defined":   defined,
 		"undefined": func(e *eval, v any, a args) (bool, error) { ok, err := defined(e, v, a); return !ok, err },
-		"none":      is("none"), "string": is("a string"), "boolean": is("a boolean"), "mapping": is("a mapping"),
-		"callable": is("a function"), "sequence": is("a string", "a list", "a mapping"), "iterable": is("a string", "a list", "a mapping"),
+		"none":      kinds("none"), "string": kinds("a string"), "boolean": kinds("a boolean"), "mapping": simple(func(v any) bool { d, ok := v.(*dict); return ok && !d.namespace }),
+		"callable": kinds("a function"), "sequence": simple(func(v any) bool { return elementsOf(v, false) }), "iterable": simple(func(v any) bool { return elementsOf(v, true) }),
 		"number": number, "float": simple(func(v any) bool { _, ok := v.(float64); return ok }),
-		"integer": simple(func(v any) bool { _, ok := v.(int64); return ok }),
+		"integer": simple(func(v any) bool { _, isBool := v.(bool); return bigOf(v) != nil && !isBool }),
 		"true":    simple(func(v any) bool { return v == true }), "false": simple(func(v any) bool { return v == false }),
 		"odd": parity(true), "even": parity(false),
 		"divisibleby": func(_ *eval, v any, a args) (bool, error) {
@@ -194,19 +246,37 @@ func init() {
 			}
 			return x%y == 0, nil
 		},
-		"eq": compare("=="), "equalto": compare("=="), "sameas": compare("=="), "ne": compare("!="),
+		"eq": compare("=="), "equalto": compare("=="), "sameas": func(_ *eval, v any, a args) (bool, error) { return same(v, a.get(0, "other", nil)), nil },
+		"filter": simple(func(v any) bool { s, _ := v.(string); return filters[s] != nil }), "test": simple(func(v any) bool { s, _ := v.(string); return tests[s] != nil }), "ne": compare("!="),
 		"lt": compare("<"), "le": compare("<="), "gt": compare(">"), "ge": compare(">="),
 		"in": func(e *eval, v any, a args) (bool, error) {
 			return e.contains(a.get(0, "seq", undefined{"the argument"}), v)
 		},
-		"lower": simple(func(v any) bool { s, ok := v.(string); return ok && cased(s, unicode.IsUpper, unicode.IsLower) }),
-		"upper": simple(func(v any) bool { s, ok := v.(string); return ok && cased(s, unicode.IsLower, unicode.IsUpper) }),
+		"==": compare("=="), "!=": compare("!="), "<": compare("<"), "lessthan": compare("<"), "<=": compare("<="), ">": compare(">"), "greaterthan": compare(">"), ">=": compare(">="),
+		"lower": letters(unicode.IsUpper, unicode.IsLower), "upper": letters(unicode.IsLower, unicode.IsUpper),
 	}
 }
 
-// cased says whether s has a letter of the case want and none of the case not.
-func cased(s string, not, want func(rune) bool) bool {
-	return strings.IndexFunc(s, not) < 0 && strings.IndexFunc(s, want) >= 0
+// same is Python's is, for what a template can tell apart.
+func same(x, y any) bool {
+	switch x.(type) {
+	case nil, bool, int64, float64, string, *list, *dict, *loopState:
+		return x == y
+	}
+	return false
+}
+
+// elementsOf says whether v has elements to go over, or to ask for by number or key.
+func elementsOf(v any, lazy bool) bool {
+	switch v := v.(type) {
+	case string, undefined:
+		return true
+	case *list:
+		return lazy || !v.lazy
+	case *dict:
+		return !v.namespace
+	}
+	return false
 }
 
 // length is that of Python's len.
@@ -215,7 +285,9 @@ func length(e *eval, v any) (int64, error) {
 	case string:
 		return int64(utf8.RuneCountInString(v)), e.step(len(v) / 64)
 	case *list:
-		return int64(len(v.items)), nil
+		if !v.lazy {
+			return int64(len(v.items)), nil
+		}
 	case *dict:
 		return int64(len(v.keys)), nil
 	case undefined:
@@ -224,76 +296,17 @@ func length(e *eval, v any) (int64, error) {
 	return 0, fmt.Errorf("%s has no length", kindOf(v))
 }
 
-// strip cuts white space, or the characters of the argument, from the ends.
-func strip(left, right bool) func(e *eval, s string, a args) (any, error) {
-	return func(e *eval, s string, a args) (any, error) {
-		drop := unicode.IsSpace
-		switch c := a.get(0, "chars", nil).(type) {
-		case nil:
-		case string:
-			drop = func(r rune) bool { return strings.ContainsRune(c, r) }
-			if err := e.step(len(c) * len(s) / 16); err != nil {
-				return nil, err
-			}
-		default:
-			return nil, fmt.Errorf("the characters are %s", kindOf(c))
-		}
-		if err := e.step(len(s) / 16); err != nil {
-			return nil, err
-		}
-		if left {
-			s = strings.TrimLeftFunc(s, drop)
-		}
-		if right {
-			s = strings.TrimRightFunc(s, drop)
-		}
-		return s, nil
-	}
-}
-
-func (e *eval) replace(s string, a args) (any, error) {
-	from, ok := a.get(0, "old", nil).(string)
-	to, ok2 := a.get(1, "new", nil).(string)
-	n, ok3 := whole(a.get(2, "count", int64(-1)))
-	if a.get(2, "count", nil) == nil {
-		n, ok3 = -1, true
-	}
-	if !ok || !ok2 || !ok3 {
-		return nil, errors.New("replace: want two strings")
-	}
-	times := int64(strings.Count(s, from))
-	if n >= 0 {
-		times = min(times, n)
-	}
-	size := int64(len(s)) + times*int64(len(to))
-	if size > maxBytes {
-		return nil, e.make(maxBytes + 1)
-	}
-	if err := e.make(int(size)); err != nil {
-		return nil, err
-	}
-	return strings.Replace(s, from, to, int(times)), nil
-}
-
-// integer is Python's int of a string.
-func integer(s string, base int) (int64, bool) {
-	i, err := strconv.ParseInt(strings.ReplaceAll(strings.TrimSpace(s), "_", ""), base, 64)
-	return i, err == nil
-}
-
-// round is to the nearest, ties to even, as Python's.
+// round is Python's: the decimal nearest to what f is exactly, ties to even.
 func round(f float64, digits int64, how string) (float64, error) {
-	p := math.Pow(10, float64(min(max(digits, -300), 300)))
+	digits = min(max(digits, -300), 300)
+	p := math.Pow(10, float64(digits))
 	switch how {
 	case "common":
-		if digits == 0 {
-			return math.RoundToEven(f), nil
+		if digits < 0 {
+			q := math.Pow(10, float64(-digits))
+			return math.RoundToEven(f/q) * q, nil
 		}
-		r := math.RoundToEven(f * p)
-		if math.IsInf(r, 0) {
-			return f, nil
-		}
-		return r / p, nil
+		return strconv.ParseFloat(strconv.FormatFloat(f, 'f', int(digits), 64), 64)
 	case "ceil":
 		return math.Ceil(f*p) / p, nil
 	case "floor":

@@ -8,7 +8,9 @@
 // other templates, no attributes of Go values, no clock. What it does not
 // know is an error that names it, when the template is parsed where that can be
 // told. Meanings are those of Jinja 3 as transformers sets it up: trim_blocks,
-// lstrip_blocks, no escaping, loop controls, and a tojson that leaves characters as they are.
+// lstrip_blocks, no escaping, loop controls, generation blocks, and a tojson that leaves
+// characters as they are. Lists and dictionaries may be changed by their methods, which
+// transformers forbids; what the filters safe and escape give is a plain string.
 //
 // (Of the libraries in Go, gonja renders more of Jinja, but runs without end on
 // some malformed templates and cannot be stopped.)
@@ -44,7 +46,7 @@ func Parse(source string) (*Template, error) {
 	if len(source) > MaxTemplate {
 		return nil, fmt.Errorf("chat template: %d bytes are over the limit of %d", len(source), MaxTemplate)
 	}
-	source = strings.ReplaceAll(source, "\r\n", "\n")
+	source = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(source)
 	toks, err := lex(strings.TrimSuffix(source, "\n"))
 	if err != nil {
 		return nil, fmt.Errorf("chat template: %w", err)
@@ -113,6 +115,9 @@ func decodeValue(d *json.Decoder, depth int) (any, error) {
 	case json.Number:
 		if i, err := t.Int64(); err == nil {
 			return i, nil
+		}
+		if b, ok := decimal(t.String(), 10); ok {
+			return small(b)
 		}
 		f, err := t.Float64()
 		if err != nil || math.IsInf(f, 0) {

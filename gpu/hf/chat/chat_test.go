@@ -55,7 +55,7 @@ func TestVectors(t *testing.T) {
 
 const conversation = `{"messages": [{"role": "user", "content": "<Hi> & 'you'"}, {"role": "assistant", "content": "é\n"}],
 	"tools": [{"type": "function", "function": {"name": "f", "parameters": {"z": 1, "a": [true, null, 1.5, {}], "s": "\u2028\"\\\u0001"}}}],
-	"add_generation_prompt": true, "bos_token": "<s>", "n": 7, "words": ["b", "A", "c"]}`
+	"add_generation_prompt": true, "bos_token": "<s>", "n": 7, "words": ["b", "A", "c"], "big": 12345678901234567890}`
 
 // The cases of testdata/cases.json were rendered by Jinja2 3.1 in Python, set up
 // as transformers sets it up; generate.py beside it makes them.
@@ -72,10 +72,10 @@ func TestCases(t *testing.T) {
 	if err := json.Unmarshal(b, &cases); err != nil {
 		t.Fatal(err)
 	}
-	if len(cases) < 100 {
+	if len(cases) < 250 {
 		t.Fatalf("%d cases", len(cases))
 	}
-	now := time.Date(2026, 7, 4, 15, 6, 7, 0, time.UTC)
+	now := time.Date(2026, 7, 4, 15, 6, 7, 123456000, time.UTC)
 	for _, c := range cases {
 		var got string
 		tpl, err := Parse(c.Template)
@@ -103,7 +103,7 @@ func TestRefusals(t *testing.T) {
 		"{% include '/etc/passwd' %}":                  `line 1: statement "include" is not supported`,
 		"a\n{% import 'x' as y %}":                     "line 2",
 		"{% extends 'x' %}":                            "not supported",
-		"{{ 'x' | center(10) }}":                       `filter "center" is not supported`,
+		"{{ 'x' | xmlattr }}":                          `filter "xmlattr" is not supported`,
 		"{{ 1 is prime }}":                             `test "prime" is not supported`,
 		"{{ ''.__class__.__mro__ }}":                   "not defined",
 		"{{ messages.__class__ }}{{ x.y }}":            "not defined",
@@ -116,18 +116,18 @@ func TestRefusals(t *testing.T) {
 		"{% set l = [] %}{% for i in range(60) %}{% set _ = l.append(l) %}{% endfor %}{{ l }}":            "deeper",
 		"{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}": "steps",
 		"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}":                                                 "deeper",
-		"{% if %}":                      "want a value",
-		"{% for m in messages %}":       "want else or endfor",
-		"{% endif %}":                   "without its beginning",
-		"{{ 1":                          "without its",
-		"{{ 'a":                         "without an end",
-		"{# a":                          "without an end",
-		"{% raw %}":                     "endraw",
-		"{{ a $ b }}":                   "unexpected",
-		"{% set messages.x = 1 %}":      "no namespace",
-		"{% break %}":                   "outside a loop",
-		"{{ 9223372036854775807 + 1 }}": "out of range",
-		"{{ 1 // 0 }}":                  "division by 0",
+		"{% if %}":                 "want a value",
+		"{% for m in messages %}":  "want else or endfor",
+		"{% endif %}":              "without its beginning",
+		"{{ 1":                     "without its",
+		"{{ 'a":                    "without an end",
+		"{# a":                     "without an end",
+		"{% raw %}":                "endraw",
+		"{{ a $ b }}":              "unexpected",
+		"{% set messages.x = 1 %}": "no namespace",
+		"{% break %}":              "outside a loop",
+		"{{ 2 ** 99999 }}":         "out of range",
+		"{{ 1 // 0 }}":             "division by 0",
 		"{{ " + strings.Repeat("(", 1000) + "1" + strings.Repeat(")", 1000) + " }}": "deeper",
 		"{{ 1" + strings.Repeat("+1", 1000) + " }}":                                 "deeper",
 		"{{ " + strings.Repeat("not ", 1000) + "1 }}":                               "deeper",

@@ -111,6 +111,10 @@ func (e *eval) run(body []node, s *scope) error {
 			err = located(n.line, e.assign(n, s))
 		case macro:
 			s.vars[n.name] = e.macro(n, s)
+		case calling:
+			err = located(n.line, e.calling(n, s))
+		case with:
+			err = located(n.line, e.with(n, s))
 		case filtered:
 			var t string
 			if t, err = e.filtered(n.body, n.apply, s); err == nil {
@@ -192,47 +196,53 @@ func (e *eval) assign(a assign, s *scope) error {
 	if err != nil {
 		return err
 	}
-	if a.field == "" {
-		return e.unpack(a.names, v, s)
-	}
-	d, ok := s.get(a.names[0]).(*dict)
-	if !ok || !d.namespace {
-		return fmt.Errorf("%s.%s is set, but %[1]s is no namespace", a.names[0], a.field)
-	}
-	d.set(a.field, v)
-	return nil
+	return e.give(a.to, v, s)
 }
 
-func (e *eval) macro(m macro, s *scope) function {
-	return func(e *eval, a args) (any, error) {
-		in := newScope(s)
-		if len(a.list) > len(m.params) {
-			return nil, fmt.Errorf("%s: %d arguments, it takes %d", m.name, len(a.list), len(m.params))
+// give gives a value, or its parts, to names.
+func (e *eval) give(to target, v any, s *scope) error {
+	if to.parts == nil {
+		if to.field == "" {
+			s.vars[to.name] = v
+			return nil
 		}
-		for i, p := range m.params {
-			v, given := a.named[p.name]
-			switch {
-			case i < len(a.list):
-				v = a.list[i]
-			case given:
-			case p.value != nil:
-				var err error
-				if v, err = e.value(p.value, in); err != nil {
-					return nil, err
-				}
-			default:
-				v = undefined{p.name}
-			}
-			in.vars[p.name] = v
+		d, ok := s.get(to.name).(*dict)
+		if !ok || !d.namespace {
+			return fmt.Errorf("%s.%s is set, but %[1]s is no namespace", to.name, to.field)
 		}
-		return e.into(m.body, in)
+		d.set(to.field, v)
+		return nil
 	}
+	parts, err := e.elements(v)
+	if err != nil {
+		return err
+	}
+	if len(parts) != len(to.parts) {
+		return fmt.Errorf("%d values for %d names", len(parts), len(to.parts))
+	}
+	for i, t := range to.parts {
+		if err := e.give(t, parts[i], s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // args are evaluated arguments.
 type args struct {
 	list  []any
+	names []string // of named, in order
 	named map[string]any
+}
+
+func (a *args) set(name string, v any) {
+	if a.named == nil {
+		a.named = map[string]any{}
+	}
+	if _, ok := a.named[name]; !ok {
+		a.names = append(a.names, name)
+	}
+	a.named[name] = v
 }
 
 // get is argument i, or the one of that name, or def.
@@ -259,10 +269,35 @@ func (e *eval) args(a arguments, s *scope) (out args, err error) {
 		if err != nil {
 			return out, err
 		}
-		if out.named == nil {
-			out.named = map[string]any{}
+		out.set(n, v)
+	}
+	if a.rest != nil {
+		v, err := e.value(a.rest, s)
+		if err != nil {
+			return out, err
 		}
-		out.named[n] = v
+		items, err := e.elements(v)
+		if err != nil {
+			return out, err
+		}
+		out.list = append(out.list, items...)
+	}
+	if a.more != nil {
+		v, err := e.value(a.more, s)
+		if err != nil {
+			return out, err
+		}
+		d, ok := v.(*dict)
+		if !ok {
+			return out, fmt.Errorf("** of %s", kindOf(v))
+		}
+		for i, k := range d.keys {
+			n, ok := k.(string)
+			if !ok {
+				return out, fmt.Errorf("** with the key of %s", kindOf(k))
+			}
+			out.set(n, d.values[i])
+		}
 	}
 	return out, nil
 }
@@ -272,7 +307,21 @@ func (e *eval) operand(x expr, with arguments, s *scope) (v any, a args, err err
 	if v, err = e.value(x, s); err == nil {
 		a, err = e.args(with, s)
 	}
+	if err == nil {
+		err = e.read(v)
+	}
+	for _, x := range a.list {
+		if err == nil {
+			err = e.read(x)
+		}
+	}
 	return v, a, err
+}
+
+// read counts the reading of v, if it is text.
+func (e *eval) read(v any) error {
+	s, _ := v.(string)
+	return e.step(len(s) / 64)
 }
 
 func (e *eval) value(x expr, s *scope) (any, error) {
@@ -353,6 +402,9 @@ func (e *eval) value(x expr, s *scope) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if l, ok := v.(*loopState); ok && l.recurse != nil {
+			return l.recurse(e, a.get(0, "iterable", nil), l.depth+1)
+		}
 		f, ok := v.(function)
 		if !ok {
 			return nil, fmt.Errorf("%s is called", kindOf(v))
@@ -382,7 +434,7 @@ func (e *eval) value(x expr, s *scope) (any, error) {
 }
 
 func (e *eval) list(x []expr, s *scope, tuple bool) (any, error) {
-	l := &list{make([]any, 0, len(x)), tuple}
+	l := &list{items: make([]any, 0, len(x)), tuple: tuple}
 	for _, y := range x {
 		v, err := e.value(y, s)
 		if err != nil {

@@ -172,6 +172,14 @@ func (p *parser) primary() (expr, error) {
 			p.at--
 			return nil, p.errorf("%s, want a value", t)
 		}
+		switch t.text {
+		case "varargs":
+			p.uses.varargs = true
+		case "kwargs":
+			p.uses.kwargs = true
+		case "caller":
+			p.uses.caller = true
+		}
 		return name(t.text), nil
 	case tokOp:
 		switch t.text {
@@ -330,6 +338,16 @@ func (p *parser) arguments() (a arguments, err error) {
 				break
 			}
 		}
+		if to := map[string]*expr{"*": &a.rest, "**": &a.more}[p.peek().text]; to != nil && p.peek().kind == tokOp {
+			p.at++
+			if *to != nil || a.more != nil {
+				return a, p.errorf("arguments after those of **, or * twice")
+			}
+			if *to, err = p.expr(); err != nil {
+				return a, err
+			}
+			continue
+		}
 		key := ""
 		if t := p.peek(); t.kind == tokName && p.toks[p.at+1].kind == tokOp && p.toks[p.at+1].text == "=" {
 			key = t.text
@@ -382,7 +400,7 @@ func (p *parser) test(x expr) (t test, err error) {
 		t.args, err = p.arguments()
 	case n.kind == tokString || n.kind == tokInt || n.kind == tokFloat,
 		n.kind == tokName && n.text != "and" && n.text != "or" && n.text != "else" && n.text != "is" && n.text != "if" && n.text != "in" && n.text != "not" && takesOne[t.name],
-		n.kind == tokOp && n.text == "[":
+		n.kind == tokOp && (n.text == "[" || n.text == "{"):
 		var y expr
 		if y, err = p.primary(); err == nil {
 			y, err = p.postfix(y, false)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,9 @@ func init() {
 		return func(e *eval, v any, _ args) (any, error) {
 			s, err := e.str(v)
 			if err != nil {
+				return nil, err
+			}
+			if err := e.step(len(s) / 16); err != nil {
 				return nil, err
 			}
 			s = f(s)
@@ -46,23 +50,30 @@ func init() {
 		}
 	}
 	extreme := func(most bool) filterFunc {
-		return func(e *eval, v any, _ args) (any, error) {
+		return func(e *eval, v any, a args) (any, error) {
 			items, err := e.elements(v)
 			if err != nil || len(items) == 0 {
 				return undefined{"the extreme of what is empty"}, err
 			}
-			best := items[0]
-			for _, x := range items[1:] {
-				a, b := x, best
-				if most {
-					a, b = best, x
-				}
-				less, err := e.less(a, b)
+			by := keyed(a, 0, 1)
+			var best, top any
+			for i, x := range items {
+				k, err := by(e, x)
 				if err != nil {
 					return nil, err
 				}
+				lo, hi := k, top
+				if most {
+					lo, hi = top, k
+				}
+				less := i == 0
+				if !less {
+					if less, err = e.less(lo, hi); err != nil {
+						return nil, err
+					}
+				}
 				if less {
-					best = x
+					best, top = x, k
 				}
 			}
 			return best, nil
@@ -76,16 +87,16 @@ func init() {
 			}
 			return strip(true, true)(e, s, a)
 		},
-		"upper": onString(strings.ToUpper), "lower": onString(strings.ToLower), "title": onString(title), "capitalize": onString(capitalize),
+		"upper": onString(upper), "lower": onString(lower), "title": onString(titleWords), "capitalize": onString(capitalize),
 		"string": onString(func(s string) string { return s }), "safe": same,
-		"escape": onString(escape), "e": onString(escape),
+		"escape": onString(escape), "e": onString(escape), "forceescape": onString(escape),
 		"length": size, "count": size, "default": def, "d": def, "first": end(false), "last": end(true), "min": extreme(false), "max": extreme(true),
 		"list": func(e *eval, v any, _ args) (any, error) {
 			items, err := e.elements(v)
 			return &list{items: slices.Clone(items)}, err
 		},
 		"join": func(e *eval, v any, a args) (any, error) {
-			if n, ok := a.get(1, "attribute", nil).(string); ok {
+			if n, ok := attribute(a.get(1, "attribute", nil)); ok {
 				l, err := e.mapped(v, n, nil)
 				if err != nil {
 					return nil, err
@@ -105,29 +116,35 @@ func init() {
 			}
 			return e.replace(s, a)
 		},
-		"int": func(_ *eval, v any, a args) (any, error) {
-			switch v := v.(type) {
-			case string:
-				if i, ok := integer(v, 10); ok {
-					return i, nil
+		"int": func(e *eval, v any, a args) (any, error) {
+			base, ok := whole(a.get(1, "base", int64(10)))
+			if !ok || base != 0 && base != 2 && base != 8 && base != 10 && base != 16 {
+				return nil, errors.New("want a base of 2, 8, 10 or 16")
+			}
+			if s, ok := v.(string); ok {
+				s = strings.TrimFunc(s, blank)
+				if err := e.step(len(s) / 16); err != nil {
+					return nil, err
 				}
-				if f, err := strconv.ParseFloat(strings.TrimSpace(v), 64); err == nil && math.Abs(f) < 1<<62 {
-					return int64(f), nil
+				if i, ok := decimal(s, int(base)); ok {
+					return small(i)
 				}
-			case float64:
-				if math.Abs(v) < 1<<62 {
-					return int64(v), nil
+				if f, err := strconv.ParseFloat(s, 64); err == nil {
+					v = f
 				}
-			default:
-				if i, ok := whole(v); ok {
-					return i, nil
-				}
+			}
+			if f, ok := v.(float64); ok && !math.IsInf(f, 0) && !math.IsNaN(f) {
+				i, _ := big.NewFloat(f).Int(nil)
+				return small(i)
+			}
+			if i := bigOf(v); i != nil {
+				return small(i)
 			}
 			return a.get(0, "default", int64(0)), nil
 		},
 		"float": func(_ *eval, v any, a args) (any, error) {
 			if s, ok := v.(string); ok {
-				if f, err := strconv.ParseFloat(strings.TrimSpace(s), 64); err == nil {
+				if f, err := strconv.ParseFloat(strings.TrimFunc(s, blank), 64); err == nil {
 					return f, nil
 				}
 			}
@@ -144,27 +161,31 @@ func init() {
 			if f < 0 {
 				return e.unary("-", v)
 			}
-			return v, nil
+			return e.unary("+", v)
 		},
-		"round": func(_ *eval, v any, a args) (any, error) {
+		"round": func(e *eval, v any, a args) (any, error) {
 			f, ok := float(v)
 			n, ok2 := whole(a.get(0, "precision", int64(0)))
 			how, ok3 := a.get(1, "method", "common").(string)
 			if !ok || !ok2 || !ok3 {
 				return nil, errors.New("want numbers")
 			}
+			if bigOf(v) != nil && how == "common" && n >= 0 {
+				return e.unary("+", v)
+			}
 			return round(f, n, how)
 		},
 		"items": func(e *eval, v any, _ args) (any, error) {
 			switch v := v.(type) {
 			case undefined:
-				return &list{}, nil
+				return &list{lazy: true}, nil
 			case *dict:
-				return e.pairs(v)
+				p, err := e.pairs(v)
+				return lazily(p, err)
 			}
 			return nil, fmt.Errorf("of %s", kindOf(v))
 		},
-		"dictsort": func(e *eval, v any, _ args) (any, error) {
+		"dictsort": func(e *eval, v any, a args) (any, error) {
 			d, ok := v.(*dict)
 			if !ok {
 				return nil, fmt.Errorf("of %s", kindOf(v))
@@ -173,26 +194,42 @@ func init() {
 			if err != nil {
 				return nil, err
 			}
-			return e.sorted(p.(*list).items, func(x any) (any, error) { return fold(x.(*list).items[0]), nil }, false)
+			by, ok := map[any]int{"key": 0, "value": 1}[a.get(1, "by", "key")]
+			if !ok {
+				return nil, errors.New("want by to be key or value")
+			}
+			exact := truth(a.get(0, "case_sensitive", false))
+			return e.sorted(p.(*list).items, func(x any) (any, error) {
+				if exact {
+					return x.(*list).items[by], nil
+				}
+				return fold(x.(*list).items[by]), nil
+			}, truth(a.get(2, "reverse", false)))
 		},
 		"sort": func(e *eval, v any, a args) (any, error) {
 			items, err := e.elements(v)
 			if err != nil {
 				return nil, err
 			}
-			by, _ := a.get(2, "attribute", nil).(string)
+			// As in Jinja what is compared are lists of attributes, so that equals need no order.
+			names, _ := attribute(a.get(2, "attribute", nil))
 			exact := truth(a.get(1, "case_sensitive", false))
 			return e.sorted(items, func(x any) (any, error) {
-				if by != "" {
-					var err error
-					if x, err = e.path(x, by); err != nil {
-						return nil, err
+				keys := &list{}
+				for n := range strings.SplitSeq(names, ",") {
+					k := x
+					if names != "" {
+						var err error
+						if k, err = e.path(x, n); err != nil {
+							return nil, err
+						}
 					}
+					if !exact {
+						k = fold(k)
+					}
+					keys.items = append(keys.items, k)
 				}
-				if exact {
-					return x, nil
-				}
-				return fold(x), nil
+				return keys, nil
 			}, truth(a.get(0, "reverse", false)))
 		},
 		"reverse": func(e *eval, v any, _ args) (any, error) {
@@ -205,27 +242,32 @@ func init() {
 			if _, ok := v.(string); ok {
 				return e.join(&list{items: items}, "", true)
 			}
-			return &list{items: items}, nil
+			return &list{items: items, lazy: true}, nil
 		},
-		"unique": func(e *eval, v any, _ args) (any, error) {
+		"unique": func(e *eval, v any, a args) (any, error) {
 			items, err := e.elements(v)
 			if err != nil {
 				return nil, err
 			}
-			out := &list{}
+			by := keyed(a, 0, 1)
+			out, seen := &list{lazy: true}, &list{}
 			for _, x := range items {
-				has, err := e.contains(out, x)
+				k, err := by(e, x)
+				if err != nil {
+					return nil, err
+				}
+				has, err := e.contains(seen, k)
 				if err != nil {
 					return nil, err
 				}
 				if !has {
-					out.items = append(out.items, x)
+					out.items, seen.items = append(out.items, x), append(seen.items, k)
 				}
 			}
 			return out, nil
 		},
 		"sum": func(e *eval, v any, a args) (any, error) {
-			if n, ok := a.get(0, "attribute", nil).(string); ok {
+			if n, ok := attribute(a.get(0, "attribute", nil)); ok {
 				l, err := e.mapped(v, n, nil)
 				if err != nil {
 					return nil, err
@@ -242,8 +284,11 @@ func init() {
 			return sum, err
 		},
 		"map": func(e *eval, v any, a args) (any, error) {
-			if n, ok := a.named["attribute"].(string); ok {
-				return e.mapped(v, n, a.named["default"])
+			if !truth(v) {
+				return &list{lazy: true}, nil
+			}
+			if n, ok := attribute(a.named["attribute"]); ok && len(a.list) == 0 {
+				return lazily(e.mapped(v, n, a.named["default"]))
 			}
 			n, ok := a.get(0, "", nil).(string)
 			f := filters[n]
@@ -254,9 +299,9 @@ func init() {
 			if err != nil {
 				return nil, err
 			}
-			out := &list{}
+			out := &list{lazy: true}
 			for _, x := range items {
-				y, err := f(e, x, args{a.list[1:], a.named})
+				y, err := f(e, x, args{a.list[1:], a.names, a.named})
 				if err != nil {
 					return nil, err
 				}
@@ -265,23 +310,7 @@ func init() {
 			return out, nil
 		},
 		"select": picked(false, true), "reject": picked(false, false), "selectattr": picked(true, true), "rejectattr": picked(true, false),
-		"tojson": func(e *eval, v any, a args) (any, error) {
-			indent := ""
-			switch n := a.get(0, "indent", a.named["indent"]).(type) {
-			case nil, bool: // tojson(ensure_ascii) has no place here: characters stay as they are
-			case string:
-				indent = n
-			default:
-				i, ok := whole(n)
-				if !ok || i < 0 || i > 64 {
-					return nil, errors.New("want an indent of 0 to 64")
-				}
-				indent = strings.Repeat(" ", int(i))
-			}
-			var b strings.Builder
-			err := e.json(&b, v, indent, 0)
-			return b.String(), errors.Join(err, e.make(b.Len()))
-		},
+		"tojson": tojson,
 		"indent": func(e *eval, v any, a args) (any, error) {
 			s, ok := v.(string)
 			by := "    "
@@ -297,16 +326,16 @@ func init() {
 			if !ok {
 				return nil, fmt.Errorf("of %s", kindOf(v))
 			}
-			first, blank := truth(a.get(1, "first", false)), truth(a.get(2, "blank", false))
+			first, all := truth(a.get(1, "first", false)), truth(a.get(2, "blank", false))
 			var b strings.Builder
-			for i, line := range strings.Split(s, "\n") {
+			for i, line := range lines(s+"\n", false) {
 				if err := e.make(len(by) + len(line) + 1); err != nil {
 					return nil, err
 				}
 				if i > 0 {
 					b.WriteByte('\n')
 				}
-				if (i > 0 || first) && (line != "" || blank) {
+				if i == 0 && first || i > 0 && (line != "" || all) {
 					b.WriteString(by)
 				}
 				b.WriteString(line)
@@ -314,6 +343,7 @@ func init() {
 			return b.String(), nil
 		},
 	}
+	regrouping()
 }
 
 func escape(s string) string {
@@ -323,131 +353,24 @@ func escape(s string) string {
 // fold makes sorting blind for case.
 func fold(v any) any {
 	if s, ok := v.(string); ok {
-		return strings.ToLower(s)
+		return lower(s)
 	}
 	return v
 }
 
-// path is the attribute a.b.c of v.
-func (e *eval) path(v any, n string) (any, error) {
-	for part := range strings.SplitSeq(n, ".") {
-		var k any = part
-		if i, ok := integer(part, 10); ok {
-			k = i
-		}
-		var err error
-		if v, err = e.index(v, k); err != nil {
-			return nil, err
-		}
+// lazily makes a list a generator.
+func lazily(v any, err error) (any, error) {
+	if l, ok := v.(*list); ok {
+		l.lazy = true
 	}
-	return v, nil
+	return v, err
 }
 
-// mapped is an attribute of each element.
-func (e *eval) mapped(v any, n string, def any) (any, error) {
-	items, err := e.elements(v)
-	if err != nil {
-		return nil, err
+// attribute is the name, or number, of what is asked of elements.
+func attribute(v any) (string, bool) {
+	if n, ok := whole(v); ok {
+		return strconv.FormatInt(n, 10), true
 	}
-	out := &list{}
-	for _, x := range items {
-		y, err := e.path(x, n)
-		if err != nil {
-			return nil, err
-		}
-		if _, gone := y.(undefined); gone && def != nil {
-			y = def
-		}
-		out.items = append(out.items, y)
-	}
-	return out, nil
-}
-
-// picked keeps the elements, or those whose attribute, pass a test.
-func picked(attribute, keep bool) filterFunc {
-	return func(e *eval, v any, a args) (any, error) {
-		items, err := e.elements(v)
-		if err != nil {
-			return nil, err
-		}
-		by := ""
-		if attribute {
-			var ok bool
-			if by, ok = a.get(0, "", nil).(string); !ok {
-				return nil, errors.New("want an attribute")
-			}
-			a.list = a.list[1:]
-		}
-		test := func(_ *eval, v any, _ args) (bool, error) { return truth(v), nil }
-		if len(a.list) > 0 {
-			n, _ := a.list[0].(string)
-			if s, ok := map[string]string{"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}[n]; ok {
-				n = s
-			}
-			if test = tests[n]; test == nil {
-				return nil, fmt.Errorf("test %.40q is not supported", n)
-			}
-			a.list = a.list[1:]
-		}
-		out := &list{}
-		for _, x := range items {
-			y := x
-			if attribute {
-				if y, err = e.path(x, by); err != nil {
-					return nil, err
-				}
-			}
-			ok, err := test(e, y, a)
-			if err != nil {
-				return nil, err
-			}
-			if ok == keep {
-				out.items = append(out.items, x)
-			}
-		}
-		return out, nil
-	}
-}
-
-// sorted sorts stably by a key.
-func (e *eval) sorted(items []any, by func(any) (any, error), reverse bool) (any, error) {
-	type entry struct{ key, v any }
-	all := make([]entry, len(items))
-	for i, x := range items {
-		k, err := by(x)
-		if err != nil {
-			return nil, err
-		}
-		all[i] = entry{k, x}
-	}
-	var failed error
-	slices.SortStableFunc(all, func(a, b entry) int {
-		if failed == nil {
-			failed = e.step(1)
-		}
-		if failed != nil {
-			return 0
-		}
-		x, y := a.key, b.key
-		if reverse {
-			x, y = y, x
-		}
-		less, err := e.less(x, y)
-		if err == nil && less {
-			return -1
-		}
-		more := false
-		if err == nil {
-			more, err = e.less(y, x)
-		}
-		if failed = err; more {
-			return 1
-		}
-		return 0
-	})
-	out := &list{}
-	for _, x := range all {
-		out.items = append(out.items, x.v)
-	}
-	return out, failed
+	s, ok := v.(string)
+	return s, ok
 }

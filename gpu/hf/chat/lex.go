@@ -2,6 +2,7 @@ package chat
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -89,15 +90,13 @@ func lex(src string) ([]token, error) {
 		text := src[l.at:start]
 		switch {
 		case sign == '-':
-			text = strings.TrimRightFunc(text, unicode.IsSpace)
-		case sign != '+' && mark != '{': // lstrip_blocks: white space alone before it on its line
-			if bare := strings.TrimRight(text, " \t"); strings.HasSuffix(bare, "\n") || bare == "" && (l.at == 0 || src[l.at-1] == '\n') {
-				text = bare
-			}
+			text = strings.TrimRightFunc(text, blank)
+		case sign != '+' && mark != '{':
+			text = l.lstrip(text)
 		}
 		l.text(text)
 		l.skip(open + 2)
-		if sign != 0 && (mark != '{' || sign == '-') {
+		if sign != 0 {
 			l.skip(1)
 		}
 		var err error
@@ -117,16 +116,19 @@ func lex(src string) ([]token, error) {
 			l.emit(tokPrint, "{{")
 			err = l.tag("}}")
 		default:
+			if n, sign := rawTag(src[l.at:], "raw"); n > 0 {
+				l.skip(n)
+				if sign == '-' {
+					l.after(sign, true)
+				}
+				err = l.raw()
+				break
+			}
 			l.emit(tokBlock, "{%")
 			err = l.tag("%}")
 		}
 		if err != nil {
 			return nil, err
-		}
-		if n := len(l.out); mark == '%' && n >= 3 && l.out[n-2].text == "raw" && l.out[n-3].kind == tokBlock {
-			if err := l.raw(); err != nil {
-				return nil, err
-			}
 		}
 	}
 	l.emit(tokEnd, "")
@@ -139,43 +141,73 @@ func (l *lexer) text(s string) {
 	}
 }
 
+// lstrip is lstrip_blocks: it drops white space that stands alone before a tag on
+// its line.
+func (l *lexer) lstrip(text string) string {
+	line := text[strings.LastIndexByte(text, '\n')+1:]
+	begins := len(line) < len(text) || l.at == 0 || l.src[l.at-1] == '\n'
+	if begins && strings.TrimLeftFunc(line, blank) == "" {
+		return text[:len(text)-len(line)]
+	}
+	return text
+}
+
+// rawTag says how long the rest of a tag of the single word is, after its {% and
+// sign, and the sign at its end; 0 if it is another.
+func rawTag(s, word string) (int, byte) {
+	rest, ok := strings.CutPrefix(strings.TrimLeftFunc(s, blank), word)
+	if !ok {
+		return 0, 0
+	}
+	rest = strings.TrimLeftFunc(rest, blank)
+	sign := byte(0)
+	if rest != "" && (rest[0] == '-' || rest[0] == '+' && word == "endraw") {
+		sign, rest = rest[0], rest[1:]
+	}
+	if !strings.HasPrefix(rest, "%}") {
+		return 0, 0
+	}
+	return len(s) - len(rest) + 2, sign
+}
+
 // after drops what a tag's end says of the text that follows.
 func (l *lexer) after(sign byte, block bool) {
 	rest := l.src[l.at:]
 	switch {
 	case sign == '-':
-		l.skip(len(rest) - len(strings.TrimLeftFunc(rest, unicode.IsSpace)))
+		l.skip(len(rest) - len(strings.TrimLeftFunc(rest, blank)))
 	case block && sign != '+' && strings.HasPrefix(rest, "\n"): // trim_blocks
 		l.skip(1)
 	}
 }
 
-// raw takes what follows {% raw %}, whose tokens it drops, as text.
+// raw takes what follows {% raw %} as text.
 func (l *lexer) raw() error {
-	l.out = l.out[:len(l.out)-3]
 	for at := l.at; ; {
 		i := strings.Index(l.src[at:], "{%")
 		if i < 0 {
 			return l.errorf("raw without endraw")
 		}
 		start := at + i
-		inner := l.src[start+2:]
-		name := strings.TrimLeft(inner, "-+ \t\n")
-		end := strings.TrimLeft(strings.TrimPrefix(name, "endraw"), " \t\n")
-		sign := byte(0)
-		if end != "" && (end[0] == '-' || end[0] == '+') {
-			sign, end = end[0], end[1:]
+		at = start + 2
+		before := byte(0)
+		if at < len(l.src) && (l.src[at] == '-' || l.src[at] == '+') {
+			before = l.src[at]
+			at++
 		}
-		if !strings.HasPrefix(name, "endraw") || !strings.HasPrefix(end, "%}") {
-			at = start + 2
+		n, sign := rawTag(l.src[at:], "endraw")
+		if n == 0 {
 			continue
 		}
 		text := l.src[l.at:start]
-		if strings.HasPrefix(inner, "-") {
-			text = strings.TrimRightFunc(text, unicode.IsSpace)
+		switch before {
+		case '-':
+			text = strings.TrimRightFunc(text, blank)
+		case 0:
+			text = l.lstrip(text)
 		}
 		l.text(text)
-		l.skip(len(l.src) - l.at - len(end) + 2)
+		l.skip(at + n - l.at)
 		l.after(sign, true)
 		return nil
 	}
@@ -186,7 +218,7 @@ func (l *lexer) tag(end string) error {
 	depth := 0 // of braces: "}}" may end two dictionaries
 	for {
 		rest := l.src[l.at:]
-		trimmed := strings.TrimLeftFunc(rest, unicode.IsSpace)
+		trimmed := strings.TrimLeftFunc(rest, blank)
 		l.skip(len(rest) - len(trimmed))
 		rest = trimmed
 		if rest == "" {
@@ -213,6 +245,16 @@ func (l *lexer) tag(end string) error {
 			}
 		case c >= '0' && c <= '9':
 			n, k := digits(rest), tokInt
+			if m := based(rest); m > 0 {
+				l.emit(k, rest[:m])
+				l.skip(m)
+				continue
+			}
+			if l.src[l.at-1] == '.' { // of an index: x.0.1
+				l.emit(k, rest[:n])
+				l.skip(n)
+				continue
+			}
 			if n+1 < len(rest) && rest[n] == '.' && rest[n+1] >= '0' && rest[n+1] <= '9' {
 				n += 1 + digits(rest[n+1:])
 				k = tokFloat
@@ -225,6 +267,9 @@ func (l *lexer) tag(end string) error {
 				if d := digits(rest[m:]); d > 0 {
 					n, k = m+d, tokFloat
 				}
+			}
+			if k == tokInt && rest[0] == '0' && strings.Trim(rest[:n], "0_") != "" {
+				return l.errorf("number %.20s begins with 0", rest[:n])
 			}
 			l.emit(k, rest[:n])
 			l.skip(n)
@@ -257,6 +302,19 @@ func (l *lexer) tag(end string) error {
 	}
 }
 
+// based is the length of a number like 0x1f at the start of s; 0 if there is none.
+func based(s string) int {
+	if len(s) < 3 || s[0] != '0' {
+		return 0
+	}
+	set := map[byte]string{'x': "0123456789abcdefABCDEF_", 'o': "01234567_", 'b': "01_"}[s[1]|0x20]
+	n := len(s) - len(strings.TrimLeft(s[2:], set))
+	if n == 2 {
+		return 0
+	}
+	return n
+}
+
 func digits(s string) int {
 	n := 0
 	for n < len(s) && (s[n] >= '0' && s[n] <= '9' || s[n] == '_' && n > 0) {
@@ -279,8 +337,14 @@ func (l *lexer) str(quote byte) error {
 			b.WriteByte(c)
 		case i+1 < len(s):
 			i++
-			if k := strings.IndexByte(`ntrabfv0\'"`, s[i]); k >= 0 {
-				b.WriteByte("\n\t\r\a\b\f\v\x00\\'\""[k])
+			if k := strings.IndexByte(`ntrabfv\'"`, s[i]); k >= 0 {
+				b.WriteByte("\n\t\r\a\b\f\v\\'\""[k])
+				continue
+			}
+			if o := octal(s[i:]); o != "" {
+				r, _ := strconv.ParseUint(o, 8, 16)
+				b.WriteRune(rune(r))
+				i += len(o) - 1
 				continue
 			}
 			n := map[byte]int{'x': 2, 'u': 4, 'U': 8}[s[i]]
@@ -310,4 +374,13 @@ func (l *lexer) str(quote byte) error {
 		}
 	}
 	return l.errorf("a string without an end")
+}
+
+// octal is the one to three octal digits that s begins with.
+func octal(s string) string {
+	n := 0
+	for n < min(3, len(s)) && s[n] >= '0' && s[n] <= '7' {
+		n++
+	}
+	return s[:n]
 }

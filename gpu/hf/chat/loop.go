@@ -3,12 +3,16 @@ package chat
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // loopState is what a loop's body knows as loop.
 type loopState struct {
-	items []any
-	at    int
+	items   []any
+	at      int
+	depth   int   // of recursion, from 0
+	before  []any // what changed was last asked about
+	recurse func(e *eval, v any, depth int) (any, error)
 }
 
 func (l *loopState) attr(n string) (any, bool) {
@@ -29,7 +33,16 @@ func (l *loopState) attr(n string) (any, bool) {
 	case "length":
 		return all, true
 	case "depth":
-		return int64(1), true
+		return int64(l.depth + 1), true
+	case "depth0":
+		return int64(l.depth), true
+	case "changed":
+		return function(func(e *eval, a args) (any, error) {
+			same, err := e.equal(&list{items: l.before}, &list{items: a.list})
+			same = same && l.before != nil
+			l.before = append([]any{}, a.list...)
+			return !same, err
+		}), true
 	case "previtem":
 		if i > 0 {
 			return l.items[i-1], true
@@ -49,30 +62,20 @@ func (l *loopState) attr(n string) (any, bool) {
 	return nil, false
 }
 
-// unpack gives a value, or its parts, to names.
-func (e *eval) unpack(names []string, v any, s *scope) error {
-	if len(names) == 1 {
-		s.vars[names[0]] = v
-		return nil
-	}
-	parts, err := e.elements(v)
-	if err != nil {
-		return err
-	}
-	if len(parts) != len(names) {
-		return fmt.Errorf("%d values for %d names", len(parts), len(names))
-	}
-	for i, n := range names {
-		s.vars[n] = parts[i]
-	}
-	return nil
-}
-
 func (e *eval) loop(l loop, s *scope) error {
 	v, err := e.value(l.over, s)
 	if err != nil {
 		return err
 	}
+	return e.over(l, v, 0, s)
+}
+
+// over runs the loop over the elements of v.
+func (e *eval) over(l loop, v any, depth int, s *scope) error {
+	if e.depth++; e.depth > 2*maxDepth {
+		return fmt.Errorf("deeper than %d", 2*maxDepth)
+	}
+	defer func() { e.depth-- }()
 	items, err := e.elements(v)
 	if err != nil {
 		return err
@@ -81,7 +84,7 @@ func (e *eval) loop(l loop, s *scope) error {
 		var kept []any
 		for _, x := range items {
 			in := newScope(s)
-			if err := e.unpack(l.names, x, in); err != nil {
+			if err := e.give(l.to, x, in); err != nil {
 				return err
 			}
 			ok, err := e.value(l.where, in)
@@ -97,12 +100,21 @@ func (e *eval) loop(l loop, s *scope) error {
 	if len(items) == 0 {
 		return e.run(l.empty, s)
 	}
-	st := &loopState{items: items}
+	st := &loopState{items: items, depth: depth}
+	if l.recursive {
+		st.recurse = func(e *eval, v any, depth int) (any, error) {
+			outer := e.out
+			e.out = new(strings.Builder)
+			defer func() { e.out = outer }()
+			err := e.over(l, v, depth, s)
+			return e.out.String(), errors.Join(err, e.make(e.out.Len()))
+		}
+	}
 	for i, x := range items {
 		st.at = i
 		in := newScope(s)
 		in.vars["loop"] = st
-		if err := e.unpack(l.names, x, in); err != nil {
+		if err := e.give(l.to, x, in); err != nil {
 			return err
 		}
 		if err := e.run(l.body, in); err == errBreak {

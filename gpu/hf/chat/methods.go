@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 var (
@@ -15,7 +16,13 @@ var (
 
 func init() {
 	mapped := func(f func(string) string) func(e *eval, s string, a args) (any, error) {
-		return func(e *eval, s string, _ args) (any, error) { t := f(s); return t, e.make(len(t)) }
+		return func(e *eval, s string, _ args) (any, error) {
+			if err := e.step(len(s) / 16); err != nil {
+				return nil, err
+			}
+			t := f(s)
+			return t, e.make(len(t))
+		}
 	}
 	all := func(f func(rune) bool) func(e *eval, s string, a args) (any, error) {
 		return func(e *eval, s string, _ args) (any, error) {
@@ -23,13 +30,17 @@ func init() {
 		}
 	}
 	affix := func(has func(s, x string) bool) func(e *eval, s string, a args) (any, error) {
-		return func(_ *eval, s string, a args) (any, error) {
+		return func(e *eval, s string, a args) (any, error) {
+			s, _, ok, err := e.within(s, a, 1)
+			if err != nil {
+				return nil, err
+			}
 			switch x := a.get(0, "prefix", nil).(type) {
 			case string:
-				return has(s, x), nil
+				return ok && has(s, x), nil
 			case *list:
 				for _, y := range x.items {
-					if y, ok := y.(string); ok && has(s, y) {
+					if y, isString := y.(string); isString && ok && has(s, y) {
 						return true, nil
 					}
 				}
@@ -38,28 +49,90 @@ func init() {
 			return nil, errors.New("want a string")
 		}
 	}
-	find := func(index func(s, x string) int) func(e *eval, s string, a args) (any, error) {
+	find := func(index func(s, x string) int, must bool) func(e *eval, s string, a args) (any, error) {
 		return func(e *eval, s string, a args) (any, error) {
 			x, ok := a.get(0, "sub", nil).(string)
 			if !ok {
 				return nil, errors.New("want a string")
 			}
-			i := index(s, x)
-			if i > 0 {
-				i = len([]rune(s[:i]))
+			s, before, ok, err := e.within(s, a, 1)
+			if err != nil {
+				return nil, err
 			}
-			return int64(i), e.step(len(s) / 16)
+			i := int64(-1)
+			if k := index(s, x); ok && k >= 0 {
+				i = before + int64(utf8.RuneCountInString(s[:k]))
+			} else if must {
+				return nil, errors.New("index: no such string")
+			}
+			return i, e.step(len(s) / 16)
+		}
+	}
+	part := func(last bool) func(e *eval, s string, a args) (any, error) {
+		return func(e *eval, s string, a args) (any, error) {
+			sep, _ := a.get(0, "sep", nil).(string)
+			if sep == "" {
+				return nil, errors.New("partition: want a separator")
+			}
+			i, parts := strings.Index(s, sep), []any{s, "", ""}
+			if last {
+				i, parts = strings.LastIndex(s, sep), []any{"", "", s}
+			}
+			if i >= 0 {
+				parts = []any{s[:i], sep, s[i+len(sep):]}
+			}
+			return &list{items: parts, tuple: true}, e.make(len(s))
+		}
+	}
+	pad := func(align byte) func(e *eval, s string, a args) (any, error) {
+		return func(e *eval, s string, a args) (any, error) {
+			n, ok := whole(a.get(0, "width", nil))
+			fill, ok2 := a.get(1, "fillchar", " ").(string)
+			if !ok || !ok2 || utf8.RuneCountInString(fill) != 1 || n > maxWidth {
+				return nil, fmt.Errorf("want a width of at most %d, and one character", maxWidth)
+			}
+			f := spec{align: align, width: int(n), precision: -1, verb: 's'}
+			f.fill, _ = utf8.DecodeRuneInString(fill)
+			if k := f.width - utf8.RuneCountInString(s); align == '^' && k > 0 && k&1 == 1 && f.width&1 == 1 {
+				s = fill + s // Python's center puts the odd one before where the width is odd
+			}
+			return e.formatted(f, s)
 		}
 	}
 	stringMethods = map[string]func(e *eval, s string, a args) (any, error){
 		"strip": strip(true, true), "lstrip": strip(true, false), "rstrip": strip(false, true),
-		"upper": mapped(strings.ToUpper), "lower": mapped(strings.ToLower), "title": mapped(title), "capitalize": mapped(capitalize),
+		"upper": mapped(upper), "lower": mapped(lower), "title": mapped(title), "capitalize": mapped(capitalize), "swapcase": mapped(swapcase), "casefold": mapped(casefold),
+		"partition": part(false), "rpartition": part(true), "ljust": pad('<'), "rjust": pad('>'), "center": pad('^'),
 		"startswith": affix(strings.HasPrefix), "endswith": affix(strings.HasSuffix),
-		"find": find(strings.Index), "rfind": find(strings.LastIndex),
-		"isdigit": all(unicode.IsDigit), "isnumeric": all(unicode.IsNumber), "isalpha": all(unicode.IsLetter), "isspace": all(unicode.IsSpace),
-		"isalnum": all(func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }),
-		"isupper": func(_ *eval, s string, _ args) (any, error) { return cased(s, unicode.IsLower, unicode.IsUpper), nil },
-		"islower": func(_ *eval, s string, _ args) (any, error) { return cased(s, unicode.IsUpper, unicode.IsLower), nil },
+		"find": find(strings.Index, false), "rfind": find(strings.LastIndex, false), "index": find(strings.Index, true), "rindex": find(strings.LastIndex, true),
+		"isdecimal": all(unicode.IsDigit), "isdigit": all(func(r rune) bool {
+			return unicode.IsDigit(r) || strings.ContainsRune("²³¹⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉", r)
+		}),
+		"isnumeric": all(unicode.IsNumber), "isalpha": all(unicode.IsLetter), "isspace": all(blank),
+		"isascii": func(e *eval, s string, _ args) (any, error) {
+			return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0, e.step(len(s) / 16)
+		},
+		"istitle": func(e *eval, s string, _ args) (any, error) {
+			return title(s) == s && strings.IndexFunc(s, cased) >= 0, e.make(len(s))
+		},
+		"zfill": func(e *eval, s string, a args) (any, error) {
+			n, ok := whole(a.get(0, "width", nil))
+			if !ok || n > maxWidth {
+				return nil, fmt.Errorf("zfill: want a width of at most %d", maxWidth)
+			}
+			sign := ""
+			if s != "" && (s[0] == '-' || s[0] == '+') {
+				sign, s = s[:1], s[1:]
+			}
+			return sign + strings.Repeat("0", max(0, int(n)-len(sign)-utf8.RuneCountInString(s))) + s, e.make(len(s) + maxWidth)
+		},
+		"isalnum": all(alphanumeric),
+		"isupper": func(_ *eval, s string, _ args) (any, error) {
+			return allCased(s, unicode.IsLower, unicode.IsUpper), nil
+		},
+		"islower": func(_ *eval, s string, _ args) (any, error) {
+			return allCased(s, unicode.IsUpper, unicode.IsLower), nil
+		},
 		"replace": func(e *eval, s string, a args) (any, error) { return e.replace(s, a) },
 		"split":   func(e *eval, s string, a args) (any, error) { return e.split(s, a, false) },
 		"rsplit":  func(e *eval, s string, a args) (any, error) { return e.split(s, a, true) },
@@ -71,13 +144,12 @@ func init() {
 			x, _ := a.get(0, "", nil).(string)
 			return strings.TrimSuffix(s, x), nil
 		},
-		"splitlines": func(e *eval, s string, _ args) (any, error) {
+		"splitlines": func(e *eval, s string, a args) (any, error) {
 			l := &list{}
-			for s != "" {
-				line, rest, _ := strings.Cut(s, "\n")
-				l.items, s = append(l.items, strings.TrimSuffix(line, "\r")), rest
+			for _, line := range lines(s, truth(a.get(0, "keepends", false))) {
+				l.items = append(l.items, line)
 			}
-			return l, e.step(len(l.items))
+			return l, e.step(len(l.items) + len(s)/16)
 		},
 		"join": func(e *eval, s string, a args) (any, error) {
 			return e.join(a.get(0, "iterable", undefined{"the argument"}), s, true)
@@ -87,9 +159,13 @@ func init() {
 			if !ok {
 				return nil, errors.New("count: want a string")
 			}
+			s, _, ok, err := e.within(s, a, 1)
+			if err != nil || !ok {
+				return int64(0), err
+			}
 			return int64(strings.Count(s, x)), e.step(len(s) / 16)
 		},
-		"format": func(*eval, string, args) (any, error) { return nil, errors.New("format is not supported") },
+		"format": func(e *eval, s string, a args) (any, error) { return e.braces(s, a) },
 	}
 	listMethods = map[string]func(e *eval, l *list, a args) (any, error){
 		"append": func(_ *eval, l *list, a args) (any, error) {
@@ -173,7 +249,7 @@ func init() {
 			return a.get(1, "default", nil), nil
 		},
 		"update": func(e *eval, d *dict, a args) (any, error) {
-			o, err := makeDict(a)
+			o, err := e.makeDict(a)
 			if err != nil {
 				return nil, err
 			}
@@ -183,7 +259,7 @@ func init() {
 			return nil, e.step(len(o.keys))
 		},
 		"copy": func(e *eval, d *dict, _ args) (any, error) {
-			o, err := makeDict(args{list: []any{d}})
+			o, err := e.makeDict(args{list: []any{d}})
 			return o, errors.Join(err, e.step(len(d.keys)))
 		},
 		"pop": func(e *eval, d *dict, a args) (any, error) {
@@ -212,54 +288,9 @@ func init() {
 func (e *eval) pairs(d *dict) (any, error) {
 	l := &list{}
 	for i, k := range d.keys {
-		l.items = append(l.items, &list{[]any{k, d.values[i]}, true})
+		l.items = append(l.items, &list{items: []any{k, d.values[i]}, tuple: true})
 	}
 	return l, e.step(3 * len(d.keys))
-}
-
-// split is Python's: at white space where there is no separator.
-func (e *eval) split(s string, a args, right bool) (any, error) {
-	n, ok := whole(a.get(1, "maxsplit", int64(-1)))
-	if !ok {
-		return nil, errors.New("split: how often is no whole number")
-	}
-	var parts []string
-	switch sep := a.get(0, "sep", nil).(type) {
-	case nil:
-		if n >= 0 {
-			return nil, errors.New("split: a limit without a separator is not supported")
-		}
-		parts = strings.Fields(s)
-	case string:
-		if sep == "" {
-			return nil, errors.New("split: an empty separator")
-		}
-		if n < 0 {
-			n = int64(len(s))
-		}
-		if right {
-			for ; n > 0; n-- {
-				i := strings.LastIndex(s, sep)
-				if i < 0 {
-					break
-				}
-				parts, s = append(parts, s[i+len(sep):]), s[:i]
-			}
-			parts = append(parts, s)
-			for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
-				parts[i], parts[j] = parts[j], parts[i]
-			}
-		} else {
-			parts = strings.SplitN(s, sep, int(min(n, int64(len(s))))+1)
-		}
-	default:
-		return nil, fmt.Errorf("split: the separator is %s", kindOf(sep))
-	}
-	l := &list{}
-	for _, p := range parts {
-		l.items = append(l.items, p)
-	}
-	return l, e.step(len(parts) + len(s)/16)
 }
 
 // join joins elements as text; strict wants them to be strings.
@@ -290,64 +321,4 @@ func (e *eval) join(v any, sep string, strict bool) (any, error) {
 	return b.String(), nil
 }
 
-// title is Python's: a letter after one that is none is upper case, others lower.
-func title(s string) string {
-	inside := false
-	return strings.Map(func(r rune) rune {
-		was := inside
-		if inside = unicode.IsLetter(r); inside && was {
-			return unicode.ToLower(r)
-		}
-		return unicode.ToTitle(r)
-	}, s)
-}
-
-func capitalize(s string) string {
-	first := true
-	return strings.Map(func(r rune) rune {
-		if first {
-			first = false
-			return unicode.ToTitle(r)
-		}
-		return unicode.ToLower(r)
-	}, s)
-}
-
-// format is the string's % with %s, %d and %%.
-func (e *eval) format(f string, v any) (any, error) {
-	values := []any{v}
-	if l, ok := v.(*list); ok {
-		values = l.items
-	}
-	var b strings.Builder
-	for i := 0; i < len(f); i++ {
-		if f[i] != '%' {
-			b.WriteByte(f[i])
-			continue
-		}
-		i++
-		switch {
-		case i < len(f) && f[i] == '%':
-			b.WriteByte('%')
-		case i < len(f) && (f[i] == 's' || f[i] == 'd') && len(values) > 0:
-			s, err := e.str(values[0])
-			if _, ok := whole(values[0]); f[i] == 'd' && !ok {
-				err = fmt.Errorf("%%d of %s", kindOf(values[0]))
-			}
-			if err == nil {
-				err = e.make(len(s))
-			}
-			if err != nil {
-				return nil, err
-			}
-			b.WriteString(s)
-			values = values[1:]
-		default:
-			return nil, errors.New("a format with another mark than %s and %d, or with too few values")
-		}
-	}
-	if len(values) > 0 {
-		return nil, errors.New("a format with too many values")
-	}
-	return b.String(), e.make(len(f))
-}
+func alphanumeric(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }

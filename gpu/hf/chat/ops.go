@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -24,6 +25,12 @@ func (e *eval) unary(op string, v any) (any, error) {
 			f = -f
 		}
 		return f, nil
+	}
+	if b := bigOf(v); b != nil {
+		if op == "-" {
+			b = new(big.Int).Neg(b)
+		}
+		return small(b)
 	}
 	return nil, fmt.Errorf("%s of %s", op, kindOf(v))
 }
@@ -66,20 +73,47 @@ func (e *eval) arithmetic(op string, x, y any) (any, error) {
 	switch {
 	case op == "+" && sa && sb:
 		return a + b, e.make(len(a) + len(b))
-	case op == "+" && isA && isB:
-		return &list{items: slices.Concat(la.items, lb.items)}, e.step(len(la.items) + len(lb.items))
+	case op == "+" && isA && isB && la.tuple == lb.tuple && !la.lazy && !lb.lazy:
+		return &list{items: slices.Concat(la.items, lb.items), tuple: la.tuple}, e.step(len(la.items) + len(lb.items))
+	case op == "*" && isA && wj && !la.lazy:
+		return e.repeatList(la, j)
+	case op == "*" && wi && isB && !lb.lazy:
+		return e.repeatList(lb, i)
 	case op == "*" && sa && wj:
 		return e.repeat(a, j)
 	case op == "*" && wi && sb:
 		return e.repeat(b, i)
 	case op == "%" && sa:
-		return e.format(a, y)
+		return e.percent(a, y)
 	case wi && wj:
-		return integers(op, i, j)
+		if v, err := integers(op, i, j); err != errRange {
+			return v, err
+		}
+		if err := e.step(maxBits / 64); err != nil { // what ** may take
+			return nil, err
+		}
+		return bigIntegers(op, big.NewInt(i), big.NewInt(j))
+	case bigOf(x) != nil && bigOf(y) != nil:
+		p, q := bigOf(x), bigOf(y)
+		if err := e.step((p.BitLen() + q.BitLen()) / 8); err != nil {
+			return nil, err
+		}
+		return bigIntegers(op, p, q)
 	case fi && fj:
 		return reals(op, f, g)
 	}
 	return nil, fmt.Errorf("%s %s %s", kindOf(x), op, kindOf(y))
+}
+
+func (e *eval) repeatList(l *list, n int64) (any, error) {
+	out := &list{tuple: l.tuple}
+	for ; n > 0 && len(l.items) > 0; n-- {
+		if err := e.step(len(l.items)); err != nil {
+			return nil, err
+		}
+		out.items = append(out.items, l.items...)
+	}
+	return out, nil
 }
 
 func (e *eval) repeat(s string, n int64) (any, error) {
@@ -95,7 +129,48 @@ func (e *eval) repeat(s string, n int64) (any, error) {
 	return strings.Repeat(s, int(n)), nil
 }
 
+const maxBits = 1 << 14 // of a whole number
+
 var errRange = errors.New("a whole number is out of range")
+
+// bigIntegers does what integers does, for any size.
+func bigIntegers(op string, x, y *big.Int) (any, error) {
+	z := new(big.Int)
+	switch op {
+	case "+":
+		z.Add(x, y)
+	case "-":
+		z.Sub(x, y)
+	case "*":
+		z.Mul(x, y)
+	case "//", "%":
+		if y.Sign() == 0 {
+			return nil, errors.New("division by 0")
+		}
+		m := new(big.Int)
+		z.QuoRem(x, y, m) // towards 0; Python's goes down
+		if m.Sign() != 0 && m.Sign() != y.Sign() {
+			z.Sub(z, big.NewInt(1))
+			m.Add(m, y)
+		}
+		if op == "%" {
+			z = m
+		}
+	case "**":
+		if y.Sign() < 0 {
+			return reals(op, toFloat(x), toFloat(y))
+		}
+		if !y.IsInt64() || x.BitLen() > 1 && y.Int64() > int64(maxBits/(x.BitLen()-1)) {
+			return nil, errRange
+		}
+		z.Exp(x, y, nil)
+	default:
+		return reals(op, toFloat(x), toFloat(y))
+	}
+	return small(z)
+}
+
+func toFloat(b *big.Int) float64 { f, _ := b.Float64(); return f }
 
 func integers(op string, i, j int64) (any, error) {
 	switch op {
@@ -221,6 +296,9 @@ func (e *eval) compare(c compare, s *scope) (any, error) {
 }
 
 func (e *eval) contains(in, x any) (bool, error) {
+	if err := e.read(x); err != nil {
+		return false, err
+	}
 	switch in := in.(type) {
 	case string:
 		s, ok := x.(string)
@@ -258,12 +336,17 @@ func (e *eval) attr(v any, n string) (any, error) {
 			return x, nil
 		}
 	case *list:
-		if f := listMethods[n]; f != nil {
+		if f := listMethods[n]; f != nil && !v.lazy {
 			return function(func(e *eval, a args) (any, error) { return f(e, v, a) }), nil
 		}
 	case string:
 		if f := stringMethods[n]; f != nil {
-			return function(func(e *eval, a args) (any, error) { return f(e, v, a) }), nil
+			return function(func(e *eval, a args) (any, error) {
+				if err := e.read(v); err != nil {
+					return nil, err
+				}
+				return f(e, v, a)
+			}), nil
 		}
 	}
 	return undefined{n}, nil
@@ -271,11 +354,14 @@ func (e *eval) attr(v any, n string) (any, error) {
 
 func (e *eval) index(v, i any) (any, error) {
 	n, isInt := whole(i)
+	if err := e.read(i); err != nil {
+		return nil, err
+	}
 	switch v := v.(type) {
 	case undefined:
 		return nil, fmt.Errorf("an element of %s", kindOf(v))
 	case *list:
-		if isInt {
+		if isInt && !v.lazy {
 			if n < 0 {
 				n += int64(len(v.items))
 			}
@@ -335,7 +421,8 @@ func (e *eval) slice(x slice, s *scope) (any, error) {
 		at[i], given[i] = w, true
 	}
 	str, isString := v.(string)
-	if _, ok := v.(*list); !ok && !isString {
+	l, isList := v.(*list)
+	if isList && l.lazy || !isList && !isString {
 		return nil, fmt.Errorf("a slice of %s", kindOf(v))
 	}
 	items, err := e.elements(v)
@@ -374,7 +461,7 @@ func (e *eval) slice(x slice, s *scope) (any, error) {
 		out = append(out, items[i])
 	}
 	if !isString {
-		return &list{items: out}, nil
+		return &list{items: out, tuple: l.tuple}, nil
 	}
 	var b strings.Builder
 	for _, c := range out {

@@ -21,15 +21,15 @@ type (
 		line   int
 	}
 	loop struct {
-		names       []string
+		to          target
 		over, where expr // where may be nil
 		body, empty []node
+		recursive   bool
 		line        int
 	}
 	assign struct {
-		names []string // more than one where a sequence is taken apart
-		field string   // of the namespace names[0]
-		x     expr     // or
+		to    target
+		x     expr // or
 		body  []node
 		apply []filter // to the body's text
 		line  int
@@ -38,6 +38,18 @@ type (
 		name   string
 		params []param
 		body   []node
+		uses   uses
+	}
+	calling struct { // a call block: the macro that it calls may call its body
+		call   call
+		caller macro
+		line   int
+	}
+	with struct {
+		to     []target
+		values []expr
+		body   []node
+		line   int
 	}
 	filtered struct {
 		apply []filter
@@ -46,6 +58,16 @@ type (
 	}
 	jump string // "break" or "continue"
 )
+
+// A target is a name that a value is given to, or a field of a namespace, or
+// where a sequence is taken apart the targets of its parts.
+type target struct {
+	name, field string
+	parts       []target
+}
+
+// uses are the names that a macro's body knows if it mentions them.
+type uses struct{ varargs, kwargs, caller bool }
 
 type param struct {
 	name  string
@@ -98,9 +120,10 @@ type (
 )
 
 type arguments struct {
-	list  []expr
-	names []string
-	named []expr
+	list       []expr
+	names      []string
+	named      []expr
+	rest, more expr // *rest and **more; nil if none
 }
 
 type parser struct {
@@ -109,6 +132,7 @@ type parser struct {
 	depth int
 	nodes int
 	loops int // that surround
+	uses  uses
 }
 
 func (p *parser) peek() token { return p.toks[p.at] }
@@ -261,6 +285,28 @@ func (p *parser) statement(line int) (node, error) {
 			return nil, err
 		}
 		return f, p.close()
+	case "call":
+		return p.calling(line)
+	case "with":
+		return p.with(line)
+	case "block": // nothing can extend a chat template: it is its body
+		if _, err := p.word(); err != nil {
+			return nil, err
+		}
+		if p.accept("scoped") || p.accept("required") {
+			return nil, p.errorf("scoped and required blocks are not supported")
+		}
+		if err := p.close(); err != nil {
+			return nil, err
+		}
+		body, _, err := p.until("endblock")
+		if err != nil {
+			return nil, err
+		}
+		if p.peek().kind == tokName {
+			p.at++
+		}
+		return filtered{body: body, line: line}, p.close()
 	case "break", "continue":
 		if p.loops == 0 {
 			return nil, p.errorf("%s outside a loop", w)
@@ -308,30 +354,40 @@ func (p *parser) branch(line int) (node, error) {
 	}
 }
 
-// targets reads names that a value, or its parts, are given to.
-func (p *parser) targets() ([]string, error) {
-	paren := p.accept("(")
-	var out []string
+// target reads what a value is given to, up to one of ends.
+func (p *parser) target(ends ...string) (target, error) {
+	if err := p.enter(); err != nil {
+		return target{}, err
+	}
+	defer p.leave()
+	var parts []target
 	for {
-		w, err := p.word()
+		var t target
+		var err error
+		if p.accept("(") {
+			if t, err = p.target(")"); err == nil {
+				err = p.want(")")
+			}
+		} else if t.name, err = p.word(); err == nil && p.accept(".") {
+			t.field, err = p.word()
+		}
 		if err != nil {
-			return nil, err
+			return t, err
 		}
-		out = append(out, w)
-		if !p.accept(",") {
-			break
+		comma := p.accept(",")
+		if !comma && parts == nil {
+			return t, nil
+		}
+		if parts = append(parts, t); !comma || slices.ContainsFunc(ends, p.is) {
+			return target{parts: parts}, nil
 		}
 	}
-	if paren {
-		return out, p.want(")")
-	}
-	return out, nil
 }
 
 func (p *parser) loop(line int) (node, error) {
 	l := loop{line: line}
 	var err error
-	if l.names, err = p.targets(); err != nil {
+	if l.to, err = p.target("in"); err != nil {
 		return nil, err
 	}
 	if err := p.want("in"); err != nil {
@@ -356,9 +412,7 @@ func (p *parser) loop(line int) (node, error) {
 			return nil, err
 		}
 	}
-	if p.accept("recursive") {
-		return nil, p.errorf("recursive loops are not supported")
-	}
+	l.recursive = p.accept("recursive")
 	if err := p.close(); err != nil {
 		return nil, err
 	}
@@ -383,13 +437,8 @@ func (p *parser) loop(line int) (node, error) {
 func (p *parser) set(line int) (node, error) {
 	a := assign{line: line}
 	var err error
-	if a.names, err = p.targets(); err != nil {
+	if a.to, err = p.target("="); err != nil {
 		return nil, err
-	}
-	if len(a.names) == 1 && p.accept(".") {
-		if a.field, err = p.word(); err != nil {
-			return nil, err
-		}
 	}
 	if p.accept("=") {
 		if a.x, err = p.tuple(); err != nil {
@@ -424,55 +473,15 @@ func (p *parser) filters(first bool) ([]filter, error) {
 	return out, nil
 }
 
-func (p *parser) macro() (node, error) {
-	m := macro{}
-	var err error
-	if m.name, err = p.word(); err != nil {
-		return nil, err
-	}
-	if err := p.want("("); err != nil {
-		return nil, err
-	}
-	for !p.accept(")") {
-		if len(m.params) > 0 {
-			if err := p.want(","); err != nil {
-				return nil, err
-			}
-			if p.accept(")") {
-				break
-			}
-		}
-		x := param{}
-		if x.name, err = p.word(); err != nil {
-			return nil, err
-		}
-		if p.accept("=") {
-			if x.value, err = p.expr(); err != nil {
-				return nil, err
-			}
-		} else if n := len(m.params); n > 0 && m.params[n-1].value != nil {
-			return nil, p.errorf("parameter %s without a default after one with", x.name)
-		}
-		m.params = append(m.params, x)
-	}
-	if err := p.close(); err != nil {
-		return nil, err
-	}
-	loops := p.loops
-	p.loops = 0
-	if m.body, _, err = p.until("endmacro"); err != nil {
-		return nil, err
-	}
-	p.loops = loops
-	return m, p.close()
-}
-
 // number reads a literal.
 func number(t token) (any, error) {
 	s := strings.ReplaceAll(t.text, "_", "")
 	if t.kind == tokInt {
-		i, err := strconv.ParseInt(s, 10, 64)
-		return i, err
+		b, ok := decimal(s, 0)
+		if !ok {
+			return nil, errRange
+		}
+		return small(b)
 	}
 	f, err := strconv.ParseFloat(s, 64)
 	return f, err

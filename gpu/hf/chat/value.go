@@ -3,18 +3,20 @@ package chat
 import (
 	"fmt"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// Values are nil, bool, int64, float64, string, *list, *dict, undefined,
-// function and *loopState.
+// Values are nil, bool, int64, *big.Int where that is too small, float64,
+// string, *list, *dict, undefined, function and *loopState.
 type (
 	list struct {
 		items []any
 		tuple bool // written in round brackets
+		lazy  bool // a generator of Python's: true even if empty, gone over once, nothing else
 	}
 	dict struct {
 		keys, values []any
@@ -38,6 +40,8 @@ func key(v any) (any, error) {
 			return int64(1), nil
 		}
 		return int64(0), nil
+	case *big.Int:
+		return "big " + v.String(), nil
 	case float64:
 		if v == math.Trunc(v) && math.Abs(v) < 1<<62 {
 			return int64(v), nil
@@ -78,11 +82,14 @@ func kindOf(v any) string {
 		return "none"
 	case bool:
 		return "a boolean"
-	case int64, float64:
+	case int64, *big.Int, float64:
 		return "a number"
 	case string:
 		return "a string"
 	case *list:
+		if v.lazy {
+			return "a generator (put |list behind it)"
+		}
 		return "a list"
 	case *dict, *loopState:
 		return "a mapping"
@@ -105,9 +112,9 @@ func truth(v any) bool {
 	case string:
 		return v != ""
 	case *list:
-		return len(v.items) > 0
+		return v.lazy || len(v.items) > 0
 	case *dict:
-		return len(v.keys) > 0
+		return v.namespace || len(v.keys) > 0
 	}
 	return true
 }
@@ -116,6 +123,10 @@ func truth(v any) bool {
 func float(v any) (float64, bool) {
 	if n, ok := whole(v); ok {
 		return float64(n), true
+	}
+	if b, ok := v.(*big.Int); ok {
+		f, _ := b.Float64()
+		return f, true
 	}
 	f, ok := v.(float64)
 	return f, ok
@@ -135,6 +146,26 @@ func whole(v any) (int64, bool) {
 	return 0, false
 }
 
+// bigOf is a whole number without bounds; nil if v is none.
+func bigOf(v any) *big.Int {
+	if n, ok := whole(v); ok {
+		return big.NewInt(n)
+	}
+	b, _ := v.(*big.Int)
+	return b
+}
+
+// small is b as an int64 where it fits.
+func small(b *big.Int) (any, error) {
+	switch {
+	case b.IsInt64():
+		return b.Int64(), nil
+	case b.BitLen() > maxBits:
+		return nil, errRange
+	}
+	return b, nil
+}
+
 func (e *eval) equal(a, b any) (bool, error) {
 	if err := e.step(1); err != nil {
 		return false, err
@@ -149,6 +180,9 @@ func (e *eval) equal(a, b any) (bool, error) {
 			return x == y, nil
 		}
 	}
+	if x, y := bigOf(a), bigOf(b); x != nil && y != nil {
+		return x.Cmp(y) == 0, nil
+	}
 	if x, ok := float(a); ok {
 		y, ok := float(b)
 		return ok && x == y, nil
@@ -158,14 +192,14 @@ func (e *eval) equal(a, b any) (bool, error) {
 		return b == nil, nil
 	case string:
 		b, ok := b.(string)
-		return ok && a == b, nil
+		return ok && a == b, e.read(a)
 	case undefined:
 		_, ok := b.(undefined)
 		return ok, nil
 	case *list:
 		b, ok := b.(*list)
-		if !ok || len(a.items) != len(b.items) {
-			return false, nil
+		if !ok || a.tuple != b.tuple || a.lazy || b.lazy || len(a.items) != len(b.items) {
+			return ok && a == b, nil
 		}
 		for i := range a.items {
 			if same, err := e.equal(a.items[i], b.items[i]); !same || err != nil {
@@ -192,12 +226,15 @@ func (e *eval) equal(a, b any) (bool, error) {
 	return false, nil
 }
 
-// less orders numbers, strings and lists.
+// less orders numbers, strings, and lists of them.
 func (e *eval) less(a, b any) (bool, error) {
 	if x, ok := whole(a); ok {
 		if y, ok := whole(b); ok {
 			return x < y, nil
 		}
+	}
+	if x, y := bigOf(a), bigOf(b); x != nil && y != nil {
+		return x.Cmp(y) < 0, nil
 	}
 	x, okX := float(a)
 	y, okY := float(b)
@@ -206,7 +243,24 @@ func (e *eval) less(a, b any) (bool, error) {
 	}
 	if x, ok := a.(string); ok {
 		if y, ok := b.(string); ok {
-			return x < y, nil
+			return x < y, e.read(x)
+		}
+	}
+	if x, ok := a.(*list); ok {
+		if y, ok := b.(*list); ok && x.tuple == y.tuple && !x.lazy && !y.lazy {
+			e.depth++
+			defer func() { e.depth-- }()
+			if e.depth > 2*maxDepth {
+				return false, fmt.Errorf("deeper than %d", 2*maxDepth)
+			}
+			for i := range min(len(x.items), len(y.items)) {
+				if same, err := e.equal(x.items[i], y.items[i]); err != nil {
+					return false, err
+				} else if !same {
+					return e.less(x.items[i], y.items[i])
+				}
+			}
+			return len(x.items) < len(y.items), nil
 		}
 	}
 	return false, fmt.Errorf("%s and %s have no order", kindOf(a), kindOf(b))
@@ -254,10 +308,15 @@ func (e *eval) repr(b *strings.Builder, v any, depth int) error {
 	switch v := v.(type) {
 	case nil:
 		b.WriteString("None")
+	case undefined: // within a list
+		b.WriteString("Undefined")
 	case bool:
 		b.WriteString(map[bool]string{true: "True", false: "False"}[v])
 	case int64:
 		b.WriteString(strconv.FormatInt(v, 10))
+	case *big.Int:
+		b.WriteString(v.String())
+		return e.step(v.BitLen() / 16)
 	case float64:
 		b.WriteString(number2(v))
 	case string:
@@ -286,6 +345,8 @@ func (e *eval) repr(b *strings.Builder, v any, depth int) error {
 				fmt.Fprintf(b, `\x%02x`, r)
 			case r != ' ' && !unicode.IsPrint(r) && r <= 0xffff:
 				fmt.Fprintf(b, `\u%04x`, r)
+			case r != ' ' && !unicode.IsPrint(r):
+				fmt.Fprintf(b, `\U%08x`, r)
 			default:
 				b.WriteRune(r)
 			}
@@ -298,6 +359,9 @@ func (e *eval) repr(b *strings.Builder, v any, depth int) error {
 			if len(v.items) == 1 {
 				end = ",)"
 			}
+		}
+		if v.lazy {
+			return fmt.Errorf("%s cannot be written", kindOf(v))
 		}
 		return series(b, open, ", ", end, len(v.items), func(i int) error { return e.repr(b, v.items[i], depth+1) })
 	case *dict:
@@ -329,112 +393,15 @@ func series(b *strings.Builder, open, comma, end string, n int, item func(i int)
 	return nil
 }
 
-// json writes v as Python's json.dumps(ensure_ascii=False) does; indent is what
-// a level is set in by, "" for one line.
-func (e *eval) json(b *strings.Builder, v any, indent string, depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("a value deeper than %d", maxDepth)
-	}
-	if err := e.step(1); err != nil {
-		return err
-	}
-	line := func(depth int) error {
-		if indent == "" {
-			return nil
-		}
-		if err := e.make(1 + depth*len(indent)); err != nil {
-			return err
-		}
-		b.WriteByte('\n')
-		for range depth {
-			b.WriteString(indent)
-		}
-		return nil
-	}
-	comma := ", "
-	if indent != "" {
-		comma = ","
-	}
-	// all writes the items of a list or dict, each on a line of its own where
-	// there is an indent.
-	all := func(open, end string, n int, item func(i int) error) error {
-		err := series(b, open, comma, "", n, func(i int) error {
-			if err := line(depth + 1); err != nil {
-				return err
-			}
-			return item(i)
-		})
-		if err == nil && n > 0 {
-			err = line(depth)
-		}
-		b.WriteString(end)
-		return err
-	}
-	switch v := v.(type) {
-	case nil:
-		b.WriteString("null")
-	case bool:
-		b.WriteString(strconv.FormatBool(v))
-	case int64:
-		b.WriteString(strconv.FormatInt(v, 10))
-	case float64:
-		b.WriteString(number2(v))
-	case string:
-		return e.quote(b, v)
-	case *list:
-		return all("[", "]", len(v.items), func(i int) error { return e.json(b, v.items[i], indent, depth+1) })
-	case *dict:
-		return all("{", "}", len(v.keys), func(i int) error {
-			s, ok := v.keys[i].(string)
-			if !ok {
-				var w strings.Builder
-				if err := e.json(&w, v.keys[i], "", depth+1); err != nil {
-					return err
-				}
-				s = w.String()
-			}
-			if err := e.quote(b, s); err != nil {
-				return err
-			}
-			b.WriteString(": ")
-			return e.json(b, v.values[i], indent, depth+1)
-		})
-	default:
-		return fmt.Errorf("%s is no JSON", kindOf(v))
-	}
-	return nil
-}
-
-func (e *eval) quote(b *strings.Builder, s string) error {
-	if err := e.make(len(s)); err != nil {
-		return err
-	}
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < 0x20:
-			if k := strings.IndexRune("\n\r\t\b\f", r); k >= 0 {
-				b.WriteByte('\\')
-				b.WriteByte("nrtbf"[k])
-			} else {
-				fmt.Fprintf(b, `\u%04x`, r)
-			}
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return nil
-}
-
 // elements are what a loop goes over.
 func (e *eval) elements(v any) ([]any, error) {
 	switch v := v.(type) {
 	case *list:
-		return v.items, e.step(len(v.items))
+		items := v.items
+		if v.lazy {
+			v.items = nil
+		}
+		return items, e.step(len(items))
 	case *dict:
 		return v.keys, e.step(len(v.keys))
 	case undefined:
