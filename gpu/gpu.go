@@ -198,7 +198,7 @@ type Device interface {
 	SumSquares(x Buffer) float64
 
 	// AdamW makes one step on p, its gradient g, and its moments m and v, all
-	// of one length, and clears g.
+	// of one length, and clears g. Subnormal moments may become 0.
 	AdamW(p, g, m, v Buffer, o AdamW)
 
 	Decoder

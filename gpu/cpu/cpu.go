@@ -155,7 +155,8 @@ func (d *Device) Name() string {
 // Version rises with each change that alters the bits of any result.
 //
 //	1  first
-const Version = 1
+//	2  AdamW has no subnormal moments
+const Version = 2
 
 // Class names what the results depend on: devices of one Class give equal bits,
 // whatever their threads. The architecture is part of it, for caution.

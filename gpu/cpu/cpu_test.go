@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/shoalnet/shoal/gpu"
 	"github.com/shoalnet/shoal/gpu/gputest"
 )
 
@@ -124,6 +125,25 @@ func TestNoSSELoads(t *testing.T) {
 			f := strings.Fields(line)
 			if len(f) > 2 && strings.HasPrefix(f[0], "MOVS") && strings.HasPrefix(f[len(f)-1], "X") {
 				t.Errorf("%s:%d: %s", name, i+1, strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
+// TestMomentsEnd holds the moments of what has no gradient any more to ending at 0.
+func TestMomentsEnd(t *testing.T) {
+	for _, isa := range ISAs() {
+		d := newDevice(t, Options{Threads: 1, ISA: isa})
+		p, g, m, v := d.Alloc(40), d.Alloc(40), d.Alloc(40), d.Alloc(40)
+		for i := range g.Host {
+			g.Host[i] = float32(i-20) / 20
+		}
+		for range 2500 {
+			d.AdamW(p, g, m, v, gpu.AdamW{Scale: 1, Beta1: 0.9, Beta2: 0.95, Rate: 1e-3, Correct2: 1, Eps: 1e-8, Keep: 1})
+		}
+		for i := range m.Host {
+			if m.Host[i] != 0 || v.Host[i] != 0 {
+				t.Fatalf("%s: moments %g and %g", isa, m.Host[i], v.Host[i])
 			}
 		}
 	}

@@ -196,8 +196,18 @@ func adamwGo(p, g, m, v []float32, o *gpu.AdamW) {
 		x := float32(g[i] * o.Scale)
 		mi := fma(m[i], o.Beta1, float32(r1*x))
 		vi := fma(v[i], o.Beta2, float32(r2*float32(x*x)))
+		mi, vi = flush(mi), flush(vi)
 		m[i], v[i], g[i] = mi, vi, 0
 		root := float32(math.Sqrt(float64(float32(vi*o.Correct2)))) + o.Eps
 		p[i] = fma(p[i], o.Keep, -float32(float32(mi*o.Rate)/root))
 	}
+}
+
+// flush makes 0 of subnormal numbers: every operation with one takes some hundred cycles, and a
+// moment that decays would end at the smallest of them and stay there.
+func flush(x float32) float32 {
+	if math.Float32bits(x)&0x7fffffff < 0x00800000 {
+		return 0
+	}
+	return x
 }

@@ -81,6 +81,9 @@ func everything(d *Device, seed uint64) (names []string, sums []uint32) {
 	p, g, m1, m2 := vec(5000), vec(5000), vec(5000), vec(5000)
 	for i := range m2.Host {
 		m2.Host[i] *= m2.Host[i]
+		if i%7 == 0 { // moments that decay
+			m1.Host[i], m2.Host[i], g.Host[i] = math.Float32frombits(uint32(rng.IntN(1<<24))|uint32(rng.IntN(2))<<31), math.Float32frombits(uint32(rng.IntN(1<<24))), 0
+		}
 	}
 	d.AdamW(p.Buffer, g.Buffer, m1.Buffer, m2.Buffer, gpu.AdamW{Scale: 0.3, Beta1: 0.9, Beta2: 0.95, Rate: 1e-3, Correct2: 3, Eps: 1e-8, Keep: 0.999})
 	note("adamw", p, m1, m2)

@@ -256,6 +256,7 @@ func adamw(w width) {
 	b := bases("p", "g", "m", "v")
 	scale, b1, b2, rate := w.scalar("scale"), w.scalar("beta1"), w.scalar("beta2"), w.scalar("rate")
 	correct, eps, keep := w.scalar("correct2"), w.scalar("eps"), w.scalar("keep")
+	abs, most := w.bits(0x7fffffff), w.bits(0x007fffff)
 	w.over(n, b, func(l *loop, h int) {
 		g, t, m, v := l.load(b[1], h), w.vec(), w.vec(), w.vec()
 		VMULPS(scale, g, g)
@@ -264,6 +265,7 @@ func adamw(w width) {
 		VMULPS(g, t, t) // (1-β1)·g
 		m = l.load(b[2], h)
 		VFMADD213PS(t, b1, m)
+		w.flush(m, abs, most)
 		l.store(m, b[2], h)
 		VMOVUPS(constants["cOne"], t)
 		VSUBPS(b2, t, t)
@@ -271,6 +273,7 @@ func adamw(w width) {
 		VMULPS(g, t, t) // (1-β2)·g²
 		v = l.load(b[3], h)
 		VFMADD213PS(t, b2, v)
+		w.flush(v, abs, most)
 		l.store(v, b[3], h)
 		VMULPS(correct, v, v)
 		VSQRTPS(v, v)
@@ -290,17 +293,34 @@ func adamw(w width) {
 	end()
 }
 
+// flush makes 0 of what is no more than most besides its sign: subnormal numbers, whose every
+// operation takes some hundred cycles, and which decay to no less than the smallest of them.
+func (w width) flush(x, abs, most reg.VecVirtual) {
+	t := w.vec()
+	if w.halves == 1 {
+		VPANDD(abs, x, t)
+		VPCMPGTD(most, t, reg.K3)
+		VMOVAPS_Z(x, reg.K3, x)
+		return
+	}
+	VPAND(abs, x, t)
+	VPCMPGTD(most, t, t)
+	VPAND(t, x, x)
+}
+
+// bits are the same 32 in every lane.
+func (w width) bits(b uint32) reg.VecVirtual {
+	r, x, v := GP32(), XMM(), w.vec()
+	MOVL(U32(b), r)
+	VMOVD(r, x)
+	VPBROADCASTD(x, v)
+	return v
+}
+
 // round rounds to bfloat16, ties to even; NaN stays NaN.
 func round(w width) {
 	n, p := begin(w, "round", "func(x []float32)", "x")
-	constantsOf := func(bits uint32) reg.VecVirtual {
-		r, x, v := GP32(), XMM(), w.vec()
-		MOVL(U32(bits), r)
-		VMOVD(r, x)
-		VPBROADCASTD(x, v)
-		return v
-	}
-	one, half, keep, sign, inf, nan := constantsOf(1), constantsOf(0x7fff), constantsOf(0x7fff0000), constantsOf(0x80000000), constantsOf(0x7f800000), constantsOf(0x7fc00000)
+	one, half, keep, sign, inf, nan := w.bits(1), w.bits(0x7fff), w.bits(0x7fff0000), w.bits(0x80000000), w.bits(0x7f800000), w.bits(0x7fc00000)
 	w.over(n, p, func(l *loop, h int) {
 		x, s, t := l.load(p[0], h), w.vec(), w.vec()
 		if w.halves == 1 {
