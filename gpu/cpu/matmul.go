@@ -45,19 +45,15 @@ var pieces = [...]int{0, 8, 12, 14, 16}
 func (j *matmulJob) cut(threads int, all []rect) []rect {
 	const (
 		panel, strip = 32, 14
-		small        = 2 << 20   // multiplications that one thread does before another is awake
-		near         = 256 << 10 // values that stay in the second-level cache
+		small        = 2 << 20 // multiplications that one thread does before another is awake
 	)
 	all = all[:0]
 	if threads == 1 || j.m*j.n*j.k < small {
 		return append(all, rect{0, 0, j.m, j.n})
 	}
 	tall, wide := 28.0, 32.0 // what packing and fetching are worth in rows and columns
-	switch {
-	case j.l == gpu.TN || j.half:
+	if j.l == gpu.TN || j.half {
 		wide = 48
-	case j.m*j.k <= near:
-		wide = 4
 	}
 	if j.l == gpu.NT {
 		tall = 14

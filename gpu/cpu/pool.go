@@ -13,7 +13,7 @@ type job interface {
 
 // A pool runs jobs on persistent goroutines. The caller works too, and does
 // not wait for a helper that has not started: on a busy machine a job costs no
-// more than it would alone. Who waits looks on for some microseconds before it
+// more than it would alone. Who waits looks on for some 50 microseconds before it
 // sleeps, since a step is some hundred jobs one after another, and waking a
 // goroutine takes as long as a small one.
 //
@@ -47,7 +47,9 @@ type share struct {
 const (
 	gateOpen  = 1 << 31
 	gateSleep = 1 << 30
-	looks     = 1 << 13 // before going to sleep: some 10 microseconds
+	// looks are before going to sleep: some 50 microseconds. A virtual machine's core takes as long to wake
+	// up, and who looks for less than that after it was woken for a small job misses the next one, too.
+	looks = 1 << 16
 )
 
 func newPool(workers []*worker) *pool {

@@ -158,6 +158,7 @@ func gemmOn(o options, bins map[string]string, threads int) error {
 				if c.name == "portable" && (round > 2 || s.m*s.n*s.k > 1<<31) {
 					continue // slow
 				}
+				settle(threads)
 				t, err := c.peer.ask(fmt.Sprintf("%v %s %g", s, c.kind, o.seconds))
 				if err != nil {
 					return err

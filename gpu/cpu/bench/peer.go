@@ -82,15 +82,34 @@ func timedOnce(f func()) [2]float64 {
 	return [2]float64{time.Since(wall).Seconds(), cpuTime() - cpu}
 }
 
+// warm is how long a turn goes on before it is measured: threads that wake up on one core need
+// some milliseconds to be moved apart.
+const warm = 20 * time.Millisecond
+
 // timed is TIMED of peers/peer.h.
 func timed(seconds float64, f func()) [2]float64 {
-	f()
-	n, wall, cpu := 0.0, time.Now(), cpuTime()
-	for {
+	calls, begun := 0, time.Now()
+	for seconds > 0 && time.Since(begun) < warm || calls == 0 {
 		f()
-		n++
-		if used := cpuTime() - cpu; used >= seconds {
-			return [2]float64{time.Since(wall).Seconds() / n, used / n}
+		calls++
+	}
+	batch := 1 + int(1e-3*float64(calls)/time.Since(begun).Seconds())
+	n, wall, cpu := 0, time.Now(), cpuTime()
+	for {
+		for range batch {
+			f()
 		}
+		n += batch
+		if used := cpuTime() - cpu; used >= seconds {
+			return [2]float64{time.Since(wall).Seconds() / float64(n), used / float64(n)}
+		}
+	}
+}
+
+// settle waits for threads that still spin after the last turn, as OpenMP's do for some
+// milliseconds, so that they do not disturb the next.
+func settle(threads int) {
+	if threads > 1 {
+		time.Sleep(50 * time.Millisecond)
 	}
 }

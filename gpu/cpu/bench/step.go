@@ -202,6 +202,7 @@ func stepOn(o options, bins map[string]string, m model, threads int) error {
 	var peaks []float64
 	for range o.rounds {
 		for _, r := range all {
+			settle(threads)
 			t, err := r.ask("1")
 			if err != nil {
 				return err
