@@ -25,6 +25,7 @@ zoo: build ## every known cheat as a real peer, caught
 
 test: ## everything that needs no GPU, no root and no long load
 	go test -timeout 20m ./...
+	go test -timeout 20m -gcflags=-d=checkptr ./gpu/cpu
 
 test-arm64: ## the engine's assembly for arm64, emulated (needs qemu-aarch64, Debian's qemu-user)
 	@if command -v qemu-aarch64 >/dev/null; then set -x; \

@@ -15,7 +15,7 @@ const panelCols = 32
 
 // A panelKernel multiplies rows of A by one panel, C (rows, panelCols) = or +=. Meanwhile it may ask
 // for memory from next on, step bytes for each k.
-type panelKernel func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+type panelKernel func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 // panelKernels are those of one instruction set, by rows less one.
 type panelKernels struct{ full, half []panelKernel }
@@ -154,9 +154,10 @@ func (j *linearJob) panel(w *worker, list []panelKernel, p int) {
 	for k0 := 0; ; k0 += kb {
 		n, acc := min(kb, k-k0), j.acc || k0 > 0
 		b := j.weights(p*k + k0)
-		next, step := (*byte)(unsafe.Add(unsafe.Pointer(b), ahead)), line
+		// An address, not a pointer: it may be of nothing.
+		next, step := uintptr(unsafe.Pointer(b))+ahead, line
 		if blocks > 1 { // each of them asks for a part of the following stretch
-			next, step = (*byte)(unsafe.Add(unsafe.Pointer(b), n*line)), line/blocks
+			next, step = uintptr(unsafe.Pointer(b))+uintptr(n*line), line/blocks
 		}
 		for i := range blocks {
 			i0, i1 := m*i/blocks, m*(i+1)/blocks
@@ -171,7 +172,7 @@ func (j *linearJob) panel(w *worker, list []panelKernel, p int) {
 			}
 			list[i1-i0-1](n, address(j.a.Host, i0*j.a.Stride+k0), 4*j.a.Stride, b, c, 4*sc, acc, next, step)
 			if blocks > 1 {
-				next = (*byte)(unsafe.Add(unsafe.Pointer(next), n*step))
+				next += uintptr(n * step)
 			}
 			if cols < panelCols {
 				for t := i0; t < i1; t++ {

@@ -2670,7 +2670,7 @@ line:
 	JNE        row
 	RET
 
-// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col1x1(SB), NOSPLIT, $0-112
 again:
@@ -2764,7 +2764,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row1x1(SB), NOSPLIT, $0-112
 again:
@@ -2886,7 +2886,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack1x1(SB), NOSPLIT, $0-112
 again:
@@ -2995,7 +2995,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip1x1(SB), NOSPLIT, $0-112
 again:
@@ -3097,7 +3097,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack1x1(SB), NOSPLIT, $0-112
 again:
@@ -3184,7 +3184,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col2x1(SB), NOSPLIT, $0-112
 again:
@@ -3288,7 +3288,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row2x1(SB), NOSPLIT, $0-112
 again:
@@ -3436,7 +3436,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack2x1(SB), NOSPLIT, $0-112
 again:
@@ -3562,7 +3562,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip2x1(SB), NOSPLIT, $0-112
 again:
@@ -3678,7 +3678,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack2x1(SB), NOSPLIT, $0-112
 again:
@@ -3775,7 +3775,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col3x1(SB), NOSPLIT, $0-112
 again:
@@ -3889,7 +3889,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row3x1(SB), NOSPLIT, $0-112
 again:
@@ -4063,7 +4063,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack3x1(SB), NOSPLIT, $0-112
 again:
@@ -4206,7 +4206,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip3x1(SB), NOSPLIT, $0-112
 again:
@@ -4336,7 +4336,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack3x1(SB), NOSPLIT, $0-112
 again:
@@ -4443,7 +4443,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col4x1(SB), NOSPLIT, $0-112
 again:
@@ -4567,7 +4567,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row4x1(SB), NOSPLIT, $0-112
 again:
@@ -4767,7 +4767,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack4x1(SB), NOSPLIT, $0-112
 again:
@@ -4927,7 +4927,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip4x1(SB), NOSPLIT, $0-112
 again:
@@ -5071,7 +5071,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack4x1(SB), NOSPLIT, $0-112
 again:
@@ -5188,7 +5188,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col5x1(SB), NOSPLIT, $0-112
 again:
@@ -5322,7 +5322,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row5x1(SB), NOSPLIT, $0-112
 again:
@@ -5548,7 +5548,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack5x1(SB), NOSPLIT, $0-112
 again:
@@ -5725,7 +5725,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip5x1(SB), NOSPLIT, $0-112
 again:
@@ -5883,7 +5883,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack5x1(SB), NOSPLIT, $0-112
 again:
@@ -6010,7 +6010,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col6x1(SB), NOSPLIT, $0-112
 again:
@@ -6154,7 +6154,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row6x1(SB), NOSPLIT, $0-112
 again:
@@ -6406,7 +6406,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack6x1(SB), NOSPLIT, $0-112
 again:
@@ -6600,7 +6600,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip6x1(SB), NOSPLIT, $0-112
 again:
@@ -6772,7 +6772,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack6x1(SB), NOSPLIT, $0-112
 again:
@@ -6909,7 +6909,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col7x1(SB), NOSPLIT, $0-112
 again:
@@ -7063,7 +7063,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row7x1(SB), NOSPLIT, $0-112
 again:
@@ -7341,7 +7341,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack7x1(SB), NOSPLIT, $0-112
 again:
@@ -7552,7 +7552,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip7x1(SB), NOSPLIT, $0-112
 again:
@@ -7738,7 +7738,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack7x1(SB), NOSPLIT, $0-112
 again:
@@ -7885,7 +7885,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col8x1(SB), NOSPLIT, $0-112
 again:
@@ -8049,7 +8049,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row8x1(SB), NOSPLIT, $0-112
 again:
@@ -8353,7 +8353,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack8x1(SB), NOSPLIT, $0-112
 again:
@@ -8581,7 +8581,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip8x1(SB), NOSPLIT, $0-112
 again:
@@ -8781,7 +8781,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack8x1(SB), NOSPLIT, $0-112
 again:
@@ -8938,7 +8938,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col9x1(SB), NOSPLIT, $0-112
 again:
@@ -9112,7 +9112,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row9x1(SB), NOSPLIT, $8-112
 again:
@@ -9442,7 +9442,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack9x1(SB), NOSPLIT, $8-112
 again:
@@ -9687,7 +9687,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip9x1(SB), NOSPLIT, $0-112
 again:
@@ -9901,7 +9901,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack9x1(SB), NOSPLIT, $0-112
 again:
@@ -10068,7 +10068,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col10x1(SB), NOSPLIT, $0-112
 again:
@@ -10252,7 +10252,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row10x1(SB), NOSPLIT, $8-112
 again:
@@ -10604,7 +10604,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack10x1(SB), NOSPLIT, $8-112
 again:
@@ -10863,7 +10863,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip10x1(SB), NOSPLIT, $0-112
 again:
@@ -11091,7 +11091,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack10x1(SB), NOSPLIT, $0-112
 again:
@@ -11268,7 +11268,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col11x1(SB), NOSPLIT, $0-112
 again:
@@ -11462,7 +11462,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row11x1(SB), NOSPLIT, $8-112
 again:
@@ -11836,7 +11836,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack11x1(SB), NOSPLIT, $8-112
 again:
@@ -12109,7 +12109,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip11x1(SB), NOSPLIT, $0-112
 again:
@@ -12351,7 +12351,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack11x1(SB), NOSPLIT, $0-112
 again:
@@ -12538,7 +12538,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col12x1(SB), NOSPLIT, $0-112
 again:
@@ -12742,7 +12742,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row12x1(SB), NOSPLIT, $8-112
 again:
@@ -13138,7 +13138,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack12x1(SB), NOSPLIT, $8-112
 again:
@@ -13425,7 +13425,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip12x1(SB), NOSPLIT, $0-112
 again:
@@ -13681,7 +13681,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack12x1(SB), NOSPLIT, $0-112
 again:
@@ -13878,7 +13878,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col13x1(SB), NOSPLIT, $0-112
 again:
@@ -14092,7 +14092,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row13x1(SB), NOSPLIT, $8-112
 again:
@@ -14510,7 +14510,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack13x1(SB), NOSPLIT, $8-112
 again:
@@ -14811,7 +14811,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip13x1(SB), NOSPLIT, $0-112
 again:
@@ -15081,7 +15081,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack13x1(SB), NOSPLIT, $0-112
 again:
@@ -15288,7 +15288,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col14x1(SB), NOSPLIT, $0-112
 again:
@@ -15512,7 +15512,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row14x1(SB), NOSPLIT, $8-112
 again:
@@ -15952,7 +15952,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack14x1(SB), NOSPLIT, $8-112
 again:
@@ -16267,7 +16267,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip14x1(SB), NOSPLIT, $0-112
 again:
@@ -16551,7 +16551,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack14x1(SB), NOSPLIT, $0-112
 again:
@@ -16768,7 +16768,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col1x2(SB), NOSPLIT, $0-112
 again:
@@ -16883,7 +16883,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row1x2(SB), NOSPLIT, $0-112
 again:
@@ -17063,7 +17063,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack1x2(SB), NOSPLIT, $0-112
 again:
@@ -17222,7 +17222,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip1x2(SB), NOSPLIT, $0-112
 again:
@@ -17357,7 +17357,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack1x2(SB), NOSPLIT, $0-112
 again:
@@ -17474,7 +17474,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col2x2(SB), NOSPLIT, $0-112
 again:
@@ -17607,7 +17607,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row2x2(SB), NOSPLIT, $0-112
 again:
@@ -17833,7 +17833,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack2x2(SB), NOSPLIT, $0-112
 again:
@@ -18021,7 +18021,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip2x2(SB), NOSPLIT, $0-112
 again:
@@ -18182,7 +18182,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack2x2(SB), NOSPLIT, $0-112
 again:
@@ -18317,7 +18317,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col3x2(SB), NOSPLIT, $0-112
 again:
@@ -18468,7 +18468,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row3x2(SB), NOSPLIT, $0-112
 again:
@@ -18740,7 +18740,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack3x2(SB), NOSPLIT, $0-112
 again:
@@ -18957,7 +18957,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip3x2(SB), NOSPLIT, $0-112
 again:
@@ -19144,7 +19144,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack3x2(SB), NOSPLIT, $0-112
 again:
@@ -19297,7 +19297,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col4x2(SB), NOSPLIT, $0-112
 again:
@@ -19471,7 +19471,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row4x2(SB), NOSPLIT, $0-112
 again:
@@ -19806,7 +19806,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack4x2(SB), NOSPLIT, $0-112
 again:
@@ -20061,7 +20061,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip4x2(SB), NOSPLIT, $0-112
 again:
@@ -20283,7 +20283,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack4x2(SB), NOSPLIT, $0-112
 again:
@@ -20459,7 +20459,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col5x2(SB), NOSPLIT, $0-112
 again:
@@ -20651,7 +20651,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row5x2(SB), NOSPLIT, $0-112
 again:
@@ -21032,7 +21032,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack5x2(SB), NOSPLIT, $0-112
 again:
@@ -21316,7 +21316,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip5x2(SB), NOSPLIT, $0-112
 again:
@@ -21564,7 +21564,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack5x2(SB), NOSPLIT, $0-112
 again:
@@ -21758,7 +21758,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col6x2(SB), NOSPLIT, $0-112
 again:
@@ -21968,7 +21968,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row6x2(SB), NOSPLIT, $0-112
 again:
@@ -22395,7 +22395,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack6x2(SB), NOSPLIT, $0-112
 again:
@@ -22708,7 +22708,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip6x2(SB), NOSPLIT, $0-112
 again:
@@ -22982,7 +22982,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack6x2(SB), NOSPLIT, $0-112
 again:
@@ -23194,7 +23194,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col7x2(SB), NOSPLIT, $0-112
 again:
@@ -23422,7 +23422,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row7x2(SB), NOSPLIT, $0-112
 again:
@@ -23895,7 +23895,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack7x2(SB), NOSPLIT, $0-112
 again:
@@ -24237,7 +24237,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip7x2(SB), NOSPLIT, $0-112
 again:
@@ -24537,7 +24537,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack7x2(SB), NOSPLIT, $0-112
 again:
@@ -24767,7 +24767,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col8x2(SB), NOSPLIT, $0-112
 again:
@@ -25018,7 +25018,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row8x2(SB), NOSPLIT, $0-112
 again:
@@ -25554,7 +25554,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack8x2(SB), NOSPLIT, $0-112
 again:
@@ -25934,7 +25934,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip8x2(SB), NOSPLIT, $0-112
 again:
@@ -26269,7 +26269,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack8x2(SB), NOSPLIT, $0-112
 again:
@@ -26522,7 +26522,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col9x2(SB), NOSPLIT, $0-112
 again:
@@ -26791,7 +26791,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row9x2(SB), NOSPLIT, $8-112
 again:
@@ -27373,7 +27373,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack9x2(SB), NOSPLIT, $8-112
 again:
@@ -27782,7 +27782,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip9x2(SB), NOSPLIT, $0-112
 again:
@@ -28143,7 +28143,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack9x2(SB), NOSPLIT, $0-112
 again:
@@ -28414,7 +28414,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col10x2(SB), NOSPLIT, $0-112
 again:
@@ -28701,7 +28701,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row10x2(SB), NOSPLIT, $8-112
 again:
@@ -29325,7 +29325,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack10x2(SB), NOSPLIT, $8-112
 again:
@@ -29760,7 +29760,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip10x2(SB), NOSPLIT, $0-112
 again:
@@ -30147,7 +30147,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack10x2(SB), NOSPLIT, $0-112
 again:
@@ -30436,7 +30436,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col11x2(SB), NOSPLIT, $0-112
 again:
@@ -30746,7 +30746,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row11x2(SB), NOSPLIT, $8-112
 again:
@@ -31429,7 +31429,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack11x2(SB), NOSPLIT, $8-112
 again:
@@ -31899,7 +31899,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip11x2(SB), NOSPLIT, $0-112
 again:
@@ -32321,7 +32321,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack11x2(SB), NOSPLIT, $0-112
 again:
@@ -32633,7 +32633,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col12x2(SB), NOSPLIT, $0-112
 again:
@@ -32961,7 +32961,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row12x2(SB), NOSPLIT, $8-112
 again:
@@ -33686,7 +33686,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack12x2(SB), NOSPLIT, $8-112
 again:
@@ -34182,7 +34182,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip12x2(SB), NOSPLIT, $0-112
 again:
@@ -34630,7 +34630,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack12x2(SB), NOSPLIT, $0-112
 again:
@@ -34960,7 +34960,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col13x2(SB), NOSPLIT, $0-112
 again:
@@ -35306,7 +35306,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row13x2(SB), NOSPLIT, $8-112
 again:
@@ -36073,7 +36073,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack13x2(SB), NOSPLIT, $8-112
 again:
@@ -36595,7 +36595,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip13x2(SB), NOSPLIT, $0-112
 again:
@@ -37069,7 +37069,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack13x2(SB), NOSPLIT, $0-112
 again:
@@ -37417,7 +37417,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Col14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Col14x2(SB), NOSPLIT, $0-112
 again:
@@ -37781,7 +37781,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Row14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Row14x2(SB), NOSPLIT, $8-112
 again:
@@ -38607,7 +38607,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512RowPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512RowPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512RowPack14x2(SB), NOSPLIT, $8-112
 again:
@@ -39164,7 +39164,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512Strip14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512Strip14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
 TEXT ·tile512Strip14x2(SB), NOSPLIT, $0-112
 again:
@@ -39664,7 +39664,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile512StripPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile512StripPack14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·tile512StripPack14x2(SB), NOSPLIT, $0-112
 again:
@@ -40030,7 +40030,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row1x1(SB), NOSPLIT, $0-112
 again:
@@ -40124,7 +40124,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col1x1(SB), NOSPLIT, $0-112
 again:
@@ -40219,7 +40219,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row1x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -40319,7 +40319,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col1x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col1x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -40420,7 +40420,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row2x1(SB), NOSPLIT, $0-112
 again:
@@ -40529,7 +40529,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col2x1(SB), NOSPLIT, $0-112
 again:
@@ -40639,7 +40639,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row2x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -40756,7 +40756,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col2x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col2x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -40874,7 +40874,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row3x1(SB), NOSPLIT, $0-112
 again:
@@ -40998,7 +40998,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col3x1(SB), NOSPLIT, $0-112
 again:
@@ -41123,7 +41123,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row3x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -41257,7 +41257,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col3x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col3x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -41392,7 +41392,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row4x1(SB), NOSPLIT, $0-112
 again:
@@ -41536,7 +41536,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col4x1(SB), NOSPLIT, $0-112
 again:
@@ -41676,7 +41676,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row4x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -41832,7 +41832,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col4x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col4x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -41984,7 +41984,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row5x1(SB), NOSPLIT, $0-112
 again:
@@ -42143,7 +42143,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col5x1(SB), NOSPLIT, $0-112
 again:
@@ -42298,7 +42298,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row5x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -42471,7 +42471,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col5x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col5x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -42640,7 +42640,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row6x1(SB), NOSPLIT, $0-112
 again:
@@ -42814,7 +42814,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col6x1(SB), NOSPLIT, $0-112
 again:
@@ -42984,7 +42984,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row6x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -43174,7 +43174,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col6x1Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col6x1Masked(SB), NOSPLIT, $0-112
 again:
@@ -43360,7 +43360,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row1x2(SB), NOSPLIT, $0-112
 again:
@@ -43467,7 +43467,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col1x2(SB), NOSPLIT, $0-112
 again:
@@ -43575,7 +43575,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row1x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -43690,7 +43690,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col1x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col1x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -43806,7 +43806,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row2x2(SB), NOSPLIT, $0-112
 again:
@@ -43936,7 +43936,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col2x2(SB), NOSPLIT, $0-112
 again:
@@ -44067,7 +44067,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row2x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -44209,7 +44209,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col2x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col2x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -44352,7 +44352,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row3x2(SB), NOSPLIT, $0-112
 again:
@@ -44505,7 +44505,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col3x2(SB), NOSPLIT, $0-112
 again:
@@ -44659,7 +44659,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row3x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -44828,7 +44828,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col3x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col3x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -44998,7 +44998,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row4x2(SB), NOSPLIT, $0-112
 again:
@@ -45179,7 +45179,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col4x2(SB), NOSPLIT, $0-112
 again:
@@ -45356,7 +45356,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row4x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -45557,7 +45557,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col4x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col4x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -45754,7 +45754,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row5x2(SB), NOSPLIT, $0-112
 again:
@@ -45958,7 +45958,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col5x2(SB), NOSPLIT, $0-112
 again:
@@ -46158,7 +46158,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row5x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -46386,7 +46386,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col5x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col5x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -46610,7 +46610,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row6x2(SB), NOSPLIT, $0-112
 again:
@@ -46837,7 +46837,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col6x2(SB), NOSPLIT, $0-112
 again:
@@ -47060,7 +47060,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Row6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Row6x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -47315,7 +47315,7 @@ end:
 	VZEROUPPER
 	RET
 
-// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far *float32, sf int)
+// func tile256Col6x2Masked(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·tile256Col6x2Masked(SB), NOSPLIT, $0-112
 again:
@@ -48362,7 +48362,7 @@ DATA upperHalves<>+56(SB)/4, $0xffff0000
 DATA upperHalves<>+60(SB)/4, $0xffff0000
 GLOBL upperHalves<>(SB), RODATA|NOPTR, $64
 
-// func linear512F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x1(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -48453,7 +48453,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x2(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -48567,7 +48567,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x3(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -48704,7 +48704,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512F32x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x4(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -48868,7 +48868,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512F32x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x5(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -49055,7 +49055,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512F32x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x6(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -49265,7 +49265,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512F32x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x7(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -49502,7 +49502,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512F32x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512F32x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512F32x8(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -49762,7 +49762,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear256F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear256F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, FMA3, MMX+
 TEXT ·linear256F32x1(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -49879,7 +49879,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear256F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear256F32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, FMA3, MMX+
 TEXT ·linear256F32x2(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -50035,7 +50035,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear256F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear256F32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, FMA3, MMX+
 TEXT ·linear256F32x3(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -50230,7 +50230,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x1(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -50317,7 +50317,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x2(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -50427,7 +50427,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x3(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -50560,7 +50560,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x4(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x4(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -50720,7 +50720,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x5(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x5(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -50903,7 +50903,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x6(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x6(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -51109,7 +51109,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x7(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x7(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -51342,7 +51342,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear512BF16x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear512BF16x8(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·linear512BF16x8(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -51598,7 +51598,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear256BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear256BF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·linear256BF16x1(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -51730,7 +51730,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear256BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear256BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·linear256BF16x2(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX
@@ -51901,7 +51901,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func linear256BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linear256BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·linear256BF16x3(SB), NOSPLIT, $0-72
 	MOVQ    k+0(FP), AX

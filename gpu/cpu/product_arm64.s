@@ -181,12 +181,12 @@ done: \
 #define FOURS VLD1.P 16(R1), [V24.S4]
 #define ONES FMOVS.P 4(R1), F24
 
-// func linearNEONF32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linearNEONF32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 TEXT ·linearNEONF32x1(SB), NOSPLIT, $0-72
 	ARGUMENTS
 	LINEAR(STEPF32)
 
-// func linearNEONBF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linearNEONBF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 TEXT ·linearNEONBF16x1(SB), NOSPLIT, $0-72
 	ARGUMENTS
 	HIGH
@@ -211,12 +211,12 @@ TEXT ·linearNEONBF16x1(SB), NOSPLIT, $0-72
 #define FOURS VLD1.P 16(R1), [V24.S4]; VLD1.P 16(R7), [V25.S4]
 #define ONES FMOVS.P 4(R1), F24; FMOVS.P 4(R7), F25
 
-// func linearNEONF32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linearNEONF32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 TEXT ·linearNEONF32x2(SB), NOSPLIT, $0-72
 	ARGUMENTS
 	LINEAR(STEPF32)
 
-// func linearNEONBF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linearNEONBF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 TEXT ·linearNEONBF16x2(SB), NOSPLIT, $0-72
 	ARGUMENTS
 	HIGH
@@ -244,12 +244,12 @@ TEXT ·linearNEONBF16x2(SB), NOSPLIT, $0-72
 #define FOURS VLD1.P 16(R1), [V24.S4]; VLD1.P 16(R7), [V25.S4]; VLD1.P 16(R8), [V26.S4]
 #define ONES FMOVS.P 4(R1), F24; FMOVS.P 4(R7), F25; FMOVS.P 4(R8), F26
 
-// func linearNEONF32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linearNEONF32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 TEXT ·linearNEONF32x3(SB), NOSPLIT, $0-72
 	ARGUMENTS
 	LINEAR(STEPF32)
 
-// func linearNEONBF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+// func linearNEONBF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 TEXT ·linearNEONBF16x3(SB), NOSPLIT, $0-72
 	ARGUMENTS
 	HIGH

@@ -6,22 +6,22 @@ package cpu
 func tileNEON(k int, a, b, c *float32, sc int)
 
 //go:noescape
-func linearNEONF32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+func linearNEONF32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 //go:noescape
-func linearNEONBF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+func linearNEONBF16x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 //go:noescape
-func linearNEONF32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+func linearNEONF32x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 //go:noescape
-func linearNEONBF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+func linearNEONBF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 //go:noescape
-func linearNEONF32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+func linearNEONF32x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 //go:noescape
-func linearNEONBF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)
+func linearNEONBF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 //go:noescape
 func dotNEON(n int, x, y *float32, s *[16]float32)

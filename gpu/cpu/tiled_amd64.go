@@ -12,7 +12,7 @@ import (
 // asm/tile.go, n times, one below another. Strides are in bytes; next is where the C begins of
 // what comes after. to is for those that pack B on their way, far is where memory is asked for
 // that will be read much later, sf apart.
-type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to, far *float32, sf int)
+type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
 
 // A tiling is the tiles of one instruction set, by vectors and rows.
 type tiling struct {
@@ -36,6 +36,12 @@ type tiling struct {
 // ptr is the address of s[i], unchecked: the shapes were checked before.
 func ptr(s []float32, i int) *float32 {
 	return (*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), 4*i))
+}
+
+// place is the address of s[i] for what is asked for and not read: unlike a pointer it may be of
+// nothing.
+func place(s []float32, i int) uintptr {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(s))) + uintptr(4*i)
 }
 
 // Blocks are as Goto and van de Geijn (2008) have them, with the roles of A and
@@ -149,7 +155,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 					}
 					var panel ahead // the next
 					if t.strip != nil && packB && seen == 0 && (have || !inTile && !one) && p+1 < p1 {
-						panel = ahead{p: ptr(bp, kb*width), rows: kb, lines: width / pair, stride: 4 * width}
+						panel = ahead{p: place(bp, kb*width), rows: kb, lines: width / pair, stride: 4 * width}
 					}
 					asked := 0 // rows of the next panel's B
 					for i := 0; i < strips; {
@@ -168,10 +174,11 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							more = acc
 						}
 						var f tile
-						ap, sa := ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
+						var ap *float32
+						var sa int
 						switch {
 						case packA:
-							f = strip[rows]
+							f, ap, sa = strip[rows], ptr(w.strips, (i*kb+from)*t.lanes), 4*t.lanes
 						case l == gpu.TN:
 							f, ap, sa = col[rows], ptr(a, (k0+from)*lda+i0), 4*lda
 						default:
@@ -186,11 +193,11 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							}
 							bt, st = ptr(b, k0*ldb+j0), 4*ldb
 						}
-						far, sf := next, 0
+						far, sf := uintptr(unsafe.Pointer(next)), 0
 						if inTile && !have && r0 == 0 && i > 0 && p+1 < panels && asked < kb {
 							each := t.asks(kb, packA)
 							count = min(count, (kb-asked+each-1)/each)
-							far, sf = ptr(b, (k0+asked)*ldb+j0+width), 4*ldb
+							far, sf = place(b, (k0+asked)*ldb+j0+width), 4*ldb
 							asked += count * each
 						} else if packA || l != gpu.TN {
 							from := &panel
@@ -216,7 +223,7 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 // ahead is memory that will be read soon: rows of some pairs of cache lines, asked for line by line
 // down all rows.
 type ahead struct {
-	p                       *float32
+	p                       uintptr
 	rows, lines, stride, at int
 }
 
@@ -233,17 +240,17 @@ func (t *tiling) after(l gpu.Layout, a []float32, lda, k, k0, kb, blocks, x, m, 
 		r1, r2 = 0, min(m, block)
 	}
 	if l == gpu.TN {
-		return ahead{p: ptr(a, k0*lda+r1), rows: kb, lines: (r2 - r1 + pair - 1) / pair, stride: 4 * lda}
+		return ahead{p: place(a, k0*lda+r1), rows: kb, lines: (r2 - r1 + pair - 1) / pair, stride: 4 * lda}
 	}
-	return ahead{p: ptr(a, r1*lda+k0), rows: r2 - r1, lines: (kb + pair - 1) / pair, stride: 4 * lda}
+	return ahead{p: place(a, r1*lda+k0), rows: r2 - r1, lines: (kb + pair - 1) / pair, stride: 4 * lda}
 }
 
 // take is what count tiles ask for that ask each times each; fewer where that is more than a column.
-func (s *ahead) take(count, each int) (n int, p *float32, stride int) {
+func (s *ahead) take(count, each int) (n int, p uintptr, stride int) {
 	line, row := s.at/s.rows, s.at%s.rows
 	n = min(count, (s.rows-row+each-1)/each)
 	s.at = min(s.at+n*each, (line+1)*s.rows)
-	return n, (*float32)(unsafe.Add(unsafe.Pointer(s.p), row*s.stride+line*128)), s.stride
+	return n, s.p + uintptr(row*s.stride+line*4*pair), s.stride
 }
 
 // asks is how many rows a tile asks for that has k rows of B.

@@ -48,7 +48,7 @@ func linear(w width, mr int, half bool, upperHalves Mem) {
 		kind, size = "BF16", 2
 	}
 	TEXT(fmt.Sprintf("linear%s%sx%d", w.name, kind, mr), attr.NOSPLIT,
-		"func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next *byte, step int)")
+		"func(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)")
 	Pragma("noescape")
 	nv, r := panel*4/w.bytes, w.registers()
 	k := Load(Param("k"), GP64())

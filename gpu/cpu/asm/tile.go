@@ -159,7 +159,7 @@ func tile(w width, mr, nv int, form string, masked bool) {
 	})
 }
 
-const tileSignature = "func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to, far *float32, sf int)"
+const tileSignature = "func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)"
 
 // startC loads C, or makes it 0.
 func (t *tileRegs) startC(c, sc reg.Register) {
