@@ -205,7 +205,8 @@ type Device interface {
 }
 
 // A RowJob is work on matrices whose rows have nothing to do with one another. Rows does it for rows
-// from to to, calling methods of dev that write to those rows alone, and not Alloc.
+// from to to, calling methods of dev that write to those rows alone, and not Alloc; what MatMul
+// multiplies them by stays as it is until all rows are done.
 type RowJob interface {
 	Rows(dev Device, from, to int)
 }

@@ -71,15 +71,26 @@ func (j *attentionJob) run(w *worker, task int) {
 // asked is how many rows are asked for at a time.
 const asked = 8
 
-// ask has the second-level cache fetch columns c on of some rows of matrices, up to row end:
-// a head's lie too far apart for the hardware to foresee.
-func (j *attentionJob) ask(w *worker, row, end, c int, from ...*gpu.Matrix) {
-	rows := min(asked, end-row)
-	if w.k.ask == nil || rows <= 0 {
+// ask has the second-level cache fetch the next rows, from row i of a sequence on and not beyond end, of the
+// head that comes after h of sequence b: of the queries' matrices, and of the keys' where it has others.
+// A head's rows lie too far apart for the hardware to foresee.
+func (j *attentionJob) ask(w *worker, b, h, i, end int, queries, keys []*gpu.Matrix) {
+	group := j.s.Heads / j.s.KVHeads
+	kv := h / group
+	if h++; h == j.s.Heads {
+		b, h = b+1, 0
+	}
+	if w.k.ask == nil || b == j.s.Seqs {
 		return
 	}
-	for _, m := range from {
-		w.k.ask(rows, 4*j.s.HeadDim, &m.Host[row*m.Stride+c], 4*m.Stride)
+	fetch := func(h int, from []*gpu.Matrix) {
+		for _, m := range from {
+			w.k.ask(min(asked, end-i), 4*j.s.HeadDim, &m.Host[(b*j.s.Queries+i)*m.Stride+h*j.s.HeadDim], 4*m.Stride)
+		}
+	}
+	fetch(h, queries)
+	if h/group != kv {
+		fetch(h/group, keys)
 	}
 }
 
@@ -104,11 +115,6 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 	dim, kern := j.s.HeadDim, w.k
 	scale := float32(1 / math.Sqrt(float64(dim)))
 	kv := h / (j.s.Heads / j.s.KVHeads)
-	nb, nh := b, h+1 // what comes next
-	if nh == j.s.Heads {
-		nb, nh = b+1, 0
-	}
-	nkv := nh / (j.s.Heads / j.s.KVHeads)
 	for i0 := 0; i0 < j.s.Queries; i0 += j.block {
 		n := min(j.block, j.s.Queries-i0)
 		t := b*j.s.Queries + i0
@@ -118,12 +124,8 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 		p := w.score[:n*keys]
 		kern.product(w, gpu.NT, n, keys, dim, at(&j.q, t, h*dim), j.q.Stride, k, j.k.Stride, p, keys, false, keys-n+1)
 		for i := range n {
-			if i%asked == 0 && nb < j.s.Seqs {
-				row, end := nb*j.s.Queries+i0+i, nb*j.s.Queries+i0+n
-				j.ask(w, row, end, nh*dim, &j.q, &j.out)
-				if nkv != kv {
-					j.ask(w, row, end, nkv*dim, &j.k, &j.v)
-				}
+			if i%asked == 0 {
+				j.ask(w, b, h, i0+i, i0+n, []*gpu.Matrix{&j.q, &j.out}, []*gpu.Matrix{&j.k, &j.v})
 			}
 			from, seen := j.from(t+i)-lo, keys-n+i+1
 			r := p[i*keys : (i+1)*keys]
@@ -147,11 +149,6 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 		clear(at(&j.dv, base+i, kv*dim)[:dim])
 	}
 	for h := kv * group; h < (kv+1)*group; h++ {
-		nb, nh := b, h+1 // what comes next
-		if nh == j.s.Heads {
-			nb, nh = b+1, 0
-		}
-		nkv := nh / group
 		for i0 := 0; i0 < j.s.Queries; i0 += j.block {
 			n, t := min(j.block, j.s.Queries-i0), base+i0
 			lo := j.floor(t, n)
@@ -163,12 +160,8 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 			kern.product(w, gpu.NT, n, keys, dim, q, j.q.Stride, k, j.k.Stride, p, keys, false, keys-n+1)
 			kern.product(w, gpu.NT, n, keys, dim, do, j.dout.Stride, v, j.v.Stride, dp, keys, false, keys-n+1)
 			for i := range n {
-				if i%asked == 0 && nb < j.s.Seqs {
-					row, end := nb*j.s.Queries+i0+i, nb*j.s.Queries+i0+n
-					j.ask(w, row, end, nh*dim, &j.q, &j.dout, &j.out, &j.dq)
-					if nkv != kv {
-						j.ask(w, row, end, nkv*dim, &j.k, &j.v, &j.dk, &j.dv)
-					}
+				if i%asked == 0 {
+					j.ask(w, b, h, i0+i, i0+n, []*gpu.Matrix{&j.q, &j.dout, &j.out, &j.dq}, []*gpu.Matrix{&j.k, &j.v, &j.dk, &j.dv})
 				}
 				from, seen := j.from(t+i)-lo, keys-n+i+1
 				r, dr := p[i*keys:(i+1)*keys], dp[i*keys:(i+1)*keys]

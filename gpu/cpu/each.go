@@ -9,11 +9,10 @@ import (
 // eachJob gives stretches of rows to threads. Every thread has a device of its own for them, whose
 // products pack each of the job's weights once.
 type eachJob struct {
-	job     gpu.RowJob
-	n       int
-	threads int
-	each    int // stretches of a thread
-	subs    []*Device
+	job  gpu.RowJob
+	n    int
+	each int // stretches of a thread
+	subs []*Device
 }
 
 const (
@@ -37,7 +36,7 @@ func (d *Device) EachRow(n, weights int, job gpu.RowJob) {
 	for _, s := range j.subs {
 		s.packs.used = 0
 	}
-	j.job, j.n, j.threads = job, n, threads
+	j.job, j.n = job, n
 	j.each = (n/threads + stretch - 1) / stretch
 	if threads > 1 {
 		j.each++ // the last is halved, so that nobody waits long for another
@@ -47,42 +46,39 @@ func (d *Device) EachRow(n, weights int, job gpu.RowJob) {
 }
 
 func (j *eachJob) run(w *worker, task int) {
-	first, end := j.n*(task/j.each)/j.threads, j.n*(task/j.each+1)/j.threads
+	threads := len(j.subs)
+	first, end := j.n*(task/j.each)/threads, j.n*(task/j.each+1)/threads
 	edge := func(i int) int {
-		if j.threads == 1 || i == 0 {
-			return first + (end-first)*i/j.each
+		if threads == 1 {
+			return j.n * i / j.each
 		}
-		full := 2 * (j.each - 1) // halves
-		if i < j.each-1 {
-			return first + (end-first)*2*i/full
-		}
-		return first + (end-first)*(full-j.each+i)/full
+		return first + (end-first)*min(2*i, j.each-2+i)/(2*(j.each-1)) // in halves of a stretch
 	}
 	if from, to := edge(task%j.each), edge(task%j.each+1); from < to {
 		j.job.Rows(j.subs[w.id], from, to)
 	}
 }
 
-// packs are matrices B that one thread has packed in the course of a job.
+// packs are matrices B, which nothing changes meanwhile, that one thread has packed in the course of a job.
 type packs struct {
 	all  []packed
 	used int
 }
 
 type packed struct {
-	b       *float32
-	l       gpu.Layout
-	n, k    int
-	at      []float32
-	ready   bool
-	scratch []float32
+	b        *float32
+	l        gpu.Layout
+	n, k, ld int
+	at       []float32
+	ready    bool
+	scratch  []float32
 }
 
 // of finds B, or makes room for it.
-func (p *packs) of(l gpu.Layout, b []float32, n, k int) *packed {
-	at := unsafe.SliceData(b)
+func (p *packs) of(l gpu.Layout, b *gpu.Matrix, n, k int) *packed {
+	at := unsafe.SliceData(b.Host)
 	for i := range p.all[:p.used] {
-		if x := &p.all[i]; x.b == at && x.l == l && x.n == n && x.k == k {
+		if x := &p.all[i]; x.b == at && x.l == l && x.n == n && x.k == k && x.ld == b.Stride {
 			return x
 		}
 	}
@@ -91,7 +87,7 @@ func (p *packs) of(l gpu.Layout, b []float32, n, k int) *packed {
 	}
 	x := &p.all[p.used]
 	p.used++
-	x.b, x.l, x.n, x.k, x.ready = at, l, n, k, false
+	x.b, x.l, x.n, x.k, x.ld, x.ready = at, l, n, k, b.Stride, false
 	x.at = grow(&x.scratch, max(1, wholePanels(n)*k))
 	return x
 }

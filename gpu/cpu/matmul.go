@@ -97,7 +97,7 @@ func (j *matmulJob) run(w *worker, task int) {
 	w.packed = w.kept && w.of == j.id && w.col == j0
 	w.of, w.col = j.id, j0
 	if j.packs != nil && j.k > 0 {
-		mine, x := w.pack, j.packs.of(j.l, j.b.Host, n, j.k)
+		mine, x := w.pack, j.packs.of(j.l, &j.b, n, j.k)
 		w.pack, w.packed = x.at, x.ready
 		defer func() { w.pack, x.ready, w.of = mine, w.kept, 0 }()
 	}

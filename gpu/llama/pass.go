@@ -130,9 +130,10 @@ func (m *Model) columns(qkv gpu.Matrix) (k, q, v gpu.Matrix) {
 	return qkv.Columns(0, nk), qkv.Columns(nk, nq), qkv.Columns(nk+nq, nk)
 }
 
-func (m *Model) shape(seqs, queries, keys int) gpu.AttentionShape {
+// shape is that of attention in seqs sequences of t tokens each.
+func (m *Model) shape(p *plan, seqs, t int) gpu.AttentionShape {
 	return gpu.AttentionShape{
-		Seqs: seqs, Queries: queries, Keys: keys,
+		Seqs: seqs, Queries: t, Keys: t, From: p.documents(seqs * t),
 		Heads: m.cfg.NumAttentionHeads, KVHeads: m.cfg.KVHeads(), HeadDim: m.cfg.HeadSize(),
 	}
 }
@@ -168,9 +169,7 @@ func (m *Model) again(p *plan, i, seqs, t int) {
 func (m *Model) attend(p *plan, i, seqs, t int) {
 	a := p.layers[i].rows(0, seqs*t)
 	k, q, v := m.columns(a.qkv)
-	s := m.shape(seqs, t, t)
-	s.From = p.documents(seqs * t)
-	m.dev.Attention(s, a.o, a.stats, q, k, v)
+	m.dev.Attention(m.shape(p, seqs, t), a.o, a.stats, q, k, v)
 }
 
 // stages are what rows go through between one mixing of them and the next: parts of a pass in
@@ -347,9 +346,7 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 		m.biasBackward(dw.ob, a.ones, d.dx)
 		k, q, v := m.columns(a.qkv)
 		dk, dq, dv := m.columns(d.dqkv)
-		s := m.shape(seqs, t, t)
-		s.From = p.documents(n)
-		dev.AttentionBackward(s, dq, dk, dv, d.do, a.o, a.stats, q, k, v)
+		dev.AttentionBackward(m.shape(p, seqs, t), dq, dk, dv, d.do, a.o, a.stats, q, k, v)
 		normed := w.kNorm.N > 0
 		m.each(p, n, t, stages{layer: i, attnBack: true, projBack: !normed})
 		if normed {

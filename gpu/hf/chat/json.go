@@ -92,13 +92,8 @@ func (e *eval) json(b *strings.Builder, v any, s jsonStyle, depth int) error {
 		b.WriteString("null")
 	case bool:
 		b.WriteString(strconv.FormatBool(v))
-	case int64:
-		b.WriteString(strconv.FormatInt(v, 10))
-	case *big.Int:
-		b.WriteString(v.String())
-		return e.step(v.BitLen() / 16)
-	case float64:
-		b.WriteString(number2(v))
+	case int64, *big.Int, float64:
+		return e.number(b, v)
 	case string:
 		return e.quote(b, v, s.ascii)
 	case *list:

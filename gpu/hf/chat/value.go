@@ -295,6 +295,20 @@ func number2(f float64) string {
 	return strconv.FormatFloat(f, 'f', -1, 64)
 }
 
+// number writes an int64, a big.Int or a float64.
+func (e *eval) number(b *strings.Builder, v any) error {
+	switch v := v.(type) {
+	case int64:
+		b.WriteString(strconv.FormatInt(v, 10))
+	case *big.Int:
+		b.WriteString(v.String())
+		return e.step(v.BitLen() / 16)
+	case float64:
+		b.WriteString(number2(v))
+	}
+	return nil
+}
+
 func (e *eval) repr(b *strings.Builder, v any, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("a value deeper than %d", maxDepth)
@@ -312,13 +326,8 @@ func (e *eval) repr(b *strings.Builder, v any, depth int) error {
 		b.WriteString("Undefined")
 	case bool:
 		b.WriteString(map[bool]string{true: "True", false: "False"}[v])
-	case int64:
-		b.WriteString(strconv.FormatInt(v, 10))
-	case *big.Int:
-		b.WriteString(v.String())
-		return e.step(v.BitLen() / 16)
-	case float64:
-		b.WriteString(number2(v))
+	case int64, *big.Int, float64:
+		return e.number(b, v)
 	case string:
 		if err := e.make(len(v)); err != nil {
 			return err
