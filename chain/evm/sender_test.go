@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -332,8 +333,10 @@ func TestReorganization(t *testing.T) {
 		return true, nil
 	}
 	stop := make(chan struct{})
+	var blocks sync.WaitGroup
+	defer blocks.Wait() // the chain is closed afterwards
 	defer close(stop)
-	go func() {
+	blocks.Go(func() {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -346,7 +349,7 @@ func TestReorganization(t *testing.T) {
 				s.mu.Unlock()
 			}
 		}
-	}()
+	})
 	if _, err := newSender(t, c, SenderOptions{File: file}).Send(t.Context(), to, data); err != nil {
 		t.Fatal(err)
 	}
