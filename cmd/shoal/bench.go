@@ -39,7 +39,7 @@ func (a *app) benchCmd() *cobra.Command {
 	var isa, config string
 	var thr int
 	var each time.Duration
-	var quick bool
+	var quick, bf16 bool
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure what this machine can do",
@@ -51,7 +51,8 @@ With --config, instead, how this machine fits a run: what "shoal join" measures 
 chooses, which keeps it for a day.`,
 		Example: `  shoal bench
   shoal bench --config run.yaml
-  shoal bench --threads 1 --json`,
+  shoal bench --threads 1 --json
+  shoal bench --bf16             what "train --bf16" gains here`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if each <= 0 || each > time.Minute {
@@ -60,7 +61,7 @@ chooses, which keeps it for a day.`,
 			if config != "" {
 				return a.showFit(cmd.Context(), config, thr)
 			}
-			dev, err := cpu.New(cpu.Options{Threads: threads(thr), ISA: isa})
+			dev, err := cpu.New(cpu.Options{Threads: threads(thr), ISA: isa, BF16: bf16})
 			if err != nil {
 				return usageError{err, "kernels here: " + strings.Join(cpu.ISAs(), ", ")}
 			}
@@ -76,6 +77,7 @@ chooses, which keeps it for a day.`,
 	f.IntVar(&thr, "threads", 0, "threads that compute (default: one for each core)")
 	f.StringVar(&isa, "kernels", "", "which kernels, e.g. portable (default: the best)")
 	f.StringVar(&config, "config", "", "a manifest, run.yaml: how this machine fits it")
+	f.BoolVar(&bf16, "bf16", false, "products and steps with operands in bfloat16, as \"train --bf16\" makes them")
 	f.BoolVar(&quick, "quick", false, "leave out the larger model")
 	f.DurationVar(&each, "time", 500*time.Millisecond, "how long each measurement takes at least")
 	return c

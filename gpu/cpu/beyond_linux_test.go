@@ -33,7 +33,7 @@ func fenced(t *testing.T, n int) []float32 {
 func TestNothingBeyond(t *testing.T) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	rng := rand.New(rand.NewPCG(8, 1))
-	for _, isa := range ISAs() {
+	for _, isa := range allKernels() {
 		for _, half := range []bool{false, true} {
 			d := newDevice(t, Options{Threads: 1, ISA: isa, BF16: half})
 			for range 60 {

@@ -36,7 +36,7 @@ type Options struct {
 	// them. 0 means GOMAXPROCS. Where several processes share the cores, fewer
 	// waste less.
 	Threads int
-	// ISA is "avx512", "avx2", "neon" or "portable"; empty means the best there is.
+	// ISA is "avx512", "avx512bf16", "avx2", "neon" or "portable"; empty means the best there is.
 	ISA string
 	// Reproducible asks for results that are equal, bit for bit, on every
 	// machine. AVX2, AVX-512 and NEON give them always, at no cost; the portable matrix
@@ -44,7 +44,9 @@ type Options struct {
 	Reproducible bool
 	// BF16 rounds the operands of MatMul to bfloat16, ties to even, and adds in
 	// float32: mixed precision with float32 master weights. Attention, norms and the
-	// optimizer stay float32. Bits are equal where float32's are.
+	// optimizer stay float32. Bits are equal where float32's are, but for the
+	// processors whose VDPBF16PS is faster (found by measuring; ISA "avx512bf16" asks
+	// for it): it multiplies in pairs, with bits of its own, unless Reproducible.
 	BF16 bool
 }
 
@@ -97,8 +99,11 @@ func New(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Reproducible && k == &portable {
-		k = &exact
+	if o.BF16 && o.ISA == "" {
+		k = withHalf(k)
+	}
+	if o.Reproducible && k.exact != nil {
+		k = k.exact
 	}
 	d := &Device{k: k, half: o.BF16, workers: make([]*worker, o.Threads)}
 	for i := range d.workers {
@@ -124,11 +129,13 @@ func choose(name string) (*kernels, error) {
 	return nil, fmt.Errorf("cpu: no %s kernels here; there are:%s", name, have)
 }
 
-// ISAs lists the kernels that this machine and build can use, the best first.
+// ISAs lists the kernels for float32 that this machine and build can use, the best first.
 func ISAs() []string {
 	var names []string
 	for _, k := range append(native(), &portable) {
-		names = append(names, k.name)
+		if !k.paired {
+			names = append(names, k.name)
+		}
 	}
 	return names
 }
@@ -161,9 +168,12 @@ const Version = 2
 // Class names what the results depend on: devices of one Class give equal bits,
 // whatever their threads. The architecture is part of it, for caution.
 func (d *Device) Class() string {
-	class := "fma" // AVX2, AVX-512 and NEON
-	if d.k == &portable {
-		class = "portable"
+	class := d.k.class
+	if d.half {
+		class += " bf16"
+		if d.k.paired {
+			class += " pairs"
+		}
 	}
 	return fmt.Sprintf("cpu/%d %s %s", Version, class, runtime.GOARCH)
 }

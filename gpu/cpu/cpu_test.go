@@ -26,6 +26,15 @@ func newDevice(t testing.TB, o Options) *Device {
 	return d
 }
 
+// allKernels names all kernels, those for products in bfloat16 alone, which ISAs leaves out, among them.
+func allKernels() []string {
+	names := []string{"portable"}
+	for _, k := range native() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
 func TestConformance(t *testing.T) {
 	for _, isa := range ISAs() {
 		for _, threads := range []int{1, 3} {

@@ -10,6 +10,10 @@ type kernels struct {
 	slack        int  // see product
 	keeps        bool // products have all of B in pack, where it fits, and take what is there if worker.packed
 
+	class  string   // of product's bits, see Device.Class
+	paired bool     // half adds pairs of products, see dots
+	exact  *kernels // like these with the bits of all others; nil where these have them
+
 	// product computes C (m, n) = op(A)·op(B), or C += with acc. lda, ldb and
 	// ldc are the distances of rows.
 	//

@@ -47740,7 +47740,7 @@ loop:
 	ADDQ       DI, SI
 	VMOVUPS    Z15, (SI)
 	ADDQ       DI, SI
-	ADDQ       $0x40, DX
+	ADDQ       $0x00000040, DX
 	SUBQ       $0x10, AX
 	CMPQ       AX, $0x10
 	JGE        loop
@@ -48030,7 +48030,7 @@ loop:
 	ADDQ       DI, SI
 	VMOVUPS    Y15, (SI)
 	ADDQ       DI, SI
-	ADDQ       $0x20, DX
+	ADDQ       $0x00000020, DX
 	SUBQ       $0x08, AX
 	CMPQ       AX, $0x08
 	JGE        loop
@@ -48341,6 +48341,12233 @@ last:
 	ADDQ       $0x40, R8
 	DECQ       AX
 	JNE        row
+	VZEROUPPER
+	RET
+
+// func tile512Dot1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot1x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x01, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000001, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z1
+	VBROADCASTSS (AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	VMOVUPS      128(SI), Z1
+	VBROADCASTSS 64(AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	VMOVUPS      256(SI), Z1
+	VBROADCASTSS 128(AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	VMOVUPS      384(SI), Z1
+	VBROADCASTSS 192(AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x01, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z1
+	VBROADCASTSS (AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	VMOVUPS      128(SI), Z1
+	VBROADCASTSS 64(AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	VMOVUPS      256(SI), Z1
+	VBROADCASTSS 128(AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	VMOVUPS      384(SI), Z1
+	VBROADCASTSS 192(AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z1
+	VBROADCASTSS (AX), Z2
+	LONG         $0x4876f262
+	WORD         $0xc252
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot2x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x02, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000002, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z2
+	VBROADCASTSS (AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 4(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z2
+	VBROADCASTSS 64(AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 68(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z2
+	VBROADCASTSS 128(AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 132(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z2
+	VBROADCASTSS 192(AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 196(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x02, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z2
+	VBROADCASTSS (AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 4(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z2
+	VBROADCASTSS 64(AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 68(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z2
+	VBROADCASTSS 128(AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 132(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z2
+	VBROADCASTSS 192(AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 196(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z2
+	VBROADCASTSS (AX), Z3
+	LONG         $0x486ef262
+	WORD         $0xc352
+	VBROADCASTSS 4(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xcc52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot3x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x03, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000003, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z3
+	VBROADCASTSS (AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 4(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 8(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	VMOVUPS      128(SI), Z3
+	VBROADCASTSS 64(AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 68(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 72(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	VMOVUPS      256(SI), Z3
+	VBROADCASTSS 128(AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 132(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 136(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	VMOVUPS      384(SI), Z3
+	VBROADCASTSS 192(AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 196(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 200(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x03, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z3
+	VBROADCASTSS (AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 4(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 8(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	VMOVUPS      128(SI), Z3
+	VBROADCASTSS 64(AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 68(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 72(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	VMOVUPS      256(SI), Z3
+	VBROADCASTSS 128(AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 132(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 136(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	VMOVUPS      384(SI), Z3
+	VBROADCASTSS 192(AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 196(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 200(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z3
+	VBROADCASTSS (AX), Z4
+	LONG         $0x4866f262
+	WORD         $0xc452
+	VBROADCASTSS 4(AX), Z5
+	LONG         $0x4866f262
+	WORD         $0xcd52
+	VBROADCASTSS 8(AX), Z6
+	LONG         $0x4866f262
+	WORD         $0xd652
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot4x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x04, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000004, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z4
+	VBROADCASTSS (AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 4(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 8(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 12(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	VMOVUPS      128(SI), Z4
+	VBROADCASTSS 64(AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 68(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 72(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 76(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	VMOVUPS      256(SI), Z4
+	VBROADCASTSS 128(AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 132(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 136(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 140(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	VMOVUPS      384(SI), Z4
+	VBROADCASTSS 192(AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 196(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 200(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 204(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x04, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z4
+	VBROADCASTSS (AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 4(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 8(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 12(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	VMOVUPS      128(SI), Z4
+	VBROADCASTSS 64(AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 68(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 72(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 76(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	VMOVUPS      256(SI), Z4
+	VBROADCASTSS 128(AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 132(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 136(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 140(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	VMOVUPS      384(SI), Z4
+	VBROADCASTSS 192(AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 196(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 200(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 204(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z4
+	VBROADCASTSS (AX), Z5
+	LONG         $0x485ef262
+	WORD         $0xc552
+	VBROADCASTSS 4(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xce52
+	VBROADCASTSS 8(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	VBROADCASTSS 12(AX), Z8
+	LONG         $0x485ed262
+	WORD         $0xd852
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot5x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x05, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000005, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z5
+	VBROADCASTSS (AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 4(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 8(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 12(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 16(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	VMOVUPS      128(SI), Z5
+	VBROADCASTSS 64(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 68(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 72(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 76(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 80(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	VMOVUPS      256(SI), Z5
+	VBROADCASTSS 128(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 132(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 136(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 140(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 144(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	VMOVUPS      384(SI), Z5
+	VBROADCASTSS 192(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 196(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 200(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 204(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 208(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x05, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z5
+	VBROADCASTSS (AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 4(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 8(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 12(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 16(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	VMOVUPS      128(SI), Z5
+	VBROADCASTSS 64(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 68(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 72(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 76(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 80(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	VMOVUPS      256(SI), Z5
+	VBROADCASTSS 128(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 132(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 136(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 140(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 144(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	VMOVUPS      384(SI), Z5
+	VBROADCASTSS 192(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 196(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 200(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 204(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 208(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z5
+	VBROADCASTSS (AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xc652
+	VBROADCASTSS 4(AX), Z7
+	LONG         $0x4856f262
+	WORD         $0xcf52
+	VBROADCASTSS 8(AX), Z8
+	LONG         $0x4856d262
+	WORD         $0xd052
+	VBROADCASTSS 12(AX), Z9
+	LONG         $0x4856d262
+	WORD         $0xd952
+	VBROADCASTSS 16(AX), Z6
+	LONG         $0x4856f262
+	WORD         $0xe652
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot6x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x06, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000006, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z6
+	VBROADCASTSS (AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 4(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 8(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 12(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 16(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 20(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	VMOVUPS      128(SI), Z6
+	VBROADCASTSS 64(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 68(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 72(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 76(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 80(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 84(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	VMOVUPS      256(SI), Z6
+	VBROADCASTSS 128(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 132(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 136(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 140(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 144(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 148(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	VMOVUPS      384(SI), Z6
+	VBROADCASTSS 192(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 196(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 200(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 204(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 208(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 212(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x06, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z6
+	VBROADCASTSS (AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 4(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 8(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 12(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 16(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 20(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	VMOVUPS      128(SI), Z6
+	VBROADCASTSS 64(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 68(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 72(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 76(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 80(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 84(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	VMOVUPS      256(SI), Z6
+	VBROADCASTSS 128(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 132(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 136(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 140(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 144(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 148(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	VMOVUPS      384(SI), Z6
+	VBROADCASTSS 192(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 196(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 200(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 204(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 208(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 212(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z6
+	VBROADCASTSS (AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xc752
+	VBROADCASTSS 4(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc852
+	VBROADCASTSS 8(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	VBROADCASTSS 12(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xda52
+	VBROADCASTSS 16(AX), Z7
+	LONG         $0x484ef262
+	WORD         $0xe752
+	VBROADCASTSS 20(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xe852
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot7x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x07, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000007, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z7
+	VBROADCASTSS (AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 4(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 8(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 12(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 16(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 20(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 24(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	VMOVUPS      128(SI), Z7
+	VBROADCASTSS 64(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 68(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 72(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 76(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 80(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 84(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 88(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	VMOVUPS      256(SI), Z7
+	VBROADCASTSS 128(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 132(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 136(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 140(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 144(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 148(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 152(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	VMOVUPS      384(SI), Z7
+	VBROADCASTSS 192(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 196(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 200(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 204(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 208(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 212(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 216(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x07, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z7
+	VBROADCASTSS (AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 4(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 8(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 12(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 16(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 20(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 24(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	VMOVUPS      128(SI), Z7
+	VBROADCASTSS 64(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 68(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 72(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 76(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 80(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 84(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 88(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	VMOVUPS      256(SI), Z7
+	VBROADCASTSS 128(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 132(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 136(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 140(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 144(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 148(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 152(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	VMOVUPS      384(SI), Z7
+	VBROADCASTSS 192(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 196(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 200(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 204(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 208(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 212(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 216(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z7
+	VBROADCASTSS (AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xc052
+	VBROADCASTSS 4(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xc952
+	VBROADCASTSS 8(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xd252
+	VBROADCASTSS 12(AX), Z11
+	LONG         $0x4846d262
+	WORD         $0xdb52
+	VBROADCASTSS 16(AX), Z8
+	LONG         $0x4846d262
+	WORD         $0xe052
+	VBROADCASTSS 20(AX), Z9
+	LONG         $0x4846d262
+	WORD         $0xe952
+	VBROADCASTSS 24(AX), Z10
+	LONG         $0x4846d262
+	WORD         $0xf252
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot8x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z7
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x08, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000008, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z8
+	VBROADCASTSS (AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 4(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 8(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 12(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 16(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 20(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 24(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 28(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	VMOVUPS      128(SI), Z8
+	VBROADCASTSS 64(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 68(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 72(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 76(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 80(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 84(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 88(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 92(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	VMOVUPS      256(SI), Z8
+	VBROADCASTSS 128(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 132(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 136(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 140(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 144(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 148(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 152(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 156(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	VMOVUPS      384(SI), Z8
+	VBROADCASTSS 192(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 196(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 200(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 204(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 208(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 212(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 216(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 220(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x08, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z8
+	VBROADCASTSS (AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 4(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 8(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 12(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 16(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 20(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 24(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 28(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	VMOVUPS      128(SI), Z8
+	VBROADCASTSS 64(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 68(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 72(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 76(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 80(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 84(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 88(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 92(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	VMOVUPS      256(SI), Z8
+	VBROADCASTSS 128(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 132(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 136(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 140(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 144(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 148(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 152(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 156(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	VMOVUPS      384(SI), Z8
+	VBROADCASTSS 192(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 196(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 200(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 204(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 208(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 212(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 216(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 220(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z8
+	VBROADCASTSS (AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xc152
+	VBROADCASTSS 4(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xca52
+	VBROADCASTSS 8(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	VBROADCASTSS 12(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xdc52
+	VBROADCASTSS 16(AX), Z9
+	LONG         $0x483ed262
+	WORD         $0xe152
+	VBROADCASTSS 20(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xea52
+	VBROADCASTSS 24(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xf352
+	VBROADCASTSS 28(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xfc52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z7, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot9x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x09, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000009, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z9
+	VBROADCASTSS (AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 4(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 8(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 12(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 16(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 20(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 24(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 28(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 32(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	VMOVUPS      128(SI), Z9
+	VBROADCASTSS 64(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 68(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 72(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 76(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 80(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 84(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 88(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 92(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 96(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	VMOVUPS      256(SI), Z9
+	VBROADCASTSS 128(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 132(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 136(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 140(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 144(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 148(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 152(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 156(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 160(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	VMOVUPS      384(SI), Z9
+	VBROADCASTSS 192(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 196(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 200(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 204(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 208(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 212(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 216(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 220(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 224(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x09, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z9
+	VBROADCASTSS (AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 4(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 8(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 12(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 16(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 20(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 24(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 28(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 32(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	VMOVUPS      128(SI), Z9
+	VBROADCASTSS 64(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 68(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 72(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 76(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 80(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 84(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 88(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 92(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 96(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	VMOVUPS      256(SI), Z9
+	VBROADCASTSS 128(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 132(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 136(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 140(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 144(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 148(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 152(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 156(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 160(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	VMOVUPS      384(SI), Z9
+	VBROADCASTSS 192(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 196(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 200(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 204(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 208(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 212(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 216(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 220(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 224(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z9
+	VBROADCASTSS (AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xc252
+	VBROADCASTSS 4(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xcb52
+	VBROADCASTSS 8(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xd452
+	VBROADCASTSS 12(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xdd52
+	VBROADCASTSS 16(AX), Z10
+	LONG         $0x4836d262
+	WORD         $0xe252
+	VBROADCASTSS 20(AX), Z11
+	LONG         $0x4836d262
+	WORD         $0xeb52
+	VBROADCASTSS 24(AX), Z12
+	LONG         $0x4836d262
+	WORD         $0xf452
+	VBROADCASTSS 28(AX), Z13
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VBROADCASTSS 32(AX), Z10
+	LONG         $0x48365262
+	WORD         $0xc252
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z7, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot10x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z9
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0a, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000a, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z10
+	VBROADCASTSS (AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 4(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 8(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 12(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 16(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 20(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 24(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 28(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 32(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 36(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z10
+	VBROADCASTSS 64(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 68(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 72(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 76(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 80(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 84(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 88(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 92(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 96(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 100(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z10
+	VBROADCASTSS 128(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 132(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 136(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 140(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 144(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 148(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 152(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 156(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 160(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 164(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z10
+	VBROADCASTSS 192(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 196(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 200(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 204(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 208(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 212(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 216(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 220(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 224(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 228(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0a, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z10
+	VBROADCASTSS (AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 4(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 8(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 12(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 16(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 20(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 24(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 28(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 32(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 36(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z10
+	VBROADCASTSS 64(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 68(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 72(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 76(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 80(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 84(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 88(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 92(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 96(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 100(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z10
+	VBROADCASTSS 128(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 132(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 136(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 140(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 144(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 148(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 152(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 156(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 160(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 164(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z10
+	VBROADCASTSS 192(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 196(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 200(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 204(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 208(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 212(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 216(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 220(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 224(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 228(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z10
+	VBROADCASTSS (AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xc352
+	VBROADCASTSS 4(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xcc52
+	VBROADCASTSS 8(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	VBROADCASTSS 12(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xde52
+	VBROADCASTSS 16(AX), Z11
+	LONG         $0x482ed262
+	WORD         $0xe352
+	VBROADCASTSS 20(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xec52
+	VBROADCASTSS 24(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xf552
+	VBROADCASTSS 28(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xfe52
+	VBROADCASTSS 32(AX), Z11
+	LONG         $0x482e5262
+	WORD         $0xc352
+	VBROADCASTSS 36(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xcc52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z7, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z9, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot11x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0b, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000b, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z11
+	VBROADCASTSS (AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 4(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 8(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 12(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 16(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 20(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 24(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 28(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 36(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 40(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	VMOVUPS      128(SI), Z11
+	VBROADCASTSS 64(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 68(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 72(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 76(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 80(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 84(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 88(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 92(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 100(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 104(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	VMOVUPS      256(SI), Z11
+	VBROADCASTSS 128(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 132(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 136(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 140(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 144(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 148(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 152(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 156(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 164(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 168(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	VMOVUPS      384(SI), Z11
+	VBROADCASTSS 192(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 196(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 200(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 204(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 208(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 212(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 216(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 220(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 228(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 232(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0b, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z11
+	VBROADCASTSS (AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 4(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 8(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 12(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 16(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 20(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 24(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 28(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 36(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 40(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	VMOVUPS      128(SI), Z11
+	VBROADCASTSS 64(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 68(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 72(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 76(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 80(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 84(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 88(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 92(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 100(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 104(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	VMOVUPS      256(SI), Z11
+	VBROADCASTSS 128(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 132(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 136(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 140(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 144(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 148(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 152(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 156(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 164(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 168(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	VMOVUPS      384(SI), Z11
+	VBROADCASTSS 192(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 196(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 200(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 204(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 208(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 212(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 216(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 220(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 228(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 232(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z11
+	VBROADCASTSS (AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xc452
+	VBROADCASTSS 4(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xcd52
+	VBROADCASTSS 8(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xd652
+	VBROADCASTSS 12(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xdf52
+	VBROADCASTSS 16(AX), Z12
+	LONG         $0x4826d262
+	WORD         $0xe452
+	VBROADCASTSS 20(AX), Z13
+	LONG         $0x4826d262
+	WORD         $0xed52
+	VBROADCASTSS 24(AX), Z14
+	LONG         $0x4826d262
+	WORD         $0xf652
+	VBROADCASTSS 28(AX), Z15
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z12
+	LONG         $0x48265262
+	WORD         $0xc452
+	VBROADCASTSS 36(AX), Z13
+	LONG         $0x48265262
+	WORD         $0xcd52
+	VBROADCASTSS 40(AX), Z14
+	LONG         $0x48265262
+	WORD         $0xd652
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z7, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z9, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot12x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z11
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0c, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000c, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z12
+	VBROADCASTSS (AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 4(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 8(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 12(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 16(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 20(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 24(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 28(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 32(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 36(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 40(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 44(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	VMOVUPS      128(SI), Z12
+	VBROADCASTSS 64(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 68(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 72(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 76(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 80(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 84(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 88(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 92(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 96(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 100(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 104(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 108(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	VMOVUPS      256(SI), Z12
+	VBROADCASTSS 128(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 132(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 136(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 140(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 144(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 148(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 152(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 156(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 160(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 164(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 168(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 172(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	VMOVUPS      384(SI), Z12
+	VBROADCASTSS 192(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 196(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 200(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 204(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 208(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 212(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 216(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 220(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 224(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 228(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 232(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 236(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0c, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z12
+	VBROADCASTSS (AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 4(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 8(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 12(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 16(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 20(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 24(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 28(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 32(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 36(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 40(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 44(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	VMOVUPS      128(SI), Z12
+	VBROADCASTSS 64(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 68(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 72(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 76(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 80(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 84(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 88(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 92(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 96(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 100(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 104(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 108(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	VMOVUPS      256(SI), Z12
+	VBROADCASTSS 128(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 132(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 136(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 140(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 144(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 148(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 152(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 156(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 160(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 164(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 168(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 172(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	VMOVUPS      384(SI), Z12
+	VBROADCASTSS 192(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 196(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 200(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 204(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 208(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 212(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 216(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 220(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 224(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 228(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 232(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 236(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z12
+	VBROADCASTSS (AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xc552
+	VBROADCASTSS 4(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xce52
+	VBROADCASTSS 8(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	VBROADCASTSS 12(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xd852
+	VBROADCASTSS 16(AX), Z13
+	LONG         $0x481ed262
+	WORD         $0xe552
+	VBROADCASTSS 20(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xee52
+	VBROADCASTSS 24(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xf752
+	VBROADCASTSS 28(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xf852
+	VBROADCASTSS 32(AX), Z13
+	LONG         $0x481e5262
+	WORD         $0xc552
+	VBROADCASTSS 36(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xce52
+	VBROADCASTSS 40(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	VBROADCASTSS 44(AX), Z16
+	LONG         $0x481e3262
+	WORD         $0xd852
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z7, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z9, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z11, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot13x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0d, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000d, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z13
+	VBROADCASTSS (AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 4(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 8(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 12(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 16(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 20(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 24(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 28(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 32(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 36(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 40(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 44(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 48(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	VMOVUPS      128(SI), Z13
+	VBROADCASTSS 64(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 68(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 72(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 76(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 80(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 84(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 88(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 92(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 96(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 100(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 104(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 108(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 112(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	VMOVUPS      256(SI), Z13
+	VBROADCASTSS 128(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 132(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 136(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 140(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 144(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 148(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 152(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 156(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 160(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 164(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 168(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 172(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 176(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	VMOVUPS      384(SI), Z13
+	VBROADCASTSS 192(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 196(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 200(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 204(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 208(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 212(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 216(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 220(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 224(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 228(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 232(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 236(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 240(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0d, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z13
+	VBROADCASTSS (AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 4(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 8(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 12(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 16(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 20(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 24(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 28(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 32(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 36(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 40(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 44(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 48(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	VMOVUPS      128(SI), Z13
+	VBROADCASTSS 64(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 68(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 72(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 76(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 80(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 84(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 88(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 92(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 96(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 100(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 104(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 108(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 112(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	VMOVUPS      256(SI), Z13
+	VBROADCASTSS 128(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 132(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 136(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 140(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 144(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 148(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 152(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 156(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 160(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 164(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 168(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 172(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 176(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	VMOVUPS      384(SI), Z13
+	VBROADCASTSS 192(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 196(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 200(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 204(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 208(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 212(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 216(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 220(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 224(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 228(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 232(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 236(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 240(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z13
+	VBROADCASTSS (AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xc652
+	VBROADCASTSS 4(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xcf52
+	VBROADCASTSS 8(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xd052
+	VBROADCASTSS 12(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xd952
+	VBROADCASTSS 16(AX), Z14
+	LONG         $0x4816d262
+	WORD         $0xe652
+	VBROADCASTSS 20(AX), Z15
+	LONG         $0x4816d262
+	WORD         $0xef52
+	VBROADCASTSS 24(AX), Z16
+	LONG         $0x4816b262
+	WORD         $0xf052
+	VBROADCASTSS 28(AX), Z17
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 32(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xc652
+	VBROADCASTSS 36(AX), Z15
+	LONG         $0x48165262
+	WORD         $0xcf52
+	VBROADCASTSS 40(AX), Z16
+	LONG         $0x48163262
+	WORD         $0xd052
+	VBROADCASTSS 44(AX), Z17
+	LONG         $0x48163262
+	WORD         $0xd952
+	VBROADCASTSS 48(AX), Z14
+	LONG         $0x48165262
+	WORD         $0xe652
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z7, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z9, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z11, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot14x1(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z13
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0e, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000e, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z14
+	VBROADCASTSS (AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 4(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 8(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 12(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 16(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 20(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 24(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 28(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 32(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 36(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 40(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 44(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 48(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 52(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	VMOVUPS      128(SI), Z14
+	VBROADCASTSS 64(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 68(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 72(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 76(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 80(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 84(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 88(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 92(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 96(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 100(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 104(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 108(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 112(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 116(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	VMOVUPS      256(SI), Z14
+	VBROADCASTSS 128(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 132(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 136(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 140(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 144(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 148(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 152(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 156(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 160(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 164(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 168(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 172(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 176(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 180(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	VMOVUPS      384(SI), Z14
+	VBROADCASTSS 192(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 196(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 200(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 204(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 208(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 212(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 216(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 220(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 224(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 228(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 232(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 236(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 240(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 244(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0e, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z14
+	VBROADCASTSS (AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 4(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 8(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 12(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 16(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 20(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 24(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 28(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 32(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 36(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 40(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 44(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 48(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 52(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	VMOVUPS      128(SI), Z14
+	VBROADCASTSS 64(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 68(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 72(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 76(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 80(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 84(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 88(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 92(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 96(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 100(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 104(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 108(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 112(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 116(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	VMOVUPS      256(SI), Z14
+	VBROADCASTSS 128(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 132(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 136(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 140(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 144(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 148(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 152(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 156(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 160(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 164(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 168(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 172(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 176(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 180(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	VMOVUPS      384(SI), Z14
+	VBROADCASTSS 192(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 196(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 200(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 204(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 208(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 212(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 216(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 220(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 224(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 228(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 232(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 236(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 240(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 244(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z14
+	VBROADCASTSS (AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xc752
+	VBROADCASTSS 4(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc852
+	VBROADCASTSS 8(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	VBROADCASTSS 12(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xda52
+	VBROADCASTSS 16(AX), Z15
+	LONG         $0x480ed262
+	WORD         $0xe752
+	VBROADCASTSS 20(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xe852
+	VBROADCASTSS 24(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xf152
+	VBROADCASTSS 28(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xfa52
+	VBROADCASTSS 32(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xc752
+	VBROADCASTSS 36(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc852
+	VBROADCASTSS 40(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	VBROADCASTSS 44(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xda52
+	VBROADCASTSS 48(AX), Z15
+	LONG         $0x480e5262
+	WORD         $0xe752
+	VBROADCASTSS 52(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xe852
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z1, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z3, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z5, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z7, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z9, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z11, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	ADDQ    DX, CX
+	VMOVUPS Z13, K1, (CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot1x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x01, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000001, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z2
+	VMOVUPS      64(SI), Z3
+	VBROADCASTSS (AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z2
+	VMOVUPS      192(SI), Z3
+	VBROADCASTSS 64(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z2
+	VMOVUPS      320(SI), Z3
+	VBROADCASTSS 128(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z2
+	VMOVUPS      448(SI), Z3
+	VBROADCASTSS 192(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x01, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z2
+	VMOVUPS      64(SI), Z3
+	VBROADCASTSS (AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z2
+	VMOVUPS      192(SI), Z3
+	VBROADCASTSS 64(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z2
+	VMOVUPS      320(SI), Z3
+	VBROADCASTSS 128(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z2
+	VMOVUPS      448(SI), Z3
+	VBROADCASTSS 192(AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z2
+	VMOVUPS      64(SI), Z3
+	VBROADCASTSS (AX), Z4
+	LONG         $0x486ef262
+	WORD         $0xc452
+	LONG         $0x4866f262
+	WORD         $0xcc52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot2x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x02, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000002, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VBROADCASTSS (AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z4
+	VMOVUPS      192(SI), Z5
+	VBROADCASTSS 64(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z4
+	VMOVUPS      320(SI), Z5
+	VBROADCASTSS 128(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z4
+	VMOVUPS      448(SI), Z5
+	VBROADCASTSS 192(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x02, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VBROADCASTSS (AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z4
+	VMOVUPS      192(SI), Z5
+	VBROADCASTSS 64(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z4
+	VMOVUPS      320(SI), Z5
+	VBROADCASTSS 128(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z4
+	VMOVUPS      448(SI), Z5
+	VBROADCASTSS 192(AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VBROADCASTSS (AX), Z6
+	LONG         $0x485ef262
+	WORD         $0xc652
+	LONG         $0x4856f262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z7
+	LONG         $0x485ef262
+	WORD         $0xd752
+	LONG         $0x4856f262
+	WORD         $0xdf52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot3x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x03, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000003, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z6
+	VMOVUPS      64(SI), Z7
+	VBROADCASTSS (AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	VMOVUPS      128(SI), Z6
+	VMOVUPS      192(SI), Z7
+	VBROADCASTSS 64(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 68(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 72(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	VMOVUPS      256(SI), Z6
+	VMOVUPS      320(SI), Z7
+	VBROADCASTSS 128(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 132(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 136(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	VMOVUPS      384(SI), Z6
+	VMOVUPS      448(SI), Z7
+	VBROADCASTSS 192(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 196(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 200(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x03, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z6
+	VMOVUPS      64(SI), Z7
+	VBROADCASTSS (AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	VMOVUPS      128(SI), Z6
+	VMOVUPS      192(SI), Z7
+	VBROADCASTSS 64(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 68(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 72(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	VMOVUPS      256(SI), Z6
+	VMOVUPS      320(SI), Z7
+	VBROADCASTSS 128(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 132(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 136(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	VMOVUPS      384(SI), Z6
+	VMOVUPS      448(SI), Z7
+	VBROADCASTSS 192(AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 196(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 200(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z6
+	VMOVUPS      64(SI), Z7
+	VBROADCASTSS (AX), Z8
+	LONG         $0x484ed262
+	WORD         $0xc052
+	LONG         $0x4846d262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z9
+	LONG         $0x484ed262
+	WORD         $0xd152
+	LONG         $0x4846d262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z10
+	LONG         $0x484ed262
+	WORD         $0xe252
+	LONG         $0x4846d262
+	WORD         $0xea52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot4x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x04, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000004, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z8
+	VMOVUPS      64(SI), Z9
+	VBROADCASTSS (AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VMOVUPS      128(SI), Z8
+	VMOVUPS      192(SI), Z9
+	VBROADCASTSS 64(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 68(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 72(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 76(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VMOVUPS      256(SI), Z8
+	VMOVUPS      320(SI), Z9
+	VBROADCASTSS 128(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 132(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 136(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 140(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VMOVUPS      384(SI), Z8
+	VMOVUPS      448(SI), Z9
+	VBROADCASTSS 192(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 196(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 200(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 204(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x04, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z8
+	VMOVUPS      64(SI), Z9
+	VBROADCASTSS (AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VMOVUPS      128(SI), Z8
+	VMOVUPS      192(SI), Z9
+	VBROADCASTSS 64(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 68(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 72(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 76(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VMOVUPS      256(SI), Z8
+	VMOVUPS      320(SI), Z9
+	VBROADCASTSS 128(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 132(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 136(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 140(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	VMOVUPS      384(SI), Z8
+	VMOVUPS      448(SI), Z9
+	VBROADCASTSS 192(AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 196(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 200(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 204(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z8
+	VMOVUPS      64(SI), Z9
+	VBROADCASTSS (AX), Z10
+	LONG         $0x483ed262
+	WORD         $0xc252
+	LONG         $0x4836d262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z11
+	LONG         $0x483ed262
+	WORD         $0xd352
+	LONG         $0x4836d262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z12
+	LONG         $0x483ed262
+	WORD         $0xe452
+	LONG         $0x4836d262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z13
+	LONG         $0x483ed262
+	WORD         $0xf552
+	LONG         $0x4836d262
+	WORD         $0xfd52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot5x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x05, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000005, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	VBROADCASTSS (AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z10
+	VMOVUPS      192(SI), Z11
+	VBROADCASTSS 64(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 68(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 72(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z10
+	VMOVUPS      320(SI), Z11
+	VBROADCASTSS 128(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 132(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 136(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z10
+	VMOVUPS      448(SI), Z11
+	VBROADCASTSS 192(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 196(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 200(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x05, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	VBROADCASTSS (AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z10
+	VMOVUPS      192(SI), Z11
+	VBROADCASTSS 64(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 68(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 72(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z10
+	VMOVUPS      320(SI), Z11
+	VBROADCASTSS 128(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 132(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 136(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z10
+	VMOVUPS      448(SI), Z11
+	VBROADCASTSS 192(AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 196(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 200(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	VBROADCASTSS (AX), Z12
+	LONG         $0x482ed262
+	WORD         $0xc452
+	LONG         $0x4826d262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z13
+	LONG         $0x482ed262
+	WORD         $0xd552
+	LONG         $0x4826d262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z14
+	LONG         $0x482ed262
+	WORD         $0xe652
+	LONG         $0x4826d262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z15
+	LONG         $0x482ed262
+	WORD         $0xf752
+	LONG         $0x4826d262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z12
+	LONG         $0x482e5262
+	WORD         $0xc452
+	LONG         $0x48265262
+	WORD         $0xcc52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot6x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x06, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000006, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z12
+	VMOVUPS      64(SI), Z13
+	VBROADCASTSS (AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 12(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 16(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z12
+	VMOVUPS      192(SI), Z13
+	VBROADCASTSS 64(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 72(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 76(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 80(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 84(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z12
+	VMOVUPS      320(SI), Z13
+	VBROADCASTSS 128(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 136(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 140(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 144(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 148(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z12
+	VMOVUPS      448(SI), Z13
+	VBROADCASTSS 192(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 200(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 204(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 208(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 212(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x06, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z12
+	VMOVUPS      64(SI), Z13
+	VBROADCASTSS (AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 12(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 16(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z12
+	VMOVUPS      192(SI), Z13
+	VBROADCASTSS 64(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 72(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 76(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 80(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 84(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z12
+	VMOVUPS      320(SI), Z13
+	VBROADCASTSS 128(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 136(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 140(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 144(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 148(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z12
+	VMOVUPS      448(SI), Z13
+	VBROADCASTSS 192(AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 200(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 204(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 208(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 212(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z12
+	VMOVUPS      64(SI), Z13
+	VBROADCASTSS (AX), Z14
+	LONG         $0x481ed262
+	WORD         $0xc652
+	LONG         $0x4816d262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z15
+	LONG         $0x481ed262
+	WORD         $0xd752
+	LONG         $0x4816d262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z16
+	LONG         $0x481eb262
+	WORD         $0xe052
+	LONG         $0x4816b262
+	WORD         $0xe852
+	VBROADCASTSS 12(AX), Z17
+	LONG         $0x481eb262
+	WORD         $0xf152
+	LONG         $0x4816b262
+	WORD         $0xf952
+	VBROADCASTSS 16(AX), Z14
+	LONG         $0x481e5262
+	WORD         $0xc652
+	LONG         $0x48165262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z15
+	LONG         $0x481e5262
+	WORD         $0xd752
+	LONG         $0x48165262
+	WORD         $0xdf52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot7x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x07, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000007, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z14
+	VMOVUPS      64(SI), Z15
+	VBROADCASTSS (AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 12(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 16(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 20(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 24(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	VMOVUPS      128(SI), Z14
+	VMOVUPS      192(SI), Z15
+	VBROADCASTSS 64(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 68(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 72(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 76(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 80(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 84(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 88(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	VMOVUPS      256(SI), Z14
+	VMOVUPS      320(SI), Z15
+	VBROADCASTSS 128(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 132(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 136(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 140(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 144(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 148(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 152(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	VMOVUPS      384(SI), Z14
+	VMOVUPS      448(SI), Z15
+	VBROADCASTSS 192(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 196(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 200(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 204(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 208(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 212(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 216(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x07, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z14
+	VMOVUPS      64(SI), Z15
+	VBROADCASTSS (AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 12(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 16(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 20(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 24(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	VMOVUPS      128(SI), Z14
+	VMOVUPS      192(SI), Z15
+	VBROADCASTSS 64(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 68(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 72(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 76(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 80(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 84(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 88(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	VMOVUPS      256(SI), Z14
+	VMOVUPS      320(SI), Z15
+	VBROADCASTSS 128(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 132(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 136(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 140(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 144(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 148(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 152(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	VMOVUPS      384(SI), Z14
+	VMOVUPS      448(SI), Z15
+	VBROADCASTSS 192(AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 196(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 200(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 204(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 208(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 212(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 216(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z14
+	VMOVUPS      64(SI), Z15
+	VBROADCASTSS (AX), Z16
+	LONG         $0x480eb262
+	WORD         $0xc052
+	LONG         $0x4806b262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z17
+	LONG         $0x480eb262
+	WORD         $0xd152
+	LONG         $0x4806b262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z18
+	LONG         $0x480eb262
+	WORD         $0xe252
+	LONG         $0x4806b262
+	WORD         $0xea52
+	VBROADCASTSS 12(AX), Z19
+	LONG         $0x480eb262
+	WORD         $0xf352
+	LONG         $0x4806b262
+	WORD         $0xfb52
+	VBROADCASTSS 16(AX), Z16
+	LONG         $0x480e3262
+	WORD         $0xc052
+	LONG         $0x48063262
+	WORD         $0xc852
+	VBROADCASTSS 20(AX), Z17
+	LONG         $0x480e3262
+	WORD         $0xd152
+	LONG         $0x48063262
+	WORD         $0xd952
+	VBROADCASTSS 24(AX), Z18
+	LONG         $0x480e3262
+	WORD         $0xe252
+	LONG         $0x48063262
+	WORD         $0xea52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot8x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z14
+	VMOVUPS.Z 64(SI), K2, Z15
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x08, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000008, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z16
+	VMOVUPS      64(SI), Z17
+	VBROADCASTSS (AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 16(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 20(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 24(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 28(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	VMOVUPS      128(SI), Z16
+	VMOVUPS      192(SI), Z17
+	VBROADCASTSS 64(AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 68(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 72(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 76(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 80(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 84(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 88(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 92(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	VMOVUPS      256(SI), Z16
+	VMOVUPS      320(SI), Z17
+	VBROADCASTSS 128(AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 132(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 136(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 140(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 144(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 148(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 152(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 156(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	VMOVUPS      384(SI), Z16
+	VMOVUPS      448(SI), Z17
+	VBROADCASTSS 192(AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 196(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 200(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 204(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 208(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 212(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 216(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 220(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x08, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z16
+	VMOVUPS      64(SI), Z17
+	VBROADCASTSS (AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 16(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 20(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 24(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 28(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	VMOVUPS      128(SI), Z16
+	VMOVUPS      192(SI), Z17
+	VBROADCASTSS 64(AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 68(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 72(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 76(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 80(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 84(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 88(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 92(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	VMOVUPS      256(SI), Z16
+	VMOVUPS      320(SI), Z17
+	VBROADCASTSS 128(AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 132(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 136(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 140(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 144(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 148(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 152(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 156(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	VMOVUPS      384(SI), Z16
+	VMOVUPS      448(SI), Z17
+	VBROADCASTSS 192(AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 196(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 200(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 204(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 208(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 212(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 216(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 220(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z16
+	VMOVUPS      64(SI), Z17
+	VBROADCASTSS (AX), Z18
+	LONG         $0x407eb262
+	WORD         $0xc252
+	LONG         $0x4076b262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z19
+	LONG         $0x407eb262
+	WORD         $0xd352
+	LONG         $0x4076b262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z20
+	LONG         $0x407eb262
+	WORD         $0xe452
+	LONG         $0x4076b262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z21
+	LONG         $0x407eb262
+	WORD         $0xf552
+	LONG         $0x4076b262
+	WORD         $0xfd52
+	VBROADCASTSS 16(AX), Z18
+	LONG         $0x407e3262
+	WORD         $0xc252
+	LONG         $0x40763262
+	WORD         $0xca52
+	VBROADCASTSS 20(AX), Z19
+	LONG         $0x407e3262
+	WORD         $0xd352
+	LONG         $0x40763262
+	WORD         $0xdb52
+	VBROADCASTSS 24(AX), Z20
+	LONG         $0x407e3262
+	WORD         $0xe452
+	LONG         $0x40763262
+	WORD         $0xec52
+	VBROADCASTSS 28(AX), Z21
+	LONG         $0x407e3262
+	WORD         $0xf552
+	LONG         $0x40763262
+	WORD         $0xfd52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot9x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z14
+	VMOVUPS.Z 64(SI), K2, Z15
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z 64(SI), K2, Z17
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x09, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x0000000000000009, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z18
+	VMOVUPS      64(SI), Z19
+	VBROADCASTSS (AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 20(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 24(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z18
+	VMOVUPS      192(SI), Z19
+	VBROADCASTSS 64(AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 68(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 72(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 84(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 88(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 92(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z18
+	VMOVUPS      320(SI), Z19
+	VBROADCASTSS 128(AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 132(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 136(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 148(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 152(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 156(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z18
+	VMOVUPS      448(SI), Z19
+	VBROADCASTSS 192(AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 196(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 200(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 212(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 216(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 220(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x09, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z18
+	VMOVUPS      64(SI), Z19
+	VBROADCASTSS (AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 20(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 24(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z18
+	VMOVUPS      192(SI), Z19
+	VBROADCASTSS 64(AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 68(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 72(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 84(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 88(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 92(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z18
+	VMOVUPS      320(SI), Z19
+	VBROADCASTSS 128(AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 132(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 136(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 148(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 152(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 156(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z18
+	VMOVUPS      448(SI), Z19
+	VBROADCASTSS 192(AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 196(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 200(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 212(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 216(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 220(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z18
+	VMOVUPS      64(SI), Z19
+	VBROADCASTSS (AX), Z20
+	LONG         $0x406eb262
+	WORD         $0xc452
+	LONG         $0x4066b262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z21
+	LONG         $0x406eb262
+	WORD         $0xd552
+	LONG         $0x4066b262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z22
+	LONG         $0x406eb262
+	WORD         $0xe652
+	LONG         $0x4066b262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z23
+	LONG         $0x406eb262
+	WORD         $0xf752
+	LONG         $0x4066b262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z20
+	LONG         $0x406e3262
+	WORD         $0xc452
+	LONG         $0x40663262
+	WORD         $0xcc52
+	VBROADCASTSS 20(AX), Z21
+	LONG         $0x406e3262
+	WORD         $0xd552
+	LONG         $0x40663262
+	WORD         $0xdd52
+	VBROADCASTSS 24(AX), Z22
+	LONG         $0x406e3262
+	WORD         $0xe652
+	LONG         $0x40663262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z23
+	LONG         $0x406e3262
+	WORD         $0xf752
+	LONG         $0x40663262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z20
+	LONG         $0x406ea262
+	WORD         $0xc452
+	LONG         $0x4066a262
+	WORD         $0xcc52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot10x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z14
+	VMOVUPS.Z 64(SI), K2, Z15
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z 64(SI), K2, Z17
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z18
+	VMOVUPS.Z 64(SI), K2, Z19
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0a, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000a, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z20
+	VMOVUPS      64(SI), Z21
+	VBROADCASTSS (AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 12(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 16(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 24(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 28(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 32(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 36(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z20
+	VMOVUPS      192(SI), Z21
+	VBROADCASTSS 64(AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 72(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 76(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 80(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 84(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 88(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 92(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 96(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 100(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z20
+	VMOVUPS      320(SI), Z21
+	VBROADCASTSS 128(AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 136(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 140(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 144(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 148(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 152(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 156(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 160(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 164(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z20
+	VMOVUPS      448(SI), Z21
+	VBROADCASTSS 192(AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 200(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 204(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 208(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 212(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 216(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 220(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 224(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 228(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0a, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z20
+	VMOVUPS      64(SI), Z21
+	VBROADCASTSS (AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 12(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 16(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 24(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 28(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 32(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 36(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z20
+	VMOVUPS      192(SI), Z21
+	VBROADCASTSS 64(AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 72(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 76(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 80(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 84(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 88(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 92(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 96(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 100(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z20
+	VMOVUPS      320(SI), Z21
+	VBROADCASTSS 128(AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 136(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 140(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 144(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 148(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 152(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 156(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 160(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 164(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z20
+	VMOVUPS      448(SI), Z21
+	VBROADCASTSS 192(AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 200(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 204(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 208(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 212(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 216(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 220(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 224(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 228(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z20
+	VMOVUPS      64(SI), Z21
+	VBROADCASTSS (AX), Z22
+	LONG         $0x405eb262
+	WORD         $0xc652
+	LONG         $0x4056b262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z23
+	LONG         $0x405eb262
+	WORD         $0xd752
+	LONG         $0x4056b262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z24
+	LONG         $0x405e9262
+	WORD         $0xe052
+	LONG         $0x40569262
+	WORD         $0xe852
+	VBROADCASTSS 12(AX), Z25
+	LONG         $0x405e9262
+	WORD         $0xf152
+	LONG         $0x40569262
+	WORD         $0xf952
+	VBROADCASTSS 16(AX), Z22
+	LONG         $0x405e3262
+	WORD         $0xc652
+	LONG         $0x40563262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z23
+	LONG         $0x405e3262
+	WORD         $0xd752
+	LONG         $0x40563262
+	WORD         $0xdf52
+	VBROADCASTSS 24(AX), Z24
+	LONG         $0x405e1262
+	WORD         $0xe052
+	LONG         $0x40561262
+	WORD         $0xe852
+	VBROADCASTSS 28(AX), Z25
+	LONG         $0x405e1262
+	WORD         $0xf152
+	LONG         $0x40561262
+	WORD         $0xf952
+	VBROADCASTSS 32(AX), Z22
+	LONG         $0x405ea262
+	WORD         $0xc652
+	LONG         $0x4056a262
+	WORD         $0xce52
+	VBROADCASTSS 36(AX), Z23
+	LONG         $0x405ea262
+	WORD         $0xd752
+	LONG         $0x4056a262
+	WORD         $0xdf52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot11x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z14
+	VMOVUPS.Z 64(SI), K2, Z15
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z 64(SI), K2, Z17
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z18
+	VMOVUPS.Z 64(SI), K2, Z19
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z20
+	VMOVUPS.Z 64(SI), K2, Z21
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0b, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000b, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z22
+	VMOVUPS      64(SI), Z23
+	VBROADCASTSS (AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 12(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 16(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 20(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 24(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 28(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 32(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 36(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 40(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	VMOVUPS      128(SI), Z22
+	VMOVUPS      192(SI), Z23
+	VBROADCASTSS 64(AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 68(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 72(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 76(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 80(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 84(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 88(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 92(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 96(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 100(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 104(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	VMOVUPS      256(SI), Z22
+	VMOVUPS      320(SI), Z23
+	VBROADCASTSS 128(AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 132(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 136(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 140(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 144(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 148(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 152(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 156(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 160(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 164(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 168(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	VMOVUPS      384(SI), Z22
+	VMOVUPS      448(SI), Z23
+	VBROADCASTSS 192(AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 196(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 200(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 204(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 208(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 212(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 216(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 220(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 224(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 228(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 232(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0b, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z22
+	VMOVUPS      64(SI), Z23
+	VBROADCASTSS (AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 12(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 16(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 20(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 24(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 28(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 32(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 36(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 40(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	VMOVUPS      128(SI), Z22
+	VMOVUPS      192(SI), Z23
+	VBROADCASTSS 64(AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 68(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 72(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 76(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 80(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 84(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 88(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 92(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 96(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 100(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 104(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	VMOVUPS      256(SI), Z22
+	VMOVUPS      320(SI), Z23
+	VBROADCASTSS 128(AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 132(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 136(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 140(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 144(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 148(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 152(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 156(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 160(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 164(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 168(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	VMOVUPS      384(SI), Z22
+	VMOVUPS      448(SI), Z23
+	VBROADCASTSS 192(AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 196(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 200(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 204(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 208(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 212(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 216(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 220(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 224(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 228(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 232(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z22
+	VMOVUPS      64(SI), Z23
+	VBROADCASTSS (AX), Z24
+	LONG         $0x404e9262
+	WORD         $0xc052
+	LONG         $0x40469262
+	WORD         $0xc852
+	VBROADCASTSS 4(AX), Z25
+	LONG         $0x404e9262
+	WORD         $0xd152
+	LONG         $0x40469262
+	WORD         $0xd952
+	VBROADCASTSS 8(AX), Z26
+	LONG         $0x404e9262
+	WORD         $0xe252
+	LONG         $0x40469262
+	WORD         $0xea52
+	VBROADCASTSS 12(AX), Z27
+	LONG         $0x404e9262
+	WORD         $0xf352
+	LONG         $0x40469262
+	WORD         $0xfb52
+	VBROADCASTSS 16(AX), Z24
+	LONG         $0x404e1262
+	WORD         $0xc052
+	LONG         $0x40461262
+	WORD         $0xc852
+	VBROADCASTSS 20(AX), Z25
+	LONG         $0x404e1262
+	WORD         $0xd152
+	LONG         $0x40461262
+	WORD         $0xd952
+	VBROADCASTSS 24(AX), Z26
+	LONG         $0x404e1262
+	WORD         $0xe252
+	LONG         $0x40461262
+	WORD         $0xea52
+	VBROADCASTSS 28(AX), Z27
+	LONG         $0x404e1262
+	WORD         $0xf352
+	LONG         $0x40461262
+	WORD         $0xfb52
+	VBROADCASTSS 32(AX), Z24
+	LONG         $0x404e8262
+	WORD         $0xc052
+	LONG         $0x40468262
+	WORD         $0xc852
+	VBROADCASTSS 36(AX), Z25
+	LONG         $0x404e8262
+	WORD         $0xd152
+	LONG         $0x40468262
+	WORD         $0xd952
+	VBROADCASTSS 40(AX), Z26
+	LONG         $0x404e8262
+	WORD         $0xe252
+	LONG         $0x40468262
+	WORD         $0xea52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot12x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z14
+	VMOVUPS.Z 64(SI), K2, Z15
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z 64(SI), K2, Z17
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z18
+	VMOVUPS.Z 64(SI), K2, Z19
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z20
+	VMOVUPS.Z 64(SI), K2, Z21
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z22
+	VMOVUPS.Z 64(SI), K2, Z23
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0c, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000c, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z24
+	VMOVUPS      64(SI), Z25
+	VBROADCASTSS (AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 16(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 20(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 24(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 28(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 32(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 36(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 40(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 44(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	VMOVUPS      128(SI), Z24
+	VMOVUPS      192(SI), Z25
+	VBROADCASTSS 64(AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 68(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 72(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 76(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 80(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 84(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 88(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 92(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 96(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 100(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 104(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 108(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	VMOVUPS      256(SI), Z24
+	VMOVUPS      320(SI), Z25
+	VBROADCASTSS 128(AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 132(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 136(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 140(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 144(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 148(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 152(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 156(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 160(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 164(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 168(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 172(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	VMOVUPS      384(SI), Z24
+	VMOVUPS      448(SI), Z25
+	VBROADCASTSS 192(AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 196(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 200(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 204(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 208(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 212(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 216(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 220(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 224(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 228(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 232(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 236(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0c, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z24
+	VMOVUPS      64(SI), Z25
+	VBROADCASTSS (AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 16(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 20(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 24(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 28(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 32(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 36(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 40(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 44(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	VMOVUPS      128(SI), Z24
+	VMOVUPS      192(SI), Z25
+	VBROADCASTSS 64(AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 68(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 72(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 76(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 80(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 84(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 88(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 92(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 96(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 100(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 104(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 108(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	VMOVUPS      256(SI), Z24
+	VMOVUPS      320(SI), Z25
+	VBROADCASTSS 128(AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 132(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 136(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 140(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 144(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 148(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 152(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 156(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 160(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 164(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 168(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 172(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	VMOVUPS      384(SI), Z24
+	VMOVUPS      448(SI), Z25
+	VBROADCASTSS 192(AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 196(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 200(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 204(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 208(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 212(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 216(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 220(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 224(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 228(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 232(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 236(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z24
+	VMOVUPS      64(SI), Z25
+	VBROADCASTSS (AX), Z26
+	LONG         $0x403e9262
+	WORD         $0xc252
+	LONG         $0x40369262
+	WORD         $0xca52
+	VBROADCASTSS 4(AX), Z27
+	LONG         $0x403e9262
+	WORD         $0xd352
+	LONG         $0x40369262
+	WORD         $0xdb52
+	VBROADCASTSS 8(AX), Z28
+	LONG         $0x403e9262
+	WORD         $0xe452
+	LONG         $0x40369262
+	WORD         $0xec52
+	VBROADCASTSS 12(AX), Z29
+	LONG         $0x403e9262
+	WORD         $0xf552
+	LONG         $0x40369262
+	WORD         $0xfd52
+	VBROADCASTSS 16(AX), Z26
+	LONG         $0x403e1262
+	WORD         $0xc252
+	LONG         $0x40361262
+	WORD         $0xca52
+	VBROADCASTSS 20(AX), Z27
+	LONG         $0x403e1262
+	WORD         $0xd352
+	LONG         $0x40361262
+	WORD         $0xdb52
+	VBROADCASTSS 24(AX), Z28
+	LONG         $0x403e1262
+	WORD         $0xe452
+	LONG         $0x40361262
+	WORD         $0xec52
+	VBROADCASTSS 28(AX), Z29
+	LONG         $0x403e1262
+	WORD         $0xf552
+	LONG         $0x40361262
+	WORD         $0xfd52
+	VBROADCASTSS 32(AX), Z26
+	LONG         $0x403e8262
+	WORD         $0xc252
+	LONG         $0x40368262
+	WORD         $0xca52
+	VBROADCASTSS 36(AX), Z27
+	LONG         $0x403e8262
+	WORD         $0xd352
+	LONG         $0x40368262
+	WORD         $0xdb52
+	VBROADCASTSS 40(AX), Z28
+	LONG         $0x403e8262
+	WORD         $0xe452
+	LONG         $0x40368262
+	WORD         $0xec52
+	VBROADCASTSS 44(AX), Z29
+	LONG         $0x403e8262
+	WORD         $0xf552
+	LONG         $0x40368262
+	WORD         $0xfd52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z22, K1, (CX)
+	VMOVUPS Z23, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot13x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z14
+	VMOVUPS.Z 64(SI), K2, Z15
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z 64(SI), K2, Z17
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z18
+	VMOVUPS.Z 64(SI), K2, Z19
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z20
+	VMOVUPS.Z 64(SI), K2, Z21
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z22
+	VMOVUPS.Z 64(SI), K2, Z23
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z24
+	VMOVUPS.Z 64(SI), K2, Z25
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	VPXORD Z24, Z24, Z24
+	VPXORD Z25, Z25, Z25
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0d, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000d, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z26
+	VMOVUPS      64(SI), Z27
+	VBROADCASTSS (AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 20(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 24(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 36(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 40(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 44(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 48(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z26
+	VMOVUPS      192(SI), Z27
+	VBROADCASTSS 64(AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 68(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 72(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 84(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 88(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 92(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 100(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 104(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 108(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 112(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z26
+	VMOVUPS      320(SI), Z27
+	VBROADCASTSS 128(AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 132(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 136(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 148(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 152(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 156(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 164(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 168(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 172(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 176(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z26
+	VMOVUPS      448(SI), Z27
+	VBROADCASTSS 192(AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 196(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 200(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 212(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 216(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 220(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 228(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 232(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 236(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 240(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0d, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z26
+	VMOVUPS      64(SI), Z27
+	VBROADCASTSS (AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 20(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 24(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 36(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 40(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 44(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 48(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	VMOVUPS      128(SI), Z26
+	VMOVUPS      192(SI), Z27
+	VBROADCASTSS 64(AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 68(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 72(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 84(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 88(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 92(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 100(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 104(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 108(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 112(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	VMOVUPS      256(SI), Z26
+	VMOVUPS      320(SI), Z27
+	VBROADCASTSS 128(AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 132(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 136(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 148(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 152(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 156(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 164(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 168(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 172(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 176(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	VMOVUPS      384(SI), Z26
+	VMOVUPS      448(SI), Z27
+	VBROADCASTSS 192(AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 196(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 200(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 212(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 216(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 220(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 228(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 232(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 236(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 240(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z26
+	VMOVUPS      64(SI), Z27
+	VBROADCASTSS (AX), Z28
+	LONG         $0x402e9262
+	WORD         $0xc452
+	LONG         $0x40269262
+	WORD         $0xcc52
+	VBROADCASTSS 4(AX), Z29
+	LONG         $0x402e9262
+	WORD         $0xd552
+	LONG         $0x40269262
+	WORD         $0xdd52
+	VBROADCASTSS 8(AX), Z30
+	LONG         $0x402e9262
+	WORD         $0xe652
+	LONG         $0x40269262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z31
+	LONG         $0x402e9262
+	WORD         $0xf752
+	LONG         $0x40269262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z28
+	LONG         $0x402e1262
+	WORD         $0xc452
+	LONG         $0x40261262
+	WORD         $0xcc52
+	VBROADCASTSS 20(AX), Z29
+	LONG         $0x402e1262
+	WORD         $0xd552
+	LONG         $0x40261262
+	WORD         $0xdd52
+	VBROADCASTSS 24(AX), Z30
+	LONG         $0x402e1262
+	WORD         $0xe652
+	LONG         $0x40261262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z31
+	LONG         $0x402e1262
+	WORD         $0xf752
+	LONG         $0x40261262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z28
+	LONG         $0x402e8262
+	WORD         $0xc452
+	LONG         $0x40268262
+	WORD         $0xcc52
+	VBROADCASTSS 36(AX), Z29
+	LONG         $0x402e8262
+	WORD         $0xd552
+	LONG         $0x40268262
+	WORD         $0xdd52
+	VBROADCASTSS 40(AX), Z30
+	LONG         $0x402e8262
+	WORD         $0xe652
+	LONG         $0x40268262
+	WORD         $0xee52
+	VBROADCASTSS 44(AX), Z31
+	LONG         $0x402e8262
+	WORD         $0xf752
+	LONG         $0x40268262
+	WORD         $0xff52
+	VBROADCASTSS 48(AX), Z28
+	LONG         $0x402e0262
+	WORD         $0xc452
+	LONG         $0x40260262
+	WORD         $0xcc52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z22, K1, (CX)
+	VMOVUPS Z23, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z24, K1, (CX)
+	VMOVUPS Z25, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func tile512Dot14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+// Requires: AVX, AVX512F, BMI2, CMOV, MMX+
+TEXT ·tile512Dot14x2(SB), NOSPLIT, $0-112
+again:
+	MOVQ      a+8(FP), AX
+	MOVQ      c+40(FP), CX
+	MOVQ      sc+48(FP), DX
+	MOVQ      cols+64(FP), BX
+	MOVQ      $-1, SI
+	BZHIQ     BX, SI, SI
+	KMOVW     SI, K1
+	SHRQ      $0x10, SI
+	KMOVW     SI, K2
+	MOVB      acc+56(FP), BL
+	MOVQ      CX, SI
+	TESTB     BL, BL
+	JE        zero
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z1
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z 64(SI), K2, Z3
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z 64(SI), K2, Z5
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z6
+	VMOVUPS.Z 64(SI), K2, Z7
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z8
+	VMOVUPS.Z 64(SI), K2, Z9
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z10
+	VMOVUPS.Z 64(SI), K2, Z11
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z12
+	VMOVUPS.Z 64(SI), K2, Z13
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z14
+	VMOVUPS.Z 64(SI), K2, Z15
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z 64(SI), K2, Z17
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z18
+	VMOVUPS.Z 64(SI), K2, Z19
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z20
+	VMOVUPS.Z 64(SI), K2, Z21
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z22
+	VMOVUPS.Z 64(SI), K2, Z23
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z24
+	VMOVUPS.Z 64(SI), K2, Z25
+	ADDQ      DX, SI
+	VMOVUPS.Z (SI), K1, Z26
+	VMOVUPS.Z 64(SI), K2, Z27
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	VPXORD Z24, Z24, Z24
+	VPXORD Z25, Z25, Z25
+	VPXORD Z26, Z26, Z26
+	VPXORD Z27, Z27, Z27
+
+start:
+	MOVQ    k+0(FP), BX
+	MOVQ    b+24(FP), SI
+	SHRQ    $0x02, BX
+	JE      rest
+	IMUL3Q  $0x0e, DX, DI
+	ADDQ    CX, DI
+	CMPQ    n+80(FP), $0x01
+	CMOVQEQ next+72(FP), DI
+	MOVQ    $0x000000000000000e, CX
+	CMPQ    BX, CX
+	CMOVQGT CX, BX
+
+ask:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         DX, DI
+	VMOVUPS      (SI), Z28
+	VMOVUPS      64(SI), Z29
+	VBROADCASTSS (AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 24(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 36(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 40(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 44(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 48(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 52(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z28
+	VMOVUPS      192(SI), Z29
+	VBROADCASTSS 64(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 72(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 84(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 88(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 92(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 100(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 104(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 108(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 112(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 116(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z28
+	VMOVUPS      320(SI), Z29
+	VBROADCASTSS 128(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 136(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 148(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 152(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 156(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 164(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 168(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 172(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 176(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 180(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z28
+	VMOVUPS      448(SI), Z29
+	VBROADCASTSS 192(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 200(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 212(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 216(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 220(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 228(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 232(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 236(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 240(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 244(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          ask
+	MOVQ         k+0(FP), BX
+	SHRQ         $0x02, BX
+	SUBQ         $0x0e, BX
+	JLE          rest
+	MOVQ         far+96(FP), CX
+	MOVQ         sf+104(FP), DX
+
+loop:
+	PREFETCHT1   (CX)
+	PREFETCHT1   64(CX)
+	ADDQ         DX, CX
+	VMOVUPS      (SI), Z28
+	VMOVUPS      64(SI), Z29
+	VBROADCASTSS (AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 24(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 36(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 40(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 44(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 48(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 52(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	VMOVUPS      128(SI), Z28
+	VMOVUPS      192(SI), Z29
+	VBROADCASTSS 64(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 68(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 72(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 76(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 80(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 84(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 88(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 92(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 96(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 100(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 104(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 108(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 112(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 116(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	VMOVUPS      256(SI), Z28
+	VMOVUPS      320(SI), Z29
+	VBROADCASTSS 128(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 132(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 136(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 140(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 144(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 148(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 152(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 156(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 160(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 164(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 168(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 172(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 176(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 180(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	VMOVUPS      384(SI), Z28
+	VMOVUPS      448(SI), Z29
+	VBROADCASTSS 192(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 196(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 200(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 204(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 208(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 212(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 216(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 220(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 224(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 228(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 232(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 236(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 240(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 244(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         BX
+	JNE          loop
+	MOVQ         CX, far+96(FP)
+
+rest:
+	MOVQ k+0(FP), BX
+	ANDQ $0x03, BX
+	JE   done
+
+one:
+	VMOVUPS      (SI), Z28
+	VMOVUPS      64(SI), Z29
+	VBROADCASTSS (AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xc652
+	LONG         $0x40169262
+	WORD         $0xce52
+	VBROADCASTSS 4(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xd752
+	LONG         $0x40169262
+	WORD         $0xdf52
+	VBROADCASTSS 8(AX), Z30
+	LONG         $0x401e9262
+	WORD         $0xe652
+	LONG         $0x40169262
+	WORD         $0xee52
+	VBROADCASTSS 12(AX), Z31
+	LONG         $0x401e9262
+	WORD         $0xf752
+	LONG         $0x40169262
+	WORD         $0xff52
+	VBROADCASTSS 16(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xc652
+	LONG         $0x40161262
+	WORD         $0xce52
+	VBROADCASTSS 20(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xd752
+	LONG         $0x40161262
+	WORD         $0xdf52
+	VBROADCASTSS 24(AX), Z30
+	LONG         $0x401e1262
+	WORD         $0xe652
+	LONG         $0x40161262
+	WORD         $0xee52
+	VBROADCASTSS 28(AX), Z31
+	LONG         $0x401e1262
+	WORD         $0xf752
+	LONG         $0x40161262
+	WORD         $0xff52
+	VBROADCASTSS 32(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xc652
+	LONG         $0x40168262
+	WORD         $0xce52
+	VBROADCASTSS 36(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xd752
+	LONG         $0x40168262
+	WORD         $0xdf52
+	VBROADCASTSS 40(AX), Z30
+	LONG         $0x401e8262
+	WORD         $0xe652
+	LONG         $0x40168262
+	WORD         $0xee52
+	VBROADCASTSS 44(AX), Z31
+	LONG         $0x401e8262
+	WORD         $0xf752
+	LONG         $0x40168262
+	WORD         $0xff52
+	VBROADCASTSS 48(AX), Z30
+	LONG         $0x401e0262
+	WORD         $0xc652
+	LONG         $0x40160262
+	WORD         $0xce52
+	VBROADCASTSS 52(AX), Z31
+	LONG         $0x401e0262
+	WORD         $0xd752
+	LONG         $0x40160262
+	WORD         $0xdf52
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000080, SI
+	DECQ         BX
+	JNE          one
+
+done:
+	MOVQ    c+40(FP), CX
+	MOVQ    sc+48(FP), DX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z22, K1, (CX)
+	VMOVUPS Z23, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z24, K1, (CX)
+	VMOVUPS Z25, K2, 64(CX)
+	ADDQ    DX, CX
+	VMOVUPS Z26, K1, (CX)
+	VMOVUPS Z27, K2, 64(CX)
+	ADDQ    DX, CX
+	DECQ    n+80(FP)
+	JE      end
+	MOVQ    CX, c+40(FP)
+	MOVQ    AX, a+8(FP)
+	JMP     again
+
+end:
+	VZEROUPPER
+	RET
+
+// func transposeDot512(k int, rows int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512F, BMI2, CMOV
+TEXT ·transposeDot512(SB), NOSPLIT, $0-48
+	MOVQ k+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ src+16(FP), DX
+	MOVQ ss+24(FP), BX
+	MOVQ dst+32(FP), SI
+	MOVQ ds+40(FP), DI
+	XORQ R8, R8
+	CMPQ AX, $0x20
+	JL   tail
+
+loop:
+	MOVQ       DX, R9
+	MOVQ       CX, R10
+	MOVQ       BX, R11
+	VMOVUPS    (R9), Z0
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xc072
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z1
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xc972
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z2
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xd272
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z3
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xdb72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z4
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xe472
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z5
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xed72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z6
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xf672
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z7
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407ff262
+	WORD       $0xff72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z8
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xc072
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z9
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xc972
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z10
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xd272
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z11
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xdb72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z12
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xe472
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z13
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xed72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z14
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xf672
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS    (R9), Z15
+	VMOVUPS    64(R9), Z16
+	LONG       $0x407f5262
+	WORD       $0xff72
+	VUNPCKLPS  Z1, Z0, Z16
+	VUNPCKHPS  Z1, Z0, Z17
+	VUNPCKLPS  Z3, Z2, Z18
+	VUNPCKHPS  Z3, Z2, Z19
+	VUNPCKLPS  Z5, Z4, Z20
+	VUNPCKHPS  Z5, Z4, Z21
+	VUNPCKLPS  Z7, Z6, Z22
+	VUNPCKHPS  Z7, Z6, Z23
+	VUNPCKLPS  Z9, Z8, Z24
+	VUNPCKHPS  Z9, Z8, Z25
+	VUNPCKLPS  Z11, Z10, Z26
+	VUNPCKHPS  Z11, Z10, Z27
+	VUNPCKLPS  Z13, Z12, Z28
+	VUNPCKHPS  Z13, Z12, Z29
+	VUNPCKLPS  Z15, Z14, Z30
+	VUNPCKHPS  Z15, Z14, Z31
+	VUNPCKLPD  Z18, Z16, Z0
+	VUNPCKHPD  Z18, Z16, Z1
+	VUNPCKLPD  Z19, Z17, Z2
+	VUNPCKHPD  Z19, Z17, Z3
+	VUNPCKLPD  Z22, Z20, Z4
+	VUNPCKHPD  Z22, Z20, Z5
+	VUNPCKLPD  Z23, Z21, Z6
+	VUNPCKHPD  Z23, Z21, Z7
+	VUNPCKLPD  Z26, Z24, Z8
+	VUNPCKHPD  Z26, Z24, Z9
+	VUNPCKLPD  Z27, Z25, Z10
+	VUNPCKHPD  Z27, Z25, Z11
+	VUNPCKLPD  Z30, Z28, Z12
+	VUNPCKHPD  Z30, Z28, Z13
+	VUNPCKLPD  Z31, Z29, Z14
+	VUNPCKHPD  Z31, Z29, Z15
+	VSHUFF32X4 $0x88, Z4, Z0, Z16
+	VSHUFF32X4 $0xdd, Z4, Z0, Z20
+	VSHUFF32X4 $0x88, Z12, Z8, Z24
+	VSHUFF32X4 $0xdd, Z12, Z8, Z28
+	VSHUFF32X4 $0x88, Z5, Z1, Z17
+	VSHUFF32X4 $0xdd, Z5, Z1, Z21
+	VSHUFF32X4 $0x88, Z13, Z9, Z25
+	VSHUFF32X4 $0xdd, Z13, Z9, Z29
+	VSHUFF32X4 $0x88, Z6, Z2, Z18
+	VSHUFF32X4 $0xdd, Z6, Z2, Z22
+	VSHUFF32X4 $0x88, Z14, Z10, Z26
+	VSHUFF32X4 $0xdd, Z14, Z10, Z30
+	VSHUFF32X4 $0x88, Z7, Z3, Z19
+	VSHUFF32X4 $0xdd, Z7, Z3, Z23
+	VSHUFF32X4 $0x88, Z15, Z11, Z27
+	VSHUFF32X4 $0xdd, Z15, Z11, Z31
+	VSHUFF32X4 $0x88, Z24, Z16, Z0
+	VSHUFF32X4 $0x88, Z28, Z20, Z4
+	VSHUFF32X4 $0xdd, Z24, Z16, Z8
+	VSHUFF32X4 $0xdd, Z28, Z20, Z12
+	VSHUFF32X4 $0x88, Z25, Z17, Z1
+	VSHUFF32X4 $0x88, Z29, Z21, Z5
+	VSHUFF32X4 $0xdd, Z25, Z17, Z9
+	VSHUFF32X4 $0xdd, Z29, Z21, Z13
+	VSHUFF32X4 $0x88, Z26, Z18, Z2
+	VSHUFF32X4 $0x88, Z30, Z22, Z6
+	VSHUFF32X4 $0xdd, Z26, Z18, Z10
+	VSHUFF32X4 $0xdd, Z30, Z22, Z14
+	VSHUFF32X4 $0x88, Z27, Z19, Z3
+	VSHUFF32X4 $0x88, Z31, Z23, Z7
+	VSHUFF32X4 $0xdd, Z27, Z19, Z11
+	VSHUFF32X4 $0xdd, Z31, Z23, Z15
+	VMOVUPS    Z0, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z1, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z2, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z3, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z4, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z5, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z6, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z7, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z8, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z9, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z10, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z11, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z12, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z13, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z14, (SI)
+	ADDQ       DI, SI
+	VMOVUPS    Z15, (SI)
+	ADDQ       DI, SI
+	ADDQ       $0x00000080, DX
+	SUBQ       $0x20, AX
+	CMPQ       AX, $0x20
+	JGE        loop
+
+tail:
+	TESTQ      AX, AX
+	JE         done
+	MOVQ       $-1, R9
+	BZHIQ      AX, R9, R9
+	KMOVW      R9, K1
+	SHRQ       $0x10, R9
+	KMOVW      R9, K2
+	MOVQ       DX, R9
+	MOVQ       CX, R10
+	MOVQ       BX, R11
+	VMOVUPS.Z  (R9), K1, Z0
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xc072
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z1
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xc972
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z2
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xd272
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z3
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xdb72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z4
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xe472
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z5
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xed72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z6
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xf672
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z7
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407ff262
+	WORD       $0xff72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z8
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xc072
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z9
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xc972
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z10
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xd272
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z11
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xdb72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z12
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xe472
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z13
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xed72
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z14
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xf672
+	DECQ       R10
+	CMOVQEQ    R8, R11
+	ADDQ       R11, R9
+	VMOVUPS.Z  (R9), K1, Z15
+	VMOVUPS.Z  64(R9), K2, Z16
+	LONG       $0x407f5262
+	WORD       $0xff72
+	VUNPCKLPS  Z1, Z0, Z16
+	VUNPCKHPS  Z1, Z0, Z17
+	VUNPCKLPS  Z3, Z2, Z18
+	VUNPCKHPS  Z3, Z2, Z19
+	VUNPCKLPS  Z5, Z4, Z20
+	VUNPCKHPS  Z5, Z4, Z21
+	VUNPCKLPS  Z7, Z6, Z22
+	VUNPCKHPS  Z7, Z6, Z23
+	VUNPCKLPS  Z9, Z8, Z24
+	VUNPCKHPS  Z9, Z8, Z25
+	VUNPCKLPS  Z11, Z10, Z26
+	VUNPCKHPS  Z11, Z10, Z27
+	VUNPCKLPS  Z13, Z12, Z28
+	VUNPCKHPS  Z13, Z12, Z29
+	VUNPCKLPS  Z15, Z14, Z30
+	VUNPCKHPS  Z15, Z14, Z31
+	VUNPCKLPD  Z18, Z16, Z0
+	VUNPCKHPD  Z18, Z16, Z1
+	VUNPCKLPD  Z19, Z17, Z2
+	VUNPCKHPD  Z19, Z17, Z3
+	VUNPCKLPD  Z22, Z20, Z4
+	VUNPCKHPD  Z22, Z20, Z5
+	VUNPCKLPD  Z23, Z21, Z6
+	VUNPCKHPD  Z23, Z21, Z7
+	VUNPCKLPD  Z26, Z24, Z8
+	VUNPCKHPD  Z26, Z24, Z9
+	VUNPCKLPD  Z27, Z25, Z10
+	VUNPCKHPD  Z27, Z25, Z11
+	VUNPCKLPD  Z30, Z28, Z12
+	VUNPCKHPD  Z30, Z28, Z13
+	VUNPCKLPD  Z31, Z29, Z14
+	VUNPCKHPD  Z31, Z29, Z15
+	VSHUFF32X4 $0x88, Z4, Z0, Z16
+	VSHUFF32X4 $0xdd, Z4, Z0, Z20
+	VSHUFF32X4 $0x88, Z12, Z8, Z24
+	VSHUFF32X4 $0xdd, Z12, Z8, Z28
+	VSHUFF32X4 $0x88, Z5, Z1, Z17
+	VSHUFF32X4 $0xdd, Z5, Z1, Z21
+	VSHUFF32X4 $0x88, Z13, Z9, Z25
+	VSHUFF32X4 $0xdd, Z13, Z9, Z29
+	VSHUFF32X4 $0x88, Z6, Z2, Z18
+	VSHUFF32X4 $0xdd, Z6, Z2, Z22
+	VSHUFF32X4 $0x88, Z14, Z10, Z26
+	VSHUFF32X4 $0xdd, Z14, Z10, Z30
+	VSHUFF32X4 $0x88, Z7, Z3, Z19
+	VSHUFF32X4 $0xdd, Z7, Z3, Z23
+	VSHUFF32X4 $0x88, Z15, Z11, Z27
+	VSHUFF32X4 $0xdd, Z15, Z11, Z31
+	VSHUFF32X4 $0x88, Z24, Z16, Z0
+	VSHUFF32X4 $0x88, Z28, Z20, Z4
+	VSHUFF32X4 $0xdd, Z24, Z16, Z8
+	VSHUFF32X4 $0xdd, Z28, Z20, Z12
+	VSHUFF32X4 $0x88, Z25, Z17, Z1
+	VSHUFF32X4 $0x88, Z29, Z21, Z5
+	VSHUFF32X4 $0xdd, Z25, Z17, Z9
+	VSHUFF32X4 $0xdd, Z29, Z21, Z13
+	VSHUFF32X4 $0x88, Z26, Z18, Z2
+	VSHUFF32X4 $0x88, Z30, Z22, Z6
+	VSHUFF32X4 $0xdd, Z26, Z18, Z10
+	VSHUFF32X4 $0xdd, Z30, Z22, Z14
+	VSHUFF32X4 $0x88, Z27, Z19, Z3
+	VSHUFF32X4 $0x88, Z31, Z23, Z7
+	VSHUFF32X4 $0xdd, Z27, Z19, Z11
+	VSHUFF32X4 $0xdd, Z31, Z23, Z15
+	INCQ       AX
+	SHRQ       $0x01, AX
+	VMOVUPS    Z0, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z1, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z2, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z3, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z4, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z5, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z6, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z7, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z8, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z9, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z10, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z11, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z12, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z13, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z14, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+	VMOVUPS    Z15, (SI)
+	ADDQ       DI, SI
+	DECQ       AX
+	JE         done
+
+done:
+	VZEROUPPER
+	RET
+
+DATA together<>+0(SB)/2, $0x0000
+DATA together<>+2(SB)/2, $0x0010
+DATA together<>+4(SB)/2, $0x0001
+DATA together<>+6(SB)/2, $0x0011
+DATA together<>+8(SB)/2, $0x0002
+DATA together<>+10(SB)/2, $0x0012
+DATA together<>+12(SB)/2, $0x0003
+DATA together<>+14(SB)/2, $0x0013
+DATA together<>+16(SB)/2, $0x0004
+DATA together<>+18(SB)/2, $0x0014
+DATA together<>+20(SB)/2, $0x0005
+DATA together<>+22(SB)/2, $0x0015
+DATA together<>+24(SB)/2, $0x0006
+DATA together<>+26(SB)/2, $0x0016
+DATA together<>+28(SB)/2, $0x0007
+DATA together<>+30(SB)/2, $0x0017
+DATA together<>+32(SB)/2, $0x0008
+DATA together<>+34(SB)/2, $0x0018
+DATA together<>+36(SB)/2, $0x0009
+DATA together<>+38(SB)/2, $0x0019
+DATA together<>+40(SB)/2, $0x000a
+DATA together<>+42(SB)/2, $0x001a
+DATA together<>+44(SB)/2, $0x000b
+DATA together<>+46(SB)/2, $0x001b
+DATA together<>+48(SB)/2, $0x000c
+DATA together<>+50(SB)/2, $0x001c
+DATA together<>+52(SB)/2, $0x000d
+DATA together<>+54(SB)/2, $0x001d
+DATA together<>+56(SB)/2, $0x000e
+DATA together<>+58(SB)/2, $0x001e
+DATA together<>+60(SB)/2, $0x000f
+DATA together<>+62(SB)/2, $0x001f
+GLOBL together<>(SB), RODATA|NOPTR, $64
+
+// func stripsDot512x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512BW, AVX512F, BMI2, MMX+
+TEXT ·stripsDot512x1(SB), NOSPLIT, $0-64
+	MOVQ      k+0(FP), AX
+	MOVQ      n+8(FP), CX
+	MOVQ      h+16(FP), DX
+	MOVQ      last+24(FP), BX
+	MOVQ      src+32(FP), SI
+	MOVQ      ss+40(FP), DI
+	MOVQ      dst+48(FP), R8
+	MOVQ      ds+56(FP), R9
+	MOVQ      $-1, R10
+	BZHIQ     DX, R10, R10
+	KMOVW     R10, K1
+	KMOVW     K1, K3
+	SHLQ      $0x02, DX
+	KMOVW     K3, K4
+	MOVQ      $-1, R10
+	BZHIQ     BX, R10, R10
+	KMOVW     R10, K1
+	KMOVW     K1, K5
+	VMOVDQU16 together<>+0(SB), Z31
+	DECQ      CX
+
+row:
+	CMPQ  AX, $0x01
+	JNE   pair
+	KXORW K4, K4, K4
+	KXORW K5, K5, K5
+
+pair:
+	MOVQ  SI, BX
+	LEAQ  (SI)(DI*1), R10
+	MOVQ  R8, R11
+	MOVQ  CX, R12
+	TESTQ R12, R12
+	JE    last
+
+strip:
+	PREFETCHT0 (BX)(DI*8)
+	PREFETCHT0 (R10)(DI*8)
+	VMOVUPS.Z  (BX), K3, Z0
+	VMOVUPS.Z  (R10), K4, Z1
+	LONG       $0x4877f262
+	WORD       $0xc072
+	VPERMW     Z0, Z31, Z0
+	VMOVUPS    Z0, (R11)
+	ADDQ       DX, BX
+	ADDQ       DX, R10
+	ADDQ       R9, R11
+	DECQ       R12
+	JNE        strip
+
+last:
+	PREFETCHT0 (BX)(DI*8)
+	PREFETCHT0 (R10)(DI*8)
+	VMOVUPS.Z  (BX), K1, Z0
+	VMOVUPS.Z  (R10), K5, Z1
+	LONG       $0x4877f262
+	WORD       $0xc072
+	VPERMW     Z0, Z31, Z0
+	VMOVUPS    Z0, (R11)
+	LEAQ       (SI)(DI*2), SI
+	ADDQ       $0x40, R8
+	SUBQ       $0x02, AX
+	JG         row
+	VZEROUPPER
+	RET
+
+// func stripsDot512x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+// Requires: AVX, AVX512BW, AVX512F, BMI2, MMX+
+TEXT ·stripsDot512x2(SB), NOSPLIT, $0-64
+	MOVQ      k+0(FP), AX
+	MOVQ      n+8(FP), CX
+	MOVQ      h+16(FP), DX
+	MOVQ      last+24(FP), DX
+	MOVQ      src+32(FP), BX
+	MOVQ      ss+40(FP), SI
+	MOVQ      dst+48(FP), DI
+	MOVQ      ds+56(FP), R8
+	KXNORW    K3, K3, K3
+	KMOVW     K3, K4
+	MOVQ      $-1, R9
+	BZHIQ     DX, R9, R9
+	KMOVW     R9, K1
+	SHRQ      $0x10, R9
+	KMOVW     R9, K2
+	KMOVW     K1, K5
+	KMOVW     K2, K6
+	VMOVDQU16 together<>+0(SB), Z31
+	DECQ      CX
+
+row:
+	CMPQ  AX, $0x01
+	JNE   pair
+	KXORW K4, K4, K4
+	KXORW K5, K5, K5
+	KXORW K6, K6, K6
+
+pair:
+	MOVQ  BX, DX
+	LEAQ  (BX)(SI*1), R9
+	MOVQ  DI, R10
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JE    last
+
+strip:
+	PREFETCHT0 (DX)(SI*8)
+	PREFETCHT0 (R9)(SI*8)
+	PREFETCHT0 64(DX)(SI*8)
+	PREFETCHT0 64(R9)(SI*8)
+	VMOVUPS.Z  (DX), K3, Z0
+	VMOVUPS.Z  (R9), K4, Z1
+	LONG       $0x4877f262
+	WORD       $0xc072
+	VPERMW     Z0, Z31, Z0
+	VMOVUPS    Z0, (R10)
+	VMOVUPS.Z  64(DX), K3, Z2
+	VMOVUPS.Z  64(R9), K4, Z3
+	LONG       $0x4867f262
+	WORD       $0xd272
+	VPERMW     Z2, Z31, Z2
+	VMOVUPS    Z2, 64(R10)
+	ADDQ       $0x80, DX
+	ADDQ       $0x80, R9
+	ADDQ       R8, R10
+	DECQ       R11
+	JNE        strip
+
+last:
+	PREFETCHT0 (DX)(SI*8)
+	PREFETCHT0 (R9)(SI*8)
+	PREFETCHT0 64(DX)(SI*8)
+	PREFETCHT0 64(R9)(SI*8)
+	VMOVUPS.Z  (DX), K1, Z0
+	VMOVUPS.Z  (R9), K5, Z1
+	LONG       $0x4877f262
+	WORD       $0xc072
+	VPERMW     Z0, Z31, Z0
+	VMOVUPS    Z0, (R10)
+	VMOVUPS.Z  64(DX), K2, Z2
+	VMOVUPS.Z  64(R9), K6, Z3
+	LONG       $0x4867f262
+	WORD       $0xd272
+	VPERMW     Z2, Z31, Z2
+	VMOVUPS    Z2, 64(R10)
+	LEAQ       (BX)(SI*2), BX
+	ADDQ       $0x80, DI
+	SUBQ       $0x02, AX
+	JG         row
 	VZEROUPPER
 	RET
 

@@ -17,6 +17,9 @@ func native() []*kernels {
 	x := cpu.X86
 	if x.HasAVX512F && x.HasAVX2 && x.HasFMA && x.HasBMI2 {
 		all = append(all, &avx512)
+		if hasDots() {
+			all = append(all, &dots)
+		}
 	}
 	if x.HasAVX2 && x.HasFMA && x.HasBMI2 {
 		all = append(all, &avx2)
@@ -25,7 +28,7 @@ func native() []*kernels {
 }
 
 var avx512 = kernels{
-	name: "avx512", pack: maxPanels, strips: maxStrips, slack: 16, keeps: true,
+	name: "avx512", class: "fma", pack: maxPanels, strips: maxStrips, slack: 16, keeps: true,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
 		tiled(&tiling512, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc, seen)
 	},
@@ -41,7 +44,7 @@ var avx512 = kernels{
 }
 
 var avx2 = kernels{
-	name: "avx2", pack: maxPanels, strips: maxStrips, slack: 16, keeps: true,
+	name: "avx2", class: "fma", pack: maxPanels, strips: maxStrips, slack: 16, keeps: true,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
 		tiled(&tiling256, w, false, l, m, n, k, a, lda, b, ldb, c, ldc, acc, seen)
 	},
@@ -57,14 +60,14 @@ var avx2 = kernels{
 }
 
 var tiling512 = tiling{
-	lanes: 16, vectors: 2, rows: 14,
+	lanes: 16, unit: 1, vectors: 2, rows: 14,
 	row: tiles512Row[:], col: tiles512Col[:], rowEdge: tiles512Row[:], colEdge: tiles512Col[:],
 	strip: tiles512Strip[:], rowPack: tiles512RowPack[:], stripPack: tiles512StripPack[:],
 	transpose: transpose512, strips: strips512x1, panels: strips512x2, round: round512,
 }
 
 var tiling256 = tiling{
-	lanes: 8, vectors: 2, rows: 6,
+	lanes: 8, unit: 1, vectors: 2, rows: 6,
 	row: tiles256Row[:], col: tiles256Col[:], rowEdge: tiles256RowMasked[:], colEdge: tiles256ColMasked[:],
 	transpose: transpose256, strips: strips256x1, panels: strips256x2, round: round256,
 }

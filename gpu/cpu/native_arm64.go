@@ -14,7 +14,7 @@ func native() []*kernels { return []*kernels{&neon} }
 
 // neon leaves to Go what costs little beside products and exponentials.
 var neon = kernels{
-	name: "neon", pack: neonB, strips: neonM * neonK, slack: 16,
+	name: "neon", class: "fma", pack: neonB, strips: neonM * neonK, slack: 16,
 	product: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, seen int) {
 		productNEON(false, w, l, m, n, k, a, lda, b, ldb, c, ldc, acc, seen)
 	},
@@ -95,3 +95,6 @@ var panelsNEON = panelKernels{
 	full: []panelKernel{linearNEONF32x1, linearNEONF32x2, linearNEONF32x3},
 	half: []panelKernel{linearNEONBF16x1, linearNEONBF16x2, linearNEONBF16x3},
 }
+
+// withHalf are the kernels like best whose products in bfloat16 are the fastest.
+func withHalf(best *kernels) *kernels { return best }

@@ -14,14 +14,14 @@ import (
 
 // portable has the matrix product that a compiler makes fastest; its sums are
 // rounded more often than the assembly's.
-var portable = goKernels(tileFast)
+var portable = goKernels("portable", tileFast, &exact)
 
 // exact gives the assembly's bits.
-var exact = goKernels(tileFused)
+var exact = goKernels("fma", tileFused, nil)
 
-func goKernels(tile tileGo) kernels {
+func goKernels(class string, tile tileGo, exact *kernels) kernels {
 	return kernels{
-		name: "portable", pack: goCols * goK, strips: goRows * goK,
+		name: "portable", class: class, exact: exact, pack: goCols * goK, strips: goRows * goK,
 		slack: 1 << 30, product: wholly(productGo(tile, false)), half: productGo(tile, true),
 		dot: dotGo, dot3: dot3Go, add: addGo,
 		normalize: normalizeGo, normBack: normBackGo,

@@ -662,6 +662,99 @@ func strips256x1(k int, n int, h int, last int, src *float32, ss int, dst *float
 func strips256x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
 
 //go:noescape
+func tile512Dot1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot5x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot6x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot7x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot8x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot9x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot10x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot11x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot12x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot13x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot14x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot5x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot6x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot7x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot8x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot9x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot10x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot11x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot12x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot13x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func tile512Dot14x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)
+
+//go:noescape
+func transposeDot512(k int, rows int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
+func stripsDot512x1(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
+func stripsDot512x2(k int, n int, h int, last int, src *float32, ss int, dst *float32, ds int)
+
+//go:noescape
 func linear512F32x1(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
 
 //go:noescape

@@ -17,6 +17,7 @@ type tile func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int
 // A tiling is the tiles of one instruction set, by vectors and rows.
 type tiling struct {
 	lanes            int      // of a vector
+	unit             int      // values of k in an element that is packed: 2 are a pair of bfloat16
 	vectors          int      // at most, side by side
 	rows             int      // at most, one below another; no more than lanes
 	row, col         [][]tile // A as it lies, and transposed
@@ -30,7 +31,7 @@ type tiling struct {
 	// one vector of a block of dst; blocks are ds bytes apart. panels does so for rows of all
 	// vectors of a tile.
 	strips, panels func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)
-	round          func(x []float32) // to bfloat16
+	round          func(x []float32) // to bfloat16; nil where packing does it
 }
 
 // ptr is the address of s[i], unchecked: the shapes were checked before.
@@ -66,6 +67,8 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 		}
 		return
 	}
+	values := k
+	k = (values + t.unit - 1) / t.unit
 	vecs := (n + t.lanes - 1) / t.lanes
 	panels := (vecs + t.vectors - 1) / t.vectors
 	width := t.vectors * t.lanes
@@ -108,8 +111,8 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 				pack = pack[panels*width*k0:]
 			}
 			if packB && !inTile && !one && !have {
-				t.packB(l, kb, b, k0, p0*width, min(p1*width, n), ldb, pack)
-				if half {
+				t.packB(l, kb, values, b, k0, p0*width, min(p1*width, n), ldb, pack)
+				if half && t.round != nil {
 					t.round(pack[:(p1-p0)*kb*width])
 				}
 			}
@@ -122,8 +125,8 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 				strips := (r1 - r0 + t.rows - 1) / t.rows
 				h := (r1 - r0 + strips - 1) / strips
 				if packA {
-					t.packA(l, kb, a, k0, r0, r1, h, lda, w.strips)
-					if half {
+					t.packA(l, kb, values, a, k0, r0, r1, h, lda, w.strips)
+					if half && t.round != nil {
 						t.round(w.strips[:strips*kb*t.lanes])
 					}
 				}
@@ -146,10 +149,10 @@ func tiled(t *tiling, w *worker, half bool, l gpu.Layout, m, n, k int, a []float
 							bp = pack[(p-p0)*kb*width:]
 						}
 						if one && !inTile && !have {
-							t.packB(l, kb, b, k0, j0, j0+cols, ldb, bp)
+							t.packB(l, kb, values, b, k0, j0, j0+cols, ldb, bp)
 						}
 					case cols < nv*t.lanes: // tiles read whole vectors
-						t.packB(l, kb, b, k0, j0, n, ldb, bp)
+						t.packB(l, kb, values, b, k0, j0, n, ldb, bp)
 					default:
 						bp, sb = b[k0*ldb+j0:], 4*ldb
 					}
@@ -239,6 +242,7 @@ func (t *tiling) after(l gpu.Layout, a []float32, lda, k, k0, kb, blocks, x, m, 
 		k0, kb = k0+kb, k*(x+2)/blocks-k0-kb
 		r1, r2 = 0, min(m, block)
 	}
+	k0, kb = k0*t.unit, kb*t.unit
 	if l == gpu.TN {
 		return ahead{p: place(a, k0*lda+r1), rows: kb, lines: (r2 - r1 + pair - 1) / pair, stride: 4 * lda}
 	}
@@ -261,31 +265,38 @@ func (t *tiling) asks(k int, strip bool) int {
 	return max(1, k/8-t.rows/2)
 }
 
-// packB writes columns j0 to j1 of op(B) from k0 on to dst, panel after panel; what a
+// of is the part of the values of k that kb elements from k0 on hold.
+func (t *tiling) of(values, k0, kb int) (from, n int) {
+	return k0 * t.unit, min(kb*t.unit, values-k0*t.unit)
+}
+
+// packB writes columns j0 to j1 of op(B) from k0 on to dst, kb elements of k, panel after panel; what a
 // panel holds beyond j1 is of no matter.
-func (t *tiling) packB(l gpu.Layout, kb int, b []float32, k0, j0, j1, ldb int, dst []float32) {
+func (t *tiling) packB(l gpu.Layout, kb, values int, b []float32, k0, j0, j1, ldb int, dst []float32) {
 	width := t.vectors * t.lanes
+	from, k := t.of(values, k0, kb)
 	if l != gpu.NT {
 		n := (j1 - j0 + width - 1) / width
-		t.panels(kb, n, width, j1-j0-(n-1)*width, ptr(b, k0*ldb+j0), 4*ldb, ptr(dst, 0), 4*kb*width)
+		t.panels(k, n, width, j1-j0-(n-1)*width, ptr(b, from*ldb+j0), 4*ldb, ptr(dst, 0), 4*kb*width)
 		return
 	}
 	for j := j0; j < j1; j += t.lanes {
 		p, at := (j-j0)/width, (j-j0)%width
-		t.transpose(kb, min(t.lanes, j1-j), ptr(b, j*ldb+k0), 4*ldb, ptr(dst, p*kb*width+at), 4*width)
+		t.transpose(k, min(t.lanes, j1-j), ptr(b, j*ldb+from), 4*ldb, ptr(dst, p*kb*width+at), 4*width)
 	}
 }
 
 // packA writes rows r0 to r1 of op(A) from k0 on to dst, h rows to a block of kb vectors:
-// one for each k.
-func (t *tiling) packA(l gpu.Layout, kb int, a []float32, k0, r0, r1, h, lda int, dst []float32) {
+// one for each element of k.
+func (t *tiling) packA(l gpu.Layout, kb, values int, a []float32, k0, r0, r1, h, lda int, dst []float32) {
 	n := (r1 - r0 + h - 1) / h
+	from, k := t.of(values, k0, kb)
 	if l == gpu.TN {
-		t.strips(kb, n, h, r1-r0-(n-1)*h, ptr(a, k0*lda+r0), 4*lda, ptr(dst, 0), 4*t.lanes*kb)
+		t.strips(k, n, h, r1-r0-(n-1)*h, ptr(a, from*lda+r0), 4*lda, ptr(dst, 0), 4*t.lanes*kb)
 		return
 	}
 	for i := range n {
 		i0 := r0 + i*h
-		t.transpose(kb, min(h, r1-i0), ptr(a, i0*lda+k0), 4*lda, ptr(dst, i*kb*t.lanes), 4*t.lanes)
+		t.transpose(k, min(h, r1-i0), ptr(a, i0*lda+from), 4*lda, ptr(dst, i*kb*t.lanes), 4*t.lanes)
 	}
 }

@@ -52,6 +52,7 @@ func main() {
 	}
 	askRows()
 	tiles()
+	dots()
 	linears()
 	if err := writeTables("../tables_amd64.go"); err != nil {
 		log.Fatal(err)

@@ -118,9 +118,10 @@ func loadMasks(n reg.Register, nv int) {
 // turning is the frame of the two packings of transposed rows: up to lanes rows
 // of src, each k elements and ss bytes after the other, become the columns of
 // k rows of dst, each one vector and ds bytes after the other. Where there are fewer rows
-// the last is repeated. load reads the element of each row that p is at; turn emits
-// the exchange among registers, of which out are the results.
-func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
+// the last is repeated. turn emits the exchange among registers, of which out are the results.
+//
+// With pairs two elements of a row become one, in bfloat16; beside the last of an odd k is 0.
+func turning(w width, name string, in, out []reg.VecPhysical, pairs bool, turn func()) {
 	TEXT(name, attr.NOSPLIT, "func(k, rows int, src *float32, ss int, dst *float32, ds int)")
 	Pragma("noescape")
 	n := Load(Param("k"), GP64())
@@ -130,6 +131,10 @@ func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
 	d := Load(Param("dst"), GP64())
 	ds := Load(Param("ds"), GP64())
 	most := len(in)
+	read, unit := uint64(w.bytes), 1 // of a row in a turn, elements that become one
+	if pairs {
+		read, unit = 2*read, 2
+	}
 	zero := GP64()
 	XORQ(zero, zero)
 	p, left, step := GP64(), GP64(), GP64()
@@ -147,24 +152,40 @@ func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
 		}
 		turn()
 	}
-	CMPQ(n, Imm(uint64(most)))
+	CMPQ(n, Imm(uint64(unit*most)))
 	JL(LabelRef("tail"))
 	Label("loop")
-	block(func(i int) { VMOVUPS(Mem{Base: p}, in[i]) })
+	block(func(i int) {
+		VMOVUPS(Mem{Base: p}, in[i])
+		if pairs {
+			VMOVUPS(Mem{Base: p, Disp: w.bytes}, reg.Z16)
+			vcvtne2ps2bf16(in[i], reg.Z16, in[i])
+		}
+	})
 	for i := range most {
 		VMOVUPS(out[i], Mem{Base: d})
 		ADDQ(ds, d)
 	}
-	ADDQ(Imm(uint64(w.bytes)), s)
-	SUBQ(Imm(uint64(most)), n)
-	CMPQ(n, Imm(uint64(most)))
+	ADDQ(U32(uint32(read)), s)
+	SUBQ(Imm(uint64(unit*most)), n)
+	CMPQ(n, Imm(uint64(unit*most)))
 	JGE(LabelRef("loop"))
 	Label("tail")
 	TESTQ(n, n)
 	JE(LabelRef("done"))
 	if w.halves == 1 {
-		loadMasks(n, 1)
-		block(func(i int) { VMOVUPS_Z(Mem{Base: p}, reg.K1, in[i]) })
+		loadMasks(n, unit)
+		block(func(i int) {
+			VMOVUPS_Z(Mem{Base: p}, reg.K1, in[i])
+			if pairs {
+				VMOVUPS_Z(Mem{Base: p, Disp: w.bytes}, reg.K2, reg.Z16)
+				vcvtne2ps2bf16(in[i], reg.Z16, in[i])
+			}
+		})
+		if pairs {
+			INCQ(n)
+			SHRQ(Imm(1), n)
+		}
 	} else {
 		m := GP64()
 		LEAQ(tailMask.Offset(4*lanes), m)
@@ -178,7 +199,7 @@ func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
 			VMASKMOVPS(Mem{Base: p}, out[0], in[i])
 		})
 	}
-	for i := range most - 1 {
+	for i := range most - 1 + unit - 1 {
 		VMOVUPS(out[i], Mem{Base: d})
 		ADDQ(ds, d)
 		DECQ(n)
@@ -188,37 +209,36 @@ func turning(w width, name string, in, out []reg.VecPhysical, turn func()) {
 	end()
 }
 
-func transpose512() {
+// turn512 exchanges z[:16].
+func turn512() {
 	z := zs
-	turning(zmm, "transpose512", z[:16], z[:16], func() {
-		for i := 0; i < 16; i += 2 { // pairs of rows
-			VUNPCKLPS(z[i+1], z[i], z[16+i])
-			VUNPCKHPS(z[i+1], z[i], z[17+i])
-		}
-		for i := 0; i < 16; i += 4 { // quads: z[i+c] holds column 4L+c of rows i to i+3 in lane L
-			VUNPCKLPD(z[18+i], z[16+i], z[i])
-			VUNPCKHPD(z[18+i], z[16+i], z[i+1])
-			VUNPCKLPD(z[19+i], z[17+i], z[i+2])
-			VUNPCKHPD(z[19+i], z[17+i], z[i+3])
-		}
-		for c := range 4 { // even and odd lanes of the upper and the lower eight rows
-			VSHUFF32X4(U8(0x88), z[4+c], z[c], z[16+c])
-			VSHUFF32X4(U8(0xdd), z[4+c], z[c], z[20+c])
-			VSHUFF32X4(U8(0x88), z[12+c], z[8+c], z[24+c])
-			VSHUFF32X4(U8(0xdd), z[12+c], z[8+c], z[28+c])
-		}
-		for c := range 4 {
-			VSHUFF32X4(U8(0x88), z[24+c], z[16+c], z[c])
-			VSHUFF32X4(U8(0x88), z[28+c], z[20+c], z[4+c])
-			VSHUFF32X4(U8(0xdd), z[24+c], z[16+c], z[8+c])
-			VSHUFF32X4(U8(0xdd), z[28+c], z[20+c], z[12+c])
-		}
-	})
+	for i := 0; i < 16; i += 2 { // pairs of rows
+		VUNPCKLPS(z[i+1], z[i], z[16+i])
+		VUNPCKHPS(z[i+1], z[i], z[17+i])
+	}
+	for i := 0; i < 16; i += 4 { // quads: z[i+c] holds column 4L+c of rows i to i+3 in lane L
+		VUNPCKLPD(z[18+i], z[16+i], z[i])
+		VUNPCKHPD(z[18+i], z[16+i], z[i+1])
+		VUNPCKLPD(z[19+i], z[17+i], z[i+2])
+		VUNPCKHPD(z[19+i], z[17+i], z[i+3])
+	}
+	for c := range 4 { // even and odd lanes of the upper and the lower eight rows
+		VSHUFF32X4(U8(0x88), z[4+c], z[c], z[16+c])
+		VSHUFF32X4(U8(0xdd), z[4+c], z[c], z[20+c])
+		VSHUFF32X4(U8(0x88), z[12+c], z[8+c], z[24+c])
+		VSHUFF32X4(U8(0xdd), z[12+c], z[8+c], z[28+c])
+	}
+	for c := range 4 {
+		VSHUFF32X4(U8(0x88), z[24+c], z[16+c], z[c])
+		VSHUFF32X4(U8(0x88), z[28+c], z[20+c], z[4+c])
+		VSHUFF32X4(U8(0xdd), z[24+c], z[16+c], z[8+c])
+		VSHUFF32X4(U8(0xdd), z[28+c], z[20+c], z[12+c])
+	}
 }
 
 func transpose256() {
 	y := ys
-	turning(ymm, "transpose256", y[:8], y[8:16], func() {
+	turning(ymm, "transpose256", y[:8], y[8:16], false, func() {
 		for i := 0; i < 8; i += 2 {
 			VUNPCKLPS(y[i+1], y[i], y[8+i])
 			VUNPCKHPS(y[i+1], y[i], y[9+i])

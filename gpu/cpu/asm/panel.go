@@ -23,7 +23,7 @@ const (
 
 // panelTile emits the AVX-512 tile of a packed panel of B, see tile: rows of B are two vectors,
 // even where nv is 1. A lies in rows (Row) or in packed blocks that follow one another, of a
-// vector for each k (Strip).
+// vector for each k (Strip; Dot, where an element is a pair, see dot.go).
 //
 // With pack B is read where it lies, sb bytes from row to row and masked by cols, and written to
 // the panel at to, beside the multiplications; n is 1 then. Its rows may lie too far apart for the
@@ -40,7 +40,7 @@ func panelTile(mr, nv int, form string, pack bool) {
 	}
 	TEXT(fmt.Sprintf("tile512%s%s%dx%d", form, suffix, mr, nv), attr.NOSPLIT, tileSignature)
 	Pragma("noescape")
-	t := &tileRegs{width: w, mr: mr, nv: nv}
+	t := &tileRegs{width: w, mr: mr, nv: nv, pairs: form == "Dot"}
 	Label("again")
 	a := Load(Param("a"), GP64())
 	c := Load(Param("c"), GP64())
@@ -84,7 +84,7 @@ func panelTile(mr, nv int, form string, pack bool) {
 		}
 	}
 	size := 4 // bytes of A for each k
-	if form == "Strip" {
+	if form != "Row" {
 		size = w.bytes
 	}
 	step := func(u int) {
@@ -177,7 +177,7 @@ func panelTile(mr, nv int, form string, pack bool) {
 	JNE(LabelRef("one"))
 	Label("done")
 	t.endC(func() {
-		if form == "Strip" {
+		if form != "Row" {
 			MOVQ(a, param("a"))
 			return
 		}

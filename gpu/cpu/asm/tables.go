@@ -33,7 +33,7 @@ func writeTables(path string) error {
 		}
 		b.WriteString("}\n")
 	}
-	for _, form := range []string{"Row", "RowPack", "Strip", "StripPack", "Col"} {
+	for _, form := range []string{"Row", "RowPack", "Strip", "StripPack", "Dot", "Col"} {
 		table("tiles512"+form, form, "", "512", rows512)
 	}
 	for _, form := range []string{"Row", "Col"} {

@@ -40,7 +40,7 @@ func tiles() {
 			}
 		}
 	}
-	transpose512()
+	turning(zmm, "transpose512", zs[:16], zs[:16], false, turn512)
 	transpose256()
 	for _, w := range []width{zmm, ymm} {
 		strips(w, 1)
@@ -220,6 +220,7 @@ type tileRegs struct {
 	width
 	mr, nv int
 	masked bool
+	pairs  bool         // elements of A and B are pairs of bfloat16
 	masks  reg.Register // ymm: address of the masks
 }
 
@@ -327,6 +328,14 @@ func (t *tileRegs) loadB(p reg.Register, v int) {
 
 // multiply adds element a of A's row i times the row of B.
 func (t *tileRegs) multiply(a Mem, i int, direct bool) {
+	if t.pairs {
+		x := t.scratch(i)
+		VBROADCASTSS(a, x)
+		for v := range t.nv {
+			vdpbf16ps(x, t.b(v), t.c(i, v))
+		}
+		return
+	}
 	if t.halves == 1 && (t.nv == 1 || direct) {
 		for v := range t.nv {
 			VFMADD231PS_BCST(a, t.b(v), t.c(i, v))

@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/shoalnet/shoal/gpu/cpu"
 	"github.com/shoalnet/shoal/gpu/llama"
 )
@@ -37,7 +35,7 @@ func (m model) flop() float64 {
 }
 
 // serve is the engine as a process of its own, as step.py is: "isa threads
-// model...".
+// model...". The isa may be bf16: the best there is for that.
 func serve(args string) error {
 	var isa string
 	var threads int
@@ -47,7 +45,11 @@ func serve(args string) error {
 	}
 	runtime.GOMAXPROCS(threads)
 	cfg := m.config()
-	dev, err := cpu.New(cpu.Options{Threads: threads, ISA: isa})
+	o := cpu.Options{Threads: threads, ISA: isa}
+	if isa == "bf16" {
+		o.ISA, o.BF16 = "", true
+	}
+	dev, err := cpu.New(o)
 	if err != nil {
 		return err
 	}
@@ -82,11 +84,21 @@ func serve(args string) error {
 		t[0], t[1] = t[0]/float64(n), t[1]/float64(n)
 		fmt.Println(t[0], t[1])
 	}
-	var use unix.Rusage
-	if e := unix.Getrusage(unix.RUSAGE_SELF, &use); e == nil {
-		fmt.Fprintln(os.Stderr, use.Maxrss)
-	}
+	fmt.Fprintln(os.Stderr, mostMemory())
 	return err
+}
+
+// mostMemory is the most that this process has held, in KiB. (What getrusage says begins
+// with what its parent held.)
+func mostMemory() int {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(b), "VmHWM:")
+	n := 0
+	fmt.Sscan(after, &n)
+	return n
 }
 
 // A runner is a process that makes steps.
@@ -94,6 +106,7 @@ type runner struct {
 	name string
 	*process
 	times [][2]float64
+	peaks []float64 // measured after each, operations a second
 	rss   strings.Builder
 }
 
@@ -161,7 +174,7 @@ func torches(o options, m model, threads int, cores ...core) ([]*runner, error) 
 // runners starts the engine and PyTorch on m.
 func runners(o options, m model, threads int) ([]*runner, error) {
 	var all []*runner
-	for _, isa := range cpu.ISAs() {
+	for _, isa := range append(cpu.ISAs(), "bf16") {
 		if isa == "portable" && len(all) > 0 {
 			continue // minutes
 		}
@@ -199,7 +212,6 @@ func stepOn(o options, bins map[string]string, m model, threads int) error {
 		}
 		defer peak.close()
 	}
-	var peaks []float64
 	for range o.rounds {
 		for _, r := range all {
 			settle(threads)
@@ -208,13 +220,14 @@ func stepOn(o options, bins map[string]string, m model, threads int) error {
 				return err
 			}
 			r.times = append(r.times, t)
-		}
-		if peak != nil {
-			t, err := peak.ask("512 0.02")
-			if err != nil {
+			if peak == nil {
+				continue
+			}
+			// What a core can do changes with what the machine's others do: each step has its own peak.
+			if t, err = peak.ask("512 0.02"); err != nil {
 				return err
 			}
-			peaks = append(peaks, 2*24*16e6/t[1])
+			r.peaks = append(r.peaks, 2*24*16e6/t[1])
 		}
 	}
 	for _, r := range all {
@@ -232,7 +245,11 @@ func stepOn(o options, bins map[string]string, m model, threads int) error {
 		kib, _ := strconv.ParseFloat(strings.TrimSpace(lastLine(r.rss.String())), 64)
 		share := "-"
 		if peak != nil {
-			share = fmt.Sprintf("%.0f %%", 100*m.flop()/proc/median(peaks))
+			var shares []float64
+			for i, t := range r.times {
+				shares = append(shares, m.flop()/t[1]/r.peaks[i])
+			}
+			share = fmt.Sprintf("%.0f %%", 100*median(shares))
 		}
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t%s\t%.2f\t%.2f\t%.0f\t\n", r.name, float64(m.tokens())/wall, float64(m.tokens())/proc,
 			m.flop()/proc/1e9, share, wall/first.median(0), proc/first.median(1), kib/1024)
