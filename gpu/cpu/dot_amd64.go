@@ -4,9 +4,9 @@ package cpu
 
 import (
 	"math"
+	"math/rand/v2"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/cpu"
 
@@ -31,8 +31,58 @@ var tilingDot = tiling{
 	transpose: transposeDot512, strips: stripsDot512x1, panels: stripsDot512x2,
 }
 
-// hasDots says whether VDPBF16PS is there; packing for it exchanges words.
-func hasDots() bool { return cpu.X86.HasAVX512BF16 && cpu.X86.HasAVX512BW }
+// hasDots says whether VDPBF16PS is there and computes what Intel's manual says, on which the equality of
+// bits rests; packing for it exchanges words.
+var hasDots = sync.OnceValue(func() bool {
+	if !cpu.X86.HasAVX512BF16 || !cpu.X86.HasAVX512BW {
+		return false
+	}
+	// Sixteen elements of C, each of a row of A and a column of B: sums that cancel and lose digits, then
+	// such that come and go among the subnormals.
+	const k = 64 // pairs
+	rng := rand.New(rand.NewPCG(1, 1))
+	x, y, col := make([]float32, 2*k), make([]float32, 2*k*16), make([]float32, 2*k)
+	a, b, c := aligned(16*k), aligned(32*k), aligned(16)
+	for _, scale := range []int{0, -69} {
+		for _, s := range [][]float32{x, y} {
+			for i := range s {
+				s[i] = float32(rng.NormFloat64() * math.Exp2(float64(rng.IntN(9)+scale)))
+			}
+			roundGo(s)
+		}
+		transposeDot512(2*k, 1, ptr(x, 0), 0, ptr(a, 0), 64)
+		stripsDot512x2(2*k, 1, 32, 16, ptr(y, 0), 64, ptr(b, 0), 0)
+		tiles512Dot[1][1](k, ptr(a, 0), 64, ptr(b, 0), 128, ptr(c, 0), 64, false, 16, ptr(c, 0), 1, nil, place(b, 0), 0)
+		for j := range 16 {
+			for i := range col {
+				col[i] = y[16*i+j]
+			}
+			if math.Float32bits(c[j]) != math.Float32bits(pairs(0, x, col)) {
+				return false
+			}
+		}
+	}
+	return true
+})
+
+// normal is x, or a 0 of its sign where x is subnormal.
+func normal(x float32) float32 {
+	if math.Float32bits(x)&0x7f800000 == 0 {
+		return math.Float32frombits(math.Float32bits(x) & 0x80000000)
+	}
+	return x
+}
+
+// pairs is c plus x·y as Intel's manual (volume 2, VDPBF16PS) defines it: of each pair the second
+// product first, each added by one rounding; no operand and no sum is subnormal.
+func pairs(c float32, x, y []float32) float32 {
+	for k := 0; k < len(x); k += 2 {
+		for i := min(k+2, len(x)) - 1; i >= k; i-- {
+			c = normal(fma(normal(x[i]), normal(y[i]), normal(c)))
+		}
+	}
+	return c
+}
 
 // withHalf are the kernels like best whose products in bfloat16 are the fastest.
 func withHalf(best *kernels) *kernels {
@@ -52,7 +102,7 @@ var dotsPay = sync.OnceValue(func() bool {
 		best := time.Duration(math.MaxInt64)
 		for range 30 {
 			start := time.Now()
-			f(k, ptr(a, 0), 64, ptr(b, 0), 128, ptr(c, 0), 128, false, 32, ptr(c, 0), 1, nil, uintptr(unsafe.Pointer(ptr(b, 0))), 0)
+			f(k, ptr(a, 0), 64, ptr(b, 0), 128, ptr(c, 0), 128, false, 32, ptr(c, 0), 1, nil, place(b, 0), 0)
 			best = min(best, time.Since(start))
 		}
 		return best

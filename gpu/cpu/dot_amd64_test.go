@@ -11,29 +11,10 @@ import (
 	"github.com/shoalnet/shoal/gpu"
 )
 
-// normal is x, or a 0 of its sign where x is subnormal.
-func normal(x float32) float32 {
-	if math.Float32bits(x)&0x7f800000 == 0 {
-		return math.Float32frombits(math.Float32bits(x) & 0x80000000)
-	}
-	return x
-}
-
-// pairs is c plus x·y as Intel's manual (volume 2, VDPBF16PS) defines it: of each pair the second
-// product first, each added by one rounding; no operand and no sum is subnormal.
-func pairs(c float32, x, y []float32) float32 {
-	for k := 0; k < len(x); k += 2 {
-		for i := min(k+2, len(x)) - 1; i >= k; i-- {
-			c = normal(fma(normal(x[i]), normal(y[i]), normal(c)))
-		}
-	}
-	return c
-}
-
 // TestPairs holds VDPBF16PS and what packs for it to that definition, bit for bit.
 func TestPairs(t *testing.T) {
 	if !hasDots() {
-		t.Skip("SKIPPED: this processor has no VDPBF16PS")
+		t.Skip("SKIPPED: this processor has no VDPBF16PS as Intel defines it")
 	}
 	d := newDevice(t, Options{Threads: 1, ISA: "avx512bf16", BF16: true})
 	rng := rand.New(rand.NewPCG(11, 1))
@@ -101,7 +82,7 @@ func TestPairs(t *testing.T) {
 // TestClassOfPairs holds devices with other bits to another class.
 func TestClassOfPairs(t *testing.T) {
 	if !hasDots() {
-		t.Skip("SKIPPED: this processor has no VDPBF16PS")
+		t.Skip("SKIPPED: this processor has no VDPBF16PS as Intel defines it")
 	}
 	class := func(o Options) string { return newDevice(t, o).Class() }
 	full, half := class(Options{}), class(Options{ISA: "avx512", BF16: true})
