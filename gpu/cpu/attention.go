@@ -21,15 +21,20 @@ type attentionJob struct {
 	block      int // queries at a time
 }
 
-// maxScores bounds a block's scores so that they stay in the second-level
-// cache.
-const maxScores = 64 << 10 // values
+// A block's scores are few enough to stay in the second-level cache, if as many rows share the packing of
+// keys and values, and the traffic of their gradients, as pay for that: scores are read and
+// written in order, for which a further level will do.
+const (
+	fewScores  = 64 << 10 // values
+	sharing    = 112      // rows; tiles have 14
+	mostScores = 1 << 20  // values
+)
 
 // plan chooses the block and gives every worker the scratch for it.
 func (d *Device) plan(j *attentionJob) {
-	// Larger blocks pay less for packing keys and values; tiles have 14 rows.
-	j.block = max(28, maxScores/max(1, j.s.Keys)/14*14)
-	if j.s.Queries*j.s.Keys <= maxScores {
+	rows := func(scores int) int { return scores / max(1, j.s.Keys) / 14 * 14 }
+	j.block = max(rows(fewScores), min(sharing, rows(mostScores)), 28)
+	if j.s.Queries*j.s.Keys <= fewScores {
 		j.block = j.s.Queries
 	}
 	for _, w := range d.workers {

@@ -260,7 +260,7 @@ func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q
 		j.keys = max(j.keys, n)
 		cost += spans[i].Rows * n * heads / 8 * (c.HeadDim/8 + 1)
 	}
-	j.block = max(16, min(32, maxScores/max(1, j.keys)))
+	j.block = max(16, min(32, fewScores/max(1, j.keys)))
 	rows := max(j.block, heads/c.KVHeads)
 	for _, w := range d.workers {
 		grow(&w.score, rows*wholePanels(j.keys))
