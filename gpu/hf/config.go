@@ -106,7 +106,7 @@ func (c Config) Validate() error {
 			return fmt.Errorf("eos_token_id: %d is not below vocab_size %d", e, c.VocabSize)
 		}
 	}
-	if err := c.RopeScaling.validate(); err != nil {
+	if err := c.RopeScaling.validate(&c); err != nil {
 		return fmt.Errorf("rope_scaling: %w", err)
 	}
 	if n := c.NumParams(); n > MaxParams {
@@ -197,6 +197,7 @@ type configJSON struct {
 	NumAttentionHeads     *int            `json:"num_attention_heads"`
 	NumHiddenLayers       *int            `json:"num_hidden_layers"`
 	NumKeyValueHeads      *int            `json:"num_key_value_heads"`
+	Original              *int            `json:"original_max_position_embeddings,omitempty"`
 	Partial               *float          `json:"partial_rotary_factor,omitempty"`
 	PretrainingTP         int             `json:"pretraining_tp"`
 	Quantization          json.RawMessage `json:"quantization_config,omitempty"`
@@ -269,7 +270,12 @@ func ParseConfig(b []byte) (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
-	theta, scaling, err := j.rope()
+	positions := 2048
+	if family != "" {
+		positions = 32768
+	}
+	positions = or(j.MaxPositionEmbeddings, positions)
+	theta, scaling, err := j.rope(positions)
 	if err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
@@ -292,10 +298,7 @@ func ParseConfig(b []byte) (Config, error) {
 			return c, fmt.Errorf("config.json: %s: 0 is not a size", name)
 		}
 	}
-	head, positions := 0, 2048
-	if family != "" {
-		positions = 32768
-	}
+	head := 0
 	if family == Qwen3 {
 		head = 128
 	}
@@ -311,7 +314,7 @@ func ParseConfig(b []byte) (Config, error) {
 		NumKeyValueHeads:      or(j.NumKeyValueHeads, 0),
 		HeadDim:               or(j.HeadDim, head),
 		VocabSize:             *j.VocabSize,
-		MaxPositionEmbeddings: or(j.MaxPositionEmbeddings, positions),
+		MaxPositionEmbeddings: positions,
 		RMSNormEps:            float64(or(j.RMSNormEps, 1e-6)),
 		RopeTheta:             theta,
 		TieWordEmbeddings:     or(j.TieWordEmbeddings, false),

@@ -124,7 +124,7 @@ func TestGGUF(t *testing.T) {
 			factors := 0
 			switch fam {
 			case "":
-				c.RopeScaling, factors = &RopeScaling{RopeLlama3, 8, 1, 4, 8192}, 1
+				c.RopeScaling, factors = &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}, 1
 			case Qwen2:
 				c.NumAttentionHeads = 2 // heads as wide as the model
 			}
@@ -276,8 +276,8 @@ func TestGGUFRefusesWhatLlamaCppLacks(t *testing.T) {
 	}
 	for want, c := range map[string]Config{
 		"head_dim":       {Family: Qwen2, HeadDim: 4},
-		"rope_scaling":   {Family: Qwen2, HeadDim: 2, RopeScaling: &RopeScaling{RopeLlama3, 8, 1, 4, 8192}},
-		"rope_scaling: ": {Family: Qwen3, HeadDim: 4, RopeScaling: &RopeScaling{RopeLlama3, 8, 1, 4, 8192}},
+		"rope_scaling":   {Family: Qwen2, HeadDim: 2, RopeScaling: &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}},
+		"rope_scaling: ": {Family: Qwen3, HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}},
 		"attention_bias": {Family: Qwen3, HeadDim: 4, AttentionBias: true},
 	} {
 		x := tiny()

@@ -23,13 +23,14 @@ import (
 
 // A Model computes losses and generates text. It is for one goroutine.
 type Model struct {
-	dev      gpu.Device
-	cfg      hf.Config
-	params   gpu.Buffer // flat
-	w        weights
-	cos, sin gpu.Matrix // (positions, d/2), grown on demand
-	plan     *plan      // inference activations, grown on demand
-	hidden   []float32  // of the last Eval
+	dev    gpu.Device
+	cfg    hf.Config
+	params gpu.Buffer // flat
+	w      weights
+	rope   map[int]*tables // by hf.Config.RopeLength, grown on demand
+	turn   *tables         // of the pass
+	plan   *plan           // inference activations, grown on demand
+	hidden []float32       // of the last Eval
 }
 
 // weights are the views of a flat vector, of parameters or of gradients.
@@ -210,8 +211,8 @@ func (m *Model) checkTokens(tokens [][]int32) (int, error) {
 		return 0, fmt.Errorf("llama: a batch needs a sequence of two tokens or more")
 	}
 	t := len(tokens[0]) - 1
-	if t > m.cfg.MaxPositionEmbeddings {
-		return 0, fmt.Errorf("llama: sequences of %d tokens, the model takes %d", t, m.cfg.MaxPositionEmbeddings)
+	if most := m.cfg.Context(); t > most {
+		return 0, fmt.Errorf("llama: sequences of %d tokens, the model takes %d", t, most)
 	}
 	for i, s := range tokens {
 		if len(s) != t+1 {

@@ -221,7 +221,7 @@ func (j *passJob) Rows(dev gpu.Device, from, to int) {
 	begin := func(w *layer, a *acts) {
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
 		m.project(dev, w, a)
-		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(0, j.t, from, false))
+		dev.RoPE(a.qkv, m.turn.cos, m.turn.sin, m.rotation(0, j.t, from, false))
 	}
 	if j.begin {
 		begin(w, &a)
@@ -260,7 +260,7 @@ func (j *passJob) Rows(dev gpu.Device, from, to int) {
 		ungateUp(dev, w, &d)
 	}
 	if j.attnBack {
-		dev.RoPE(d.dqkv, m.cos, m.sin, m.rotation(0, j.t, from, true))
+		dev.RoPE(d.dqkv, m.turn.cos, m.turn.sin, m.rotation(0, j.t, from, true))
 	}
 	if j.projBack {
 		m.unproject(dev, w, &d)
