@@ -26,6 +26,8 @@ type Config struct {
 	RopeScaling           *RopeScaling // nil for the plain RoPE
 	AttentionBias         bool         // see QKVBias
 	MLPBias               bool         // of gate, up and down; Llama only
+	SlidingWindow         int          // tokens that a sliding layer's token sees, itself included; Qwen only
+	Sliding               []bool       // layers that have the window; nil where none has, and SlidingWindow is 0
 	TieWordEmbeddings     bool         // the output head is the embedding
 	BOS                   *int         // token that begins a text, nil if none
 	EOS                   []int        // tokens that end one, none to 16
@@ -108,6 +110,9 @@ func (c Config) Validate() error {
 	}
 	if err := c.RopeScaling.validate(&c); err != nil {
 		return fmt.Errorf("rope_scaling: %w", err)
+	}
+	if err := c.validateWindow(); err != nil {
+		return err
 	}
 	if n := c.NumParams(); n > MaxParams {
 		return fmt.Errorf("model has %d parameters, at most %d", n, int64(MaxParams))
@@ -192,6 +197,7 @@ type configJSON struct {
 	IntermediateSize      *int            `json:"intermediate_size"`
 	LayerTypes            []string        `json:"layer_types,omitempty"`
 	MaxPositionEmbeddings *int            `json:"max_position_embeddings"`
+	MaxWindowLayers       *int            `json:"max_window_layers,omitempty"`
 	MLPBias               bool            `json:"mlp_bias"`
 	ModelType             string          `json:"model_type"`
 	NumAttentionHeads     *int            `json:"num_attention_heads"`
@@ -205,6 +211,7 @@ type configJSON struct {
 	RopeParameters        *ropeParameters `json:"rope_parameters,omitempty"`
 	RopeScaling           *ropeParameters `json:"rope_scaling"`
 	RopeTheta             *float          `json:"rope_theta"`
+	SlidingWindow         json.RawMessage `json:"sliding_window,omitempty"`
 	TieWordEmbeddings     *bool           `json:"tie_word_embeddings"`
 	TorchDtype            string          `json:"torch_dtype"`
 	UseCache              bool            `json:"use_cache"`
@@ -321,7 +328,13 @@ func ParseConfig(b []byte) (Config, error) {
 		BOS:                   j.BOS,
 		EOS:                   j.EOS,
 	}
-	if err := c.Validate(); err != nil {
+	err = c.Validate()
+	if err == nil { // sizes are bounded
+		if c.SlidingWindow, c.Sliding, err = j.windows(c); err == nil {
+			err = c.Validate()
+		}
+	}
+	if err != nil {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	c.NumKeyValueHeads, c.HeadDim = c.KVHeads(), c.HeadSize()
@@ -343,6 +356,7 @@ func (c Config) Marshal() ([]byte, error) {
 	}
 	hd, kv := c.HeadSize(), c.KVHeads()
 	eps, theta := float(c.RMSNormEps), float(c.RopeTheta)
+	w := c.window()
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)
 	e.SetIndent("", "  ")
@@ -369,6 +383,10 @@ func (c Config) Marshal() ([]byte, error) {
 		TieWordEmbeddings:     &c.TieWordEmbeddings,
 		TorchDtype:            "float32",
 		UseCache:              true,
+		UseSlidingWindow:      c.SlidingWindow > 0,
+		SlidingWindow:         w.size,
+		MaxWindowLayers:       w.from,
+		LayerTypes:            w.layers,
 		VocabSize:             &c.VocabSize,
 	})
 	if err != nil {

@@ -13,6 +13,15 @@ func tiny() Config {
 		HeadDim: 2, VocabSize: 10, MaxPositionEmbeddings: 16, RMSNormEps: 1e-5, RopeTheta: 10000}
 }
 
+func windowed(family string, size int, has func(int) bool) Config {
+	c := tiny()
+	c.Family, c.SlidingWindow = family, size
+	for n := range c.NumHiddenLayers {
+		c.Sliding = append(c.Sliding, has(n))
+	}
+	return c
+}
+
 // shared names a file of the test data that lies beside a checkout; the test
 // is skipped where there is none.
 func shared(t testing.TB, name string) []byte {
@@ -53,6 +62,8 @@ func TestConfigRoundTrip(t *testing.T) {
 		func() Config { c := tiny(); c.EOS = []int{2, 3}; return c }(),
 		func() Config { c := tiny(); c.Family = Qwen2; return c }(),
 		func() Config { c := tiny(); c.MLPBias = true; return c }(),
+		windowed(Qwen2, 5, func(n int) bool { return n > 6 }),
+		windowed(Qwen3, 1, func(n int) bool { return n%3 == 0 }),
 		func() Config {
 			c := tiny()
 			c.Family, c.AttentionBias, c.RopeScaling = Qwen3, true, &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}

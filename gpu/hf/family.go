@@ -76,10 +76,10 @@ func (j *configJSON) family() (string, error) {
 	switch {
 	case j.HiddenAct != "" && j.HiddenAct != "silu" && j.HiddenAct != "swish": // two names of one function
 		return "", fmt.Errorf("hidden_act: %.40q, want \"silu\"", j.HiddenAct)
-	case j.UseSlidingWindow:
-		return "", errors.New("use_sliding_window: only full attention is supported")
-	case slices.ContainsFunc(j.LayerTypes, func(s string) bool { return s != "full_attention" }):
-		return "", errors.New("layer_types: only full_attention is supported")
+	case j.ModelType == Llama && j.UseSlidingWindow:
+		return "", errors.New("use_sliding_window: a llama has full attention only")
+	case j.ModelType == Llama && slices.ContainsFunc(j.LayerTypes, func(s string) bool { return s != fullAttention }):
+		return "", errors.New("layer_types: a llama has full_attention only")
 	case len(j.Quantization) > 0 && string(j.Quantization) != "null":
 		return "", errors.New("quantization_config: quantized weights are not supported")
 	case j.ModelType == Llama:

@@ -54,6 +54,8 @@ func WriteGGUF(w io.Writer, c Config, t *Tokenizer, flat []float32, o GGUFOption
 func (c Config) llamaCpp() error {
 	family, r := c.ModelType(), c.RopeScaling
 	switch {
+	case c.SlidingWindow > 0 && c.SlidingWindow < c.Context():
+		return fmt.Errorf("use_sliding_window: llama.cpp's %s has full attention only", family)
 	case c.Family == Qwen2 && c.HeadSize()*c.NumAttentionHeads != c.HiddenSize:
 		return fmt.Errorf("head_dim: %d: llama.cpp's %s has hidden_size / num_attention_heads", c.HeadSize(), family)
 	case r == nil:

@@ -322,11 +322,13 @@ func TestGGUFRefusesWhatLlamaCppLacks(t *testing.T) {
 		"attention_bias": {Family: Qwen3, HeadDim: 4, AttentionBias: true},
 		"dynamic":        {HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeDynamic, Factor: 2}},
 		"longrope":       {Family: Qwen3, HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeLong, Factor: 2, Original: 8, Short: []float64{1, 1}, Long: []float64{1, 2}}},
+		"use_sliding":    {Family: Qwen3, HeadDim: 4, SlidingWindow: 15, Sliding: []bool{10: true}},
 		"beta_fast":      {HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeYarn, Factor: 2, Original: 8, BetaFast: 16}},
 		"truncate":       {HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeYarn, Factor: 2, Original: 8, Exact: true}},
 	} {
 		x := tiny()
 		x.Family, x.HeadDim, x.RopeScaling, x.AttentionBias = c.Family, c.HeadDim, c.RopeScaling, c.AttentionBias
+		x.SlidingWindow, x.Sliding = c.SlidingWindow, c.Sliding
 		var out bytes.Buffer
 		err := WriteGGUF(&out, x, tok, make([]float32, x.NumParams()), GGUFOptions{})
 		if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {

@@ -63,6 +63,7 @@ func (m *Model) newDecoder(rows, pages, want int, half bool) *decoder {
 		})
 		x.caches = append(x.caches, gpu.Cache{
 			Buffer: dev.Alloc(gpu.CacheLen(pages, cfg.KVHeads(), cfg.HeadSize())), Pages: pages, KVHeads: cfg.KVHeads(), HeadDim: cfg.HeadSize(),
+			Window: cfg.Window(i),
 		})
 	}
 	x.head = dev.Pack(half, m.w.head)

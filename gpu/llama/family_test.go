@@ -135,6 +135,9 @@ func definition(cfg hf.Config, params []float32, ids []int32, see func(pos int, 
 				g := h / (H / K)
 				e, sum := make([]float64, pos+1), 0.0
 				for t := range e {
+					if w := cfg.Window(l); w > 0 && t <= pos-w {
+						continue
+					}
 					for i := range d {
 						e[t] += q[h*d+i] * keys[l][t][g*d+i]
 					}
@@ -183,12 +186,20 @@ func stretched(kind string) hf.Config {
 	return cfg
 }
 
+// windowed is a Qwen whose layers see so many tokens.
+func windowed(name string, window int, layers ...bool) hf.Config {
+	cfg := family(name, false)
+	cfg.SlidingWindow, cfg.Sliding = window, layers
+	return cfg
+}
+
 // families are small models of each kind that hf.Config tells apart.
 func families() map[string]hf.Config {
 	linear, llama3 := small(false), small(true)
 	linear.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLinear, Factor: 3}
 	llama3.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 16}
 	return map[string]hf.Config{
+		"window": windowed(hf.Qwen2, 5, false, true), "windows": windowed(hf.Qwen3, 1, true, true), "first window": windowed(hf.Qwen3, 14, true, false),
 		"yarn": stretched(hf.RopeYarn), "dynamic": stretched(hf.RopeDynamic), "longrope": stretched(hf.RopeLong),
 		"mlp bias": mlpBias(), "llama": small(false), "linear": linear, "llama3": llama3, "bias": family("", true),
 		"qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, false), "qwen3 bias": family(hf.Qwen3, true),

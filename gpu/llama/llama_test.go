@@ -68,7 +68,7 @@ func newTrainer(t testing.TB, dev gpu.Device, cfg hf.Config, params []float32) *
 func TestGradients(t *testing.T) {
 	for _, dev := range devices(t) {
 		for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "bias": family("", true), "mlp bias": mlpBias(),
-			"yarn": stretched(hf.RopeYarn), "longrope": shortened(stretched(hf.RopeLong))} {
+			"window": windowed(hf.Qwen3, 4, true, true), "yarn": stretched(hf.RopeYarn), "longrope": shortened(stretched(hf.RopeLong))} {
 			t.Run(dev.Name()+"/"+name, func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(7, 1))
 				params := wild(cfg, rng)
