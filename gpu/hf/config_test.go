@@ -263,10 +263,30 @@ func FuzzParseConfig(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1,2],"rope_scaling":{"type":"x"}}`))
+	f.Add([]byte(withRope(`"rope_scaling":{"rope_type":"yarn","factor":null,"original_max_position_embeddings":64,"mscale":0.7,"mscale_all_dim":1,"truncate":false}`)))
+	f.Add([]byte(withRope(`"original_max_position_embeddings":64,"rope_parameters":{"rope_type":"longrope","short_factor":[1,1,1,1],"long_factor":[1,2,3,4]}`)))
+	f.Add([]byte(withRope(`"rope_scaling":{"type":"dynamic","factor":2}`)))
+	f.Add([]byte(strings.Replace(withRope(`"use_sliding_window":true,"sliding_window":8,"max_window_layers":0,"layer_types":["sliding_attention"]`), "llama", "qwen3", 1)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := ParseConfig(b)
 		if err != nil {
 			return
+		}
+		if most := c.Context(); most < c.MaxPositionEmbeddings || most > MaxPositions {
+			t.Fatalf("%+v: a context of %d", c, most)
+		}
+		if d := c.HeadSize(); d <= 256 { // longer heads take long
+			for _, n := range []int{1, c.MaxPositionEmbeddings, c.Context()} {
+				freqs, scale := c.Rotary(n)
+				for _, f := range freqs {
+					if !(f > 0 && f <= 20) {
+						t.Fatalf("%+v: a frequency of %g in a text of %d", c, f, n)
+					}
+				}
+				if !(scale > 0 && scale < 1e7) {
+					t.Fatalf("%+v: factor %g", c, scale)
+				}
+			}
 		}
 		out, err := c.Marshal()
 		if err != nil {

@@ -27,7 +27,10 @@ func mlpBias() hf.Config {
 
 // plain is the mean loss of ids[1:] by the definition.
 func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
-	definition(cfg, params, ids[:len(ids)-1], func(pos int, z []float64) {
+	definition(cfg, params, ids, func(pos int, z []float64) {
+		if pos == len(ids)-1 {
+			return
+		}
 		sum := 0.0
 		for _, v := range z {
 			sum += math.Exp(v)

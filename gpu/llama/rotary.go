@@ -60,9 +60,6 @@ func (m *Model) tables(n, rows int) *tables {
 	return t
 }
 
-// rotary makes m.turn the tables of passes over texts of n tokens.
-func (m *Model) rotary(n int) { m.turn = m.tables(n, n) }
-
 // alike is how many of the first n tokens of a text RoPE turns as it does its first k,
 // in passes over no more than these.
 func (m *Model) alike(k, n int) int {

@@ -110,3 +110,30 @@ func TestPackRefusesLengths(t *testing.T) {
 		t.Errorf("17 tokens: %v", err)
 	}
 }
+
+// A text of one token more than the length at which RoPE changes has the other
+// frequencies; the same tokens as a training window, whose last is not read, have not.
+func TestLossAtTheLimit(t *testing.T) {
+	for kind, limit := range map[string]int{hf.RopeDynamic: 20, hf.RopeLong: 16} {
+		cfg := stretched(kind)
+		rng := rand.New(rand.NewPCG(4, 8))
+		params := wild(cfg, rng)
+		m, err := New(devices(t)[0], cfg, params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids := batch(rng, 1, limit, cfg.VocabSize)[0]
+		if got, err := m.Loss(ids); err != nil || math.Abs(got-plain(cfg, params, ids)) > 2e-5*got {
+			t.Errorf("%s: loss %.7f of %d tokens, by the definition %.7f, %v", kind, got, len(ids), plain(cfg, params, ids), err)
+		}
+		short := cfg // that never changes
+		short.MaxPositionEmbeddings = 100
+		if r := *cfg.RopeScaling; kind == hf.RopeLong {
+			r.Long = r.Short
+			short.RopeScaling = &r
+		}
+		if got, err := m.Eval([][]int32{ids}); err != nil || math.Abs(got-plain(short, params, ids)) > 2e-5*got {
+			t.Errorf("%s: loss %.7f of a window of %d, by the definition %.7f, %v", kind, got, limit, plain(short, params, ids), err)
+		}
+	}
+}
