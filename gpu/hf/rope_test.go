@@ -3,6 +3,7 @@ package hf
 import (
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,7 +16,11 @@ func withRope(s string) string {
 	return `{"model_type":"llama","hidden_size":64,"intermediate_size":172,"num_hidden_layers":1,"num_attention_heads":8,"vocab_size":512,` + s + `}`
 }
 
-// Every kind of RoPE, as PyTorch computes it (testdata/rope.py).
+// Every kind of RoPE, as PyTorch computes it (testdata/rope.py), and in the same bits
+// on every architecture. To try:
+//
+//	GOAMD64=v3 go test ./gpu/hf -run Rotary
+//	GOARCH=arm64 go test -exec qemu-aarch64 ./gpu/hf -run Rotary
 func TestRotary(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("testdata", "rope.json"))
 	if err != nil {
@@ -30,6 +35,7 @@ func TestRotary(t *testing.T) {
 	if err := json.Unmarshal(b, &cases); err != nil {
 		t.Fatal(err)
 	}
+	sum := crc32.NewIEEE()
 	for _, c := range cases {
 		name := fmt.Sprintf("%s, %d tokens", c.Config, c.Tokens)
 		for _, key := range []string{"rope_scaling", "rope_parameters"} {
@@ -48,8 +54,9 @@ func TestRotary(t *testing.T) {
 					t.Errorf("%s: frequency %d is %v, want %v", name, i, freqs[i], want)
 				}
 			}
-			same := cfg
-			same.RopeScaling = nil
+			for _, f := range append(freqs, scale) {
+				fmt.Fprintf(sum, "%x ", math.Float64bits(f))
+			}
 			if n := cfg.RopeLength(c.Tokens); n != cfg.RopeLength(1) {
 				short, _ := cfg.Rotary(1)
 				if fmt.Sprint(short) == fmt.Sprint(freqs) {
@@ -57,6 +64,9 @@ func TestRotary(t *testing.T) {
 				}
 			}
 		}
+	}
+	if got := sum.Sum32(); got != 0x8b3143c9 {
+		t.Errorf("the bits have checksum %#x", got)
 	}
 }
 
