@@ -84,7 +84,7 @@ func CheckRoPE(x, cos, sin Matrix, r Rotation) {
 // Check panics on sizes that make no attention, or on matrices of other sizes.
 func (s AttentionShape) Check(op string, out, stats, q, k, v Matrix) {
 	if s.Seqs < 0 || s.Queries < 0 || s.Keys < s.Queries || s.KVHeads <= 0 || s.Heads <= 0 ||
-		s.Heads%s.KVHeads != 0 || s.HeadDim <= 0 {
+		s.Heads%s.KVHeads != 0 || s.HeadDim <= 0 || s.Window < 0 {
 		s.From = nil
 		fail(op, "shape %+v", s)
 	}

@@ -20,6 +20,7 @@ type Packed struct {
 type Cache struct {
 	Buffer
 	Pages, KVHeads, HeadDim int
+	Window                  int // as AttentionShape's
 }
 
 // CacheLen is the number of values of such a cache.
@@ -55,7 +56,7 @@ type Decoder interface {
 	CacheWrite(c Cache, spans []Span, k, v Matrix)
 	// CacheAttention is Attention of the rows of spans, q and out being (rows,
 	// heads·HeadDim), over the keys and values of their sequences, up to each
-	// row's own position.
+	// row's own position and within the cache's window.
 	CacheAttention(c Cache, spans []Span, heads int, out, q Matrix)
 }
 
@@ -84,7 +85,7 @@ func CheckPack(w []Matrix) (rows, cols int) {
 
 // Check panics unless the spans are of c and have rows rows together.
 func (c Cache) Check(op string, spans []Span, rows int) {
-	if c.Pages < 0 || c.KVHeads < 1 || c.HeadDim < 1 || c.N != CacheLen(c.Pages, c.KVHeads, c.HeadDim) {
+	if c.Pages < 0 || c.KVHeads < 1 || c.HeadDim < 1 || c.Window < 0 || c.N != CacheLen(c.Pages, c.KVHeads, c.HeadDim) {
 		fail(op, "cache of %d pages of %d heads of %d in %d values", c.Pages, c.KVHeads, c.HeadDim, c.N)
 	}
 	for i, s := range spans {

@@ -109,6 +109,20 @@ type AttentionShape struct {
 	// From, where not nil, has the first key that each query row sees, counted
 	// within its sequence: where its document begins in a packed sequence.
 	From []int32
+	// Window, where not 0, is how many keys a query sees at most, its own position's being the last.
+	Window int
+}
+
+// First is the first key that query row t sees, counted within its sequence.
+func (s *AttentionShape) First(t int) int {
+	first := 0
+	if s.From != nil {
+		first = int(s.From[t])
+	}
+	if s.Window > 0 {
+		first = max(first, s.Keys-s.Queries+t%s.Queries-s.Window+1)
+	}
+	return first
 }
 
 // An AdamW holds the numbers of one step of AdamW (Loshchilov and Hutter

@@ -134,7 +134,7 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if err := o.knows(ids); err != nil {
 		return err
 	}
-	positions := min(o.cfg.MaxPositionEmbeddings, len(ids)+gf.tokens) // contexts may be long
+	positions := min(o.cfg.Context(), len(ids)+gf.tokens) // contexts may be long
 	if err := fits(fmt.Sprintf("keys and values of %d tokens", positions), llama.CacheMemory(o.cfg, positions), freeMemory(), "write fewer tokens: -n 300"); err != nil {
 		return err
 	}
@@ -199,9 +199,9 @@ func (gf *generateFlags) options() llama.GenerateOptions {
 // full it reads the latter half again.
 func write(ctx context.Context, m generator, w *speaker, gf generateFlags, cfg hf.Config) error {
 	for left, part := gf.tokens, uint64(0); left > 0; part++ {
-		prompt := w.ids[max(0, len(w.ids)-max(1, cfg.MaxPositionEmbeddings/2)):]
+		prompt := w.ids[max(0, len(w.ids)-max(1, cfg.Context()/2)):]
 		if part == 0 {
-			prompt = w.ids[max(0, len(w.ids)-cfg.MaxPositionEmbeddings):]
+			prompt = w.ids[max(0, len(w.ids)-cfg.Context()):]
 		}
 		before := left
 		o := gf.options()
@@ -210,7 +210,7 @@ func write(ctx context.Context, m generator, w *speaker, gf generateFlags, cfg h
 			o.Stop = append(o.Stop, int32(e))
 		}
 		var werr error
-		room := cfg.MaxPositionEmbeddings - len(prompt) + 1
+		room := cfg.Context() - len(prompt) + 1
 		err := m.Generate(ctx, prompt, o, func(x llama.Token) bool {
 			left--
 			if gf.logProbs {

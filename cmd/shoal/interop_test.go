@@ -46,11 +46,19 @@ func TestInteropLlamaCpp(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := tok.Encode(string(text[:200_000]))
-	for _, family := range []string{"", hf.Qwen2, hf.Qwen3} {
+	yarn := &hf.RopeScaling{Kind: hf.RopeYarn, Factor: 4, Original: 64}
+	for _, c := range []struct {
+		family string
+		rope   *hf.RopeScaling
+	}{{"", nil}, {hf.Qwen2, nil}, {hf.Qwen3, nil}, {"", yarn}, {hf.Qwen3, yarn}} {
+		family := c.family
 		name := hf.Config{Family: family}.ModelType()
+		if c.rope != nil {
+			name += "/" + c.rope.Kind
+		}
 		t.Run(name, func(t *testing.T) {
 			cfg := hf.Config{Family: family, HiddenSize: 64, IntermediateSize: 160, NumHiddenLayers: 3, NumAttentionHeads: 4, NumKeyValueHeads: 2, HeadDim: 16,
-				VocabSize: tok.VocabSize(), MaxPositionEmbeddings: 256, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: family != hf.Qwen2}
+				VocabSize: tok.VocabSize(), MaxPositionEmbeddings: 256, RMSNormEps: 1e-5, RopeTheta: 10000, RopeScaling: c.rope, TieWordEmbeddings: family != hf.Qwen2}
 			e := engine{cfg: cfg, seed: 3, opts: llama.DefaultOptions()}
 			params, err := e.Genesis()
 			if err != nil {

@@ -259,7 +259,7 @@ func (m *modelDir) openFor(thr int, spawn func() (*worker.Client, error)) (*open
 		return nil, err
 	}
 	if spawn != nil {
-		r := &remoteModel{spawn: spawn, cfg: cfg, params: params, batch: worker.Batch{Streams: 1, Positions: cfg.MaxPositionEmbeddings}}
+		r := &remoteModel{spawn: spawn, cfg: cfg, params: params, batch: worker.Batch{Streams: 1, Positions: cfg.Context()}}
 		return &opened{cfg, tok, nil, r, r.Close}, nil
 	}
 	dev, err := cpu.New(cpu.Options{Threads: threads(thr)})

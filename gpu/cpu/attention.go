@@ -19,6 +19,7 @@ type attentionJob struct {
 	dq, dk, dv gpu.Matrix
 	dout       gpu.Matrix
 	block      int // queries at a time
+	keys       int // that a block sees at most
 }
 
 // A block's scores are few enough to stay in the second-level cache, if as many rows share the packing of
@@ -30,27 +31,40 @@ const (
 	mostScores = 1 << 20  // values
 )
 
-// plan chooses the block and gives every worker the scratch for it.
-func (d *Device) plan(j *attentionJob) {
-	rows := func(scores int) int { return scores / max(1, j.s.Keys) / 14 * 14 }
+// plan chooses the block, gives every worker the scratch for it, and says how many
+// keys a query's time is for.
+func (d *Device) plan(j *attentionJob) (keys int) {
+	s := &j.s
+	j.keys, keys = s.Keys, s.Keys
+	rows := func(scores int) int { return scores / max(1, s.Keys) / 14 * 14 }
 	j.block = max(rows(fewScores), min(sharing, rows(mostScores)), 28)
-	if j.s.Queries*j.s.Keys <= fewScores {
-		j.block = j.s.Queries
+	if s.Queries*s.Keys <= fewScores {
+		j.block = s.Queries
+	}
+	if w := s.Window; w > 0 && w < s.Keys {
+		// A block of n queries sees n + w - 1 keys, of which the diagonal hides half of n; all together
+		// would see the half of all.
+		n := max(28, min(w/2, fewScores/(2*w))/14*14)
+		if w+n/2 < s.Keys-s.Queries/2 {
+			j.block, keys = min(n, s.Queries), min(s.Keys, w+n/2)
+		}
+		j.keys = min(s.Keys, j.block+w-1)
 	}
 	for _, w := range d.workers {
-		grow(&w.score, j.block*j.s.Keys)
+		grow(&w.score, j.block*j.keys)
 		if j.backward {
-			grow(&w.dp, j.block*j.s.Keys)
+			grow(&w.dp, j.block*j.keys)
 		}
 	}
+	return keys
 }
 
 // Attention implements gpu.Device: a task is one head of one sequence.
 func (d *Device) Attention(s gpu.AttentionShape, out, stats, q, k, v gpu.Matrix) {
 	s.Check("attention", out, stats, q, k, v)
 	d.attn = attentionJob{s: s, out: out, stats: stats, q: q, k: k, v: v}
-	d.plan(&d.attn)
-	d.pool.run(&d.attn, s.Seqs*s.Heads, s.Seqs*s.Heads*s.Queries*s.Keys/8*(s.HeadDim/8+1))
+	keys := d.plan(&d.attn)
+	d.pool.run(&d.attn, s.Seqs*s.Heads, s.Seqs*s.Heads*s.Queries*keys/8*(s.HeadDim/8+1))
 }
 
 // AttentionBackward implements gpu.Device: a task is one head of keys of one
@@ -58,8 +72,8 @@ func (d *Device) Attention(s gpu.AttentionShape, out, stats, q, k, v gpu.Matrix)
 func (d *Device) AttentionBackward(s gpu.AttentionShape, dq, dk, dv, dout, out, stats, q, k, v gpu.Matrix) {
 	s.CheckBackward(dq, dk, dv, dout, out, stats, q, k, v)
 	d.attn = attentionJob{s: s, backward: true, out: out, stats: stats, q: q, k: k, v: v, dq: dq, dk: dk, dv: dv, dout: dout}
-	d.plan(&d.attn)
-	d.pool.run(&d.attn, s.Seqs*s.KVHeads, s.Seqs*s.Heads*s.Queries*s.Keys/4*(s.HeadDim/8+1))
+	keys := d.plan(&d.attn)
+	d.pool.run(&d.attn, s.Seqs*s.KVHeads, s.Seqs*s.Heads*s.Queries*keys/4*(s.HeadDim/8+1))
 }
 
 // at is m's memory from row i, column c on.
@@ -99,19 +113,11 @@ func (j *attentionJob) ask(w *worker, b, h, i, end int, queries, keys []*gpu.Mat
 	}
 }
 
-// from is the first key that query row t sees, floor the first that any of the n
-// query rows from t on sees.
-func (j *attentionJob) from(t int) int {
-	if j.s.From == nil {
-		return 0
-	}
-	return int(j.s.From[t])
-}
-
+// floor is the first key that any of the n query rows from t on sees.
 func (j *attentionJob) floor(t, n int) int {
-	lo := j.from(t)
+	lo := j.s.First(t)
 	for i := 1; i < n && lo > 0; i++ {
-		lo = min(lo, j.from(t+i))
+		lo = min(lo, j.s.First(t+i))
 	}
 	return lo
 }
@@ -132,7 +138,7 @@ func (j *attentionJob) forward(w *worker, b, h int) {
 			if i%asked == 0 {
 				j.ask(w, b, h, i0+i, i0+n, []*gpu.Matrix{&j.q, &j.out}, []*gpu.Matrix{&j.k, &j.v})
 			}
-			from, seen := j.from(t+i)-lo, keys-n+i+1
+			from, seen := j.s.First(t+i)-lo, keys-n+i+1
 			r := p[i*keys : (i+1)*keys]
 			m, sum := kern.softmax(r[from:seen], scale, 1)
 			clear(r[:from])
@@ -168,7 +174,7 @@ func (j *attentionJob) back(w *worker, b, kv int) {
 				if i%asked == 0 {
 					j.ask(w, b, h, i0+i, i0+n, []*gpu.Matrix{&j.q, &j.dout, &j.out, &j.dq}, []*gpu.Matrix{&j.k, &j.v, &j.dk, &j.dv})
 				}
-				from, seen := j.from(t+i)-lo, keys-n+i+1
+				from, seen := j.s.First(t+i)-lo, keys-n+i+1
 				r, dr := p[i*keys:(i+1)*keys], dp[i*keys:(i+1)*keys]
 				st := at(&j.stats, t+i, 2*h)
 				delta := kern.dot(do[i*j.dout.Stride:i*j.dout.Stride+dim], at(&j.out, t+i, h*dim))

@@ -246,7 +246,7 @@ type cacheJob struct {
 	heads  int
 	out, q gpu.Matrix
 	block  int // queries at a time
-	keys   int // of the longest sequence
+	keys   int // that a block sees at most
 }
 
 // CacheAttention implements gpu.Decoder.
@@ -257,6 +257,9 @@ func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q
 	cost := 0
 	for i := range spans {
 		n := spans[i].Start + spans[i].Rows
+		if w := c.Window; w > 0 { // a block begins with the page that has its first key
+			n = min(n, w+2*gpu.PageSize)
+		}
 		j.keys = max(j.keys, n)
 		cost += spans[i].Rows * n * heads / 8 * (c.HeadDim/8 + 1)
 	}
@@ -291,28 +294,39 @@ func (j *cacheJob) run(w *worker, task int) {
 // wholePanels is n or the next multiple of the columns that a product takes at once.
 func wholePanels(n int) int { return (n + panelCols - 1) / panelCols * panelCols }
 
-// attend does m queries, the first of which sees seen keys and each other more
-// keys than the one before it, in pages of at most PageSize. Scores are computed of more
+// attend does m queries, the first of which sees seen keys, less those before the window, and
+// each other more keys than the one before it, in pages of at most PageSize. Scores are computed of more
 // columns, which pages have, than there are keys, since columns that fill no vector cost more.
 func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []float32, sq int, out []float32, so int) {
 	dim, cols := j.c.HeadDim, j.c.KVHeads*j.c.HeadDim
 	scale := float32(1 / math.Sqrt(float64(dim)))
-	keys := seen + (m-1)*more
+	first := func(i int) int { // that query i sees
+		if j.c.Window == 0 {
+			return 0
+		}
+		return max(0, seen+i*more-j.c.Window)
+	}
+	before := first(0) / gpu.PageSize // pages that nobody sees
+	lo := before * gpu.PageSize
+	pages := s.Pages[before:]
+	keys := seen + (m-1)*more - lo
 	stride := wholePanels(keys)
 	p := w.score[:m*stride]
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, stride-k0)
-		k := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2*cols+kv*dim)*gpu.PageSize:]
+		k := j.c.Host[(int(pages[k0/gpu.PageSize])*2*cols+kv*dim)*gpu.PageSize:]
 		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], stride, false, 0)
 	}
 	for i := range m {
 		r := p[i*stride : i*stride+keys]
-		w.k.softmax(r[:seen+i*more], scale, 1)
-		clear(r[seen+i*more:])
+		from, to := first(i)-lo, seen+i*more-lo
+		w.k.softmax(r[from:to], scale, 1)
+		clear(r[:from])
+		clear(r[to:])
 	}
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, keys-k0)
-		v := j.c.Host[(int(s.Pages[k0/gpu.PageSize])*2+1)*cols*gpu.PageSize+kv*dim:]
+		v := j.c.Host[(int(pages[k0/gpu.PageSize])*2+1)*cols*gpu.PageSize+kv*dim:]
 		w.k.product(w, gpu.NN, m, dim, n, p[k0:], stride, v, cols, out, so, k0 > 0, 0)
 	}
 }

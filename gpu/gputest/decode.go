@@ -71,9 +71,9 @@ func (s *suite) rounded(w gpu.Matrix) gpu.Matrix {
 // cached writes sequences span by span, in turns, into pages that are scattered
 // and held something else before, and wants what Attention makes of the whole.
 func cached(s *suite) {
-	for range 12 {
+	for range 20 {
 		kv, group, dim, layer := 1+s.rng.IntN(3), 1+s.rng.IntN(3), 2*(1+s.rng.IntN(24)), 3
-		heads := kv * group
+		heads, window := kv*group, s.rng.IntN(2)*(1+s.rng.IntN(150))
 		type sequence struct {
 			n, done int
 			pages   []int32
@@ -100,7 +100,7 @@ func cached(s *suite) {
 		caches := make([]gpu.Cache, layer)
 		for i := range caches {
 			n := gpu.CacheLen(pages, kv, dim)
-			caches[i] = gpu.Cache{Buffer: s.dev.Alloc(n), Pages: pages, KVHeads: kv, HeadDim: dim}
+			caches[i] = gpu.Cache{Buffer: s.dev.Alloc(n), Pages: pages, KVHeads: kv, HeadDim: dim, Window: window}
 			junk := make([]float32, n)
 			for j := range junk {
 				junk[j] = float32(math.NaN())
@@ -152,7 +152,7 @@ func cached(s *suite) {
 		}
 		for i := range seqs {
 			x := &seqs[i]
-			shape := gpu.AttentionShape{Seqs: 1, Queries: x.n, Keys: x.n, Heads: heads, KVHeads: kv, HeadDim: dim}
+			shape := gpu.AttentionShape{Seqs: 1, Queries: x.n, Keys: x.n, Heads: heads, KVHeads: kv, HeadDim: dim, Window: window}
 			stats := s.matrix(x.n, 2*heads, 1)
 			s.ref.Attention(shape, x.out.ref, stats.ref, x.q.ref, x.k.ref, x.v.ref)
 			s.equal("cache attention", x.out, 1e-5)

@@ -87,6 +87,8 @@ func panics(s *suite) {
 	shape := gpu.AttentionShape{Seqs: 1, Queries: 4, Keys: 4, Heads: 2, KVHeads: 2, HeadDim: 4}
 	odd := shape
 	odd.KVHeads = 3
+	behind := shape
+	behind.Window = -1
 	for name, f := range map[string]func(){
 		"matmul, inner":       func() { s.dev.MatMul(gpu.NN, m(4, 4), m(4, 3), m(4, 4), false) },
 		"matmul, result":      func() { s.dev.MatMul(gpu.NT, m(4, 5), m(4, 4), m(4, 4), false) },
@@ -99,6 +101,7 @@ func panics(s *suite) {
 		"rope, positions":     func() { s.dev.RoPE(m(4, 4), m(3, 2), m(3, 2), gpu.Rotation{Heads: 1, HeadDim: 4, Period: 4}) },
 		"rope, columns":       func() { s.dev.RoPE(m(4, 4), m(4, 2), m(4, 2), gpu.Rotation{Heads: 2, HeadDim: 4, Period: 4}) },
 		"attention, heads":    func() { s.dev.Attention(odd, m(4, 8), m(4, 4), m(4, 8), m(4, 8), m(4, 8)) },
+		"attention, window":   func() { s.dev.Attention(behind, m(4, 8), m(4, 4), m(4, 8), m(4, 8), m(4, 8)) },
 		"attention, keys":     func() { s.dev.Attention(shape, m(4, 8), m(4, 4), m(4, 8), m(3, 8), m(4, 8)) },
 		"swiglu, width":       func() { s.dev.SwiGLU(m(4, 4), m(4, 7)) },
 		"cross-entropy, rows": func() { s.dev.CrossEntropy(b(3), m(4, 4), []int32{0, 0, 0, 0}, 1) },
@@ -149,8 +152,12 @@ func gradients(s *suite) {
 
 	q, k, v := dense(n, 24), dense(n, 12), dense(n, 12)
 	dq, dk, dv, stats := empty(n, 24), empty(n, 12), empty(n, 12), empty(n, 8)
-	for _, from := range [][]int32{nil, {0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 5, 5, 5, 5, 14, 14, 16, 16, 18}} {
-		shape.From = from
+	documents := []int32{0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 5, 5, 5, 5, 14, 14, 16, 16, 18}
+	for _, see := range []struct {
+		from   []int32
+		window int
+	}{{nil, 0}, {documents, 0}, {nil, 7}, {documents, 3}} {
+		shape.From, shape.Window = see.from, see.window
 		attend := func() { s.dev.Attention(shape, out, stats, q, k, v) }
 		attend()
 		s.dev.AttentionBackward(shape, dq, dk, dv, w, out, stats, q, k, v)

@@ -26,6 +26,8 @@ type Config struct {
 	RopeScaling           *RopeScaling // nil for the plain RoPE
 	AttentionBias         bool         // see QKVBias
 	MLPBias               bool         // of gate, up and down; Llama only
+	SlidingWindow         int          // tokens that a sliding layer's token sees, itself included; Qwen only
+	Sliding               []bool       // layers that have the window; nil where none has, and SlidingWindow is 0
 	TieWordEmbeddings     bool         // the output head is the embedding
 	BOS                   *int         // token that begins a text, nil if none
 	EOS                   []int        // tokens that end one, none to 16
@@ -106,8 +108,11 @@ func (c Config) Validate() error {
 			return fmt.Errorf("eos_token_id: %d is not below vocab_size %d", e, c.VocabSize)
 		}
 	}
-	if err := c.RopeScaling.validate(); err != nil {
+	if err := c.RopeScaling.validate(&c); err != nil {
 		return fmt.Errorf("rope_scaling: %w", err)
+	}
+	if err := c.validateWindow(); err != nil {
+		return err
 	}
 	if n := c.NumParams(); n > MaxParams {
 		return fmt.Errorf("model has %d parameters, at most %d", n, int64(MaxParams))
@@ -192,11 +197,13 @@ type configJSON struct {
 	IntermediateSize      *int            `json:"intermediate_size"`
 	LayerTypes            []string        `json:"layer_types,omitempty"`
 	MaxPositionEmbeddings *int            `json:"max_position_embeddings"`
+	MaxWindowLayers       *int            `json:"max_window_layers,omitempty"`
 	MLPBias               bool            `json:"mlp_bias"`
 	ModelType             string          `json:"model_type"`
 	NumAttentionHeads     *int            `json:"num_attention_heads"`
 	NumHiddenLayers       *int            `json:"num_hidden_layers"`
 	NumKeyValueHeads      *int            `json:"num_key_value_heads"`
+	Original              *int            `json:"original_max_position_embeddings,omitempty"`
 	Partial               *float          `json:"partial_rotary_factor,omitempty"`
 	PretrainingTP         int             `json:"pretraining_tp"`
 	Quantization          json.RawMessage `json:"quantization_config,omitempty"`
@@ -204,6 +211,7 @@ type configJSON struct {
 	RopeParameters        *ropeParameters `json:"rope_parameters,omitempty"`
 	RopeScaling           *ropeParameters `json:"rope_scaling"`
 	RopeTheta             *float          `json:"rope_theta"`
+	SlidingWindow         json.RawMessage `json:"sliding_window,omitempty"`
 	TieWordEmbeddings     *bool           `json:"tie_word_embeddings"`
 	TorchDtype            string          `json:"torch_dtype"`
 	UseCache              bool            `json:"use_cache"`
@@ -269,7 +277,12 @@ func ParseConfig(b []byte) (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
-	theta, scaling, err := j.rope()
+	positions := 2048
+	if family != "" {
+		positions = 32768
+	}
+	positions = or(j.MaxPositionEmbeddings, positions)
+	theta, scaling, err := j.rope(positions)
 	if err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
@@ -292,10 +305,7 @@ func ParseConfig(b []byte) (Config, error) {
 			return c, fmt.Errorf("config.json: %s: 0 is not a size", name)
 		}
 	}
-	head, positions := 0, 2048
-	if family != "" {
-		positions = 32768
-	}
+	head := 0
 	if family == Qwen3 {
 		head = 128
 	}
@@ -311,14 +321,20 @@ func ParseConfig(b []byte) (Config, error) {
 		NumKeyValueHeads:      or(j.NumKeyValueHeads, 0),
 		HeadDim:               or(j.HeadDim, head),
 		VocabSize:             *j.VocabSize,
-		MaxPositionEmbeddings: or(j.MaxPositionEmbeddings, positions),
+		MaxPositionEmbeddings: positions,
 		RMSNormEps:            float64(or(j.RMSNormEps, 1e-6)),
 		RopeTheta:             theta,
 		TieWordEmbeddings:     or(j.TieWordEmbeddings, false),
 		BOS:                   j.BOS,
 		EOS:                   j.EOS,
 	}
-	if err := c.Validate(); err != nil {
+	err = c.Validate()
+	if err == nil { // sizes are bounded
+		if c.SlidingWindow, c.Sliding, err = j.windows(c); err == nil {
+			err = c.Validate()
+		}
+	}
+	if err != nil {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	c.NumKeyValueHeads, c.HeadDim = c.KVHeads(), c.HeadSize()
@@ -340,6 +356,7 @@ func (c Config) Marshal() ([]byte, error) {
 	}
 	hd, kv := c.HeadSize(), c.KVHeads()
 	eps, theta := float(c.RMSNormEps), float(c.RopeTheta)
+	w := c.window()
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)
 	e.SetIndent("", "  ")
@@ -366,6 +383,10 @@ func (c Config) Marshal() ([]byte, error) {
 		TieWordEmbeddings:     &c.TieWordEmbeddings,
 		TorchDtype:            "float32",
 		UseCache:              true,
+		UseSlidingWindow:      c.SlidingWindow > 0,
+		SlidingWindow:         w.size,
+		MaxWindowLayers:       w.from,
+		LayerTypes:            w.layers,
 		VocabSize:             &c.VocabSize,
 	})
 	if err != nil {

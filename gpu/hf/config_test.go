@@ -13,6 +13,15 @@ func tiny() Config {
 		HeadDim: 2, VocabSize: 10, MaxPositionEmbeddings: 16, RMSNormEps: 1e-5, RopeTheta: 10000}
 }
 
+func windowed(family string, size int, has func(int) bool) Config {
+	c := tiny()
+	c.Family, c.SlidingWindow = family, size
+	for n := range c.NumHiddenLayers {
+		c.Sliding = append(c.Sliding, has(n))
+	}
+	return c
+}
+
 // shared names a file of the test data that lies beside a checkout; the test
 // is skipped where there is none.
 func shared(t testing.TB, name string) []byte {
@@ -53,9 +62,26 @@ func TestConfigRoundTrip(t *testing.T) {
 		func() Config { c := tiny(); c.EOS = []int{2, 3}; return c }(),
 		func() Config { c := tiny(); c.Family = Qwen2; return c }(),
 		func() Config { c := tiny(); c.MLPBias = true; return c }(),
+		windowed(Qwen2, 5, func(n int) bool { return n > 6 }),
+		windowed(Qwen3, 1, func(n int) bool { return n%3 == 0 }),
 		func() Config {
 			c := tiny()
-			c.Family, c.AttentionBias, c.RopeScaling = Qwen3, true, &RopeScaling{RopeLlama3, 8, 1, 4, 8192}
+			c.Family, c.AttentionBias, c.RopeScaling = Qwen3, true, &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}
+			return c
+		}(),
+		func() Config {
+			c := tiny()
+			c.HeadDim, c.RopeScaling = 4, &RopeScaling{Kind: RopeDynamic, Factor: 3}
+			return c
+		}(),
+		func() Config {
+			c := tiny()
+			c.RopeScaling = &RopeScaling{Kind: RopeYarn, Factor: 4, Original: 4, Attention: 1.1, BetaFast: 16, BetaSlow: 2, MScale: 0.7, MScaleAll: 1, Exact: true}
+			return c
+		}(),
+		func() Config {
+			c := tiny()
+			c.RopeScaling = &RopeScaling{Kind: RopeLong, Factor: 4, Original: 4, Short: []float64{1}, Long: []float64{2.5}}
 			return c
 		}(),
 		func() Config { c := tiny(); c.RopeScaling = &RopeScaling{Kind: RopeLinear, Factor: 2.5}; return c }(),
@@ -128,7 +154,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":1,"original_max_position_embeddings":8192}`, "low_freq"},
 		{`"vocab_size":512`, `"vocab_size":512,"hidden_act":"gelu"`, "hidden_act"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"rope_type":"llama3"}`, "rope_scaling"},
-		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"rope_type":"yarn"}`, "rope_parameters"},
+		{`"vocab_size":512`, `"vocab_size":512,"rope_parameters":{"rope_type":"ntk"}`, "rope_parameters"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_theta":0`, "rope_theta"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"factor":4}`, "rope_scaling: rope_type is missing"},
 		{`"vocab_size":512`, `"vocab_size":512,"rope_scaling":{"type":"linear","rope_type":"default","factor":4}`, "rope_scaling: type"},
@@ -196,7 +222,7 @@ func TestParseConfigFamilies(t *testing.T) {
 		"max_position_embeddings":131072,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":16,"num_key_value_heads":8,
 		"rms_norm_eps":1e-05,"rope_scaling":{"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,"original_max_position_embeddings":8192,
 		"rope_type":"llama3"},"rope_theta":500000.0,"tie_word_embeddings":true,"vocab_size":128256}`))
-	if err != nil || c.NumParams() != 1235814400 || c.RopeScaling == nil || *c.RopeScaling != (RopeScaling{RopeLlama3, 32, 1, 4, 8192}) {
+	if err != nil || c.NumParams() != 1235814400 || c.RopeScaling == nil || !reflect.DeepEqual(*c.RopeScaling, RopeScaling{Kind: RopeLlama3, Factor: 32, LowFreq: 1, HighFreq: 4, Original: 8192}) {
 		t.Errorf("Llama 3.2 1B: %+v, %d parameters, %v", c, c.NumParams(), err)
 	}
 }
@@ -237,10 +263,30 @@ func FuzzParseConfig(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1,2],"rope_scaling":{"type":"x"}}`))
+	f.Add([]byte(withRope(`"rope_scaling":{"rope_type":"yarn","factor":null,"original_max_position_embeddings":64,"mscale":0.7,"mscale_all_dim":1,"truncate":false}`)))
+	f.Add([]byte(withRope(`"original_max_position_embeddings":64,"rope_parameters":{"rope_type":"longrope","short_factor":[1,1,1,1],"long_factor":[1,2,3,4]}`)))
+	f.Add([]byte(withRope(`"rope_scaling":{"type":"dynamic","factor":2}`)))
+	f.Add([]byte(strings.Replace(withRope(`"use_sliding_window":true,"sliding_window":8,"max_window_layers":0,"layer_types":["sliding_attention"]`), "llama", "qwen3", 1)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := ParseConfig(b)
 		if err != nil {
 			return
+		}
+		if most := c.Context(); most < c.MaxPositionEmbeddings || most > MaxPositions {
+			t.Fatalf("%+v: a context of %d", c, most)
+		}
+		if d := c.HeadSize(); d <= 256 { // longer heads take long
+			for _, n := range []int{1, c.MaxPositionEmbeddings, c.Context()} {
+				freqs, scale := c.Rotary(n)
+				for _, f := range freqs {
+					if !(f > 0 && f <= 20) {
+						t.Fatalf("%+v: a frequency of %g in a text of %d", c, f, n)
+					}
+				}
+				if !(scale > 0 && scale < 1e7) {
+					t.Fatalf("%+v: factor %g", c, scale)
+				}
+			}
 		}
 		out, err := c.Marshal()
 		if err != nil {

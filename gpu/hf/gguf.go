@@ -52,12 +52,21 @@ func WriteGGUF(w io.Writer, c Config, t *Tokenizer, flat []float32, o GGUFOption
 // llamaCpp refuses what transformers computes and llama.cpp's models of the same
 // names have no place for.
 func (c Config) llamaCpp() error {
-	family := c.ModelType()
+	family, r := c.ModelType(), c.RopeScaling
 	switch {
+	case c.SlidingWindow > 0 && c.SlidingWindow < c.Context():
+		return fmt.Errorf("use_sliding_window: llama.cpp's %s has full attention only", family)
 	case c.Family == Qwen2 && c.HeadSize()*c.NumAttentionHeads != c.HiddenSize:
 		return fmt.Errorf("head_dim: %d: llama.cpp's %s has hidden_size / num_attention_heads", c.HeadSize(), family)
-	case c.Family != "" && c.RopeScaling != nil && c.RopeScaling.Kind == RopeLlama3:
-		return fmt.Errorf("rope_scaling: llama.cpp's %s does not know %s", family, RopeLlama3)
+	case r == nil:
+	case r.Kind == RopeDynamic, c.Family != "" && (r.Kind == RopeLlama3 || r.Kind == RopeLong):
+		return fmt.Errorf("rope_scaling: llama.cpp's %s does not know %s", family, r.Kind)
+	case r.BetaFast != 0 && r.BetaFast != 32 || r.BetaSlow != 0 && r.BetaSlow != 1:
+		return fmt.Errorf("rope_scaling: beta_fast and beta_slow: llama.cpp's %s has 32 and 1", family)
+	case r.Exact:
+		return fmt.Errorf("rope_scaling: truncate: llama.cpp's yarn always does")
+	}
+	switch {
 	case c.Family == Qwen3 && c.AttentionBias:
 		return fmt.Errorf("attention_bias: llama.cpp's %s has none", family)
 	}
@@ -167,9 +176,21 @@ func (g *gguf) model(o GGUFOptions) {
 	g.f32(arch+".attention.layer_norm_rms_epsilon", c.RMSNormEps)
 	g.u32(arch+".rope.dimension_count", c.HeadSize())
 	g.f32(arch+".rope.freq_base", c.RopeTheta)
-	if r := c.RopeScaling; r != nil && r.Kind == RopeLinear {
-		g.str(arch+".rope.scaling.type", RopeLinear)
+	r := c.RopeScaling
+	if r == nil || r.Kind == RopeLlama3 { // llama3 is in the tensors
+		return
+	}
+	g.str(arch+".rope.scaling.type", r.Kind)
+	if r.Kind != RopeLong { // whose factors are tensors
 		g.f32(arch+".rope.scaling.factor", r.Factor)
+	}
+	switch r.Kind {
+	case RopeYarn: // llama.cpp makes queries and keys longer by itself, which its key multiplies
+		g.u32(arch+".rope.scaling.original_context_length", r.Original)
+		g.f32(arch+".rope.scaling.attn_factor", r.attention()/(1+0.1*ln(r.Factor)))
+	case RopeLong:
+		g.u32(arch+".rope.scaling.original_context_length", r.Original)
+		g.f32(arch+".rope.scaling.attn_factor", r.attention())
 	}
 }
 
@@ -213,12 +234,23 @@ func (g *gguf) tensors(flat []float32) error {
 		}
 		g.list = append(g.list, x)
 	}
-	if r := g.c.RopeScaling; r != nil && r.Kind == RopeLlama3 {
+	r := g.c.RopeScaling
+	if r != nil && r.Kind == RopeLong {
+		for i, by := range [][]float64{r.Long, r.Short} {
+			data := make([]float32, len(by))
+			for j, x := range by {
+				data[j] = float32(x)
+			}
+			name := [...]string{"rope_factors_long.weight", "rope_factors_short.weight"}[i]
+			g.list = append(g.list, ggufTensor{name: name, shape: []int{len(by)}, data: data})
+		}
+	}
+	if r != nil && r.Kind == RopeLlama3 {
 		half := g.c.HeadSize() / 2
 		factors := make([]float32, half)
 		for i := range factors {
 			f := math.Pow(g.c.RopeTheta, -float64(i)/float64(half))
-			factors[i] = float32(f / r.Scaled(f))
+			factors[i] = float32(f / r.scaled(f))
 		}
 		g.list = append(g.list, ggufTensor{name: "rope_freqs.weight", shape: []int{half}, data: factors})
 	}

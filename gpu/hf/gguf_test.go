@@ -124,7 +124,7 @@ func TestGGUF(t *testing.T) {
 			factors := 0
 			switch fam {
 			case "":
-				c.RopeScaling, factors = &RopeScaling{RopeLlama3, 8, 1, 4, 8192}, 1
+				c.RopeScaling, factors = &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}, 1
 			case Qwen2:
 				c.NumAttentionHeads = 2 // heads as wide as the model
 			}
@@ -267,6 +267,47 @@ func TestGGUFRefuses(t *testing.T) {
 	}
 }
 
+// What llama.cpp has keys and tensors for: make interop compares what it writes then.
+func TestGGUFRope(t *testing.T) {
+	tok, err := NewChar("abcdefghij")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(family string, r RopeScaling) readGGUF {
+		c := tiny()
+		c.HeadDim, c.Family, c.RopeScaling = 4, family, &r
+		var out bytes.Buffer
+		if err := WriteGGUF(&out, c, tok, make([]float32, c.NumParams()), GGUFOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return parseGGUF(t, out.Bytes())
+	}
+	want := func(g readGGUF, pairs map[string]any) {
+		t.Helper()
+		for k, v := range pairs {
+			if got := g.pairs[k]; got != v {
+				t.Errorf("%s is %v, want %v", k, got, v)
+			}
+		}
+	}
+	yarn := RopeScaling{Kind: RopeYarn, Factor: 4, Original: 8}
+	want(write(Qwen3, yarn), map[string]any{"qwen3.rope.scaling.type": "yarn", "qwen3.rope.scaling.factor": float32(4),
+		"qwen3.rope.scaling.original_context_length": 8, "qwen3.rope.scaling.attn_factor": float32(1)})
+	yarn.Attention = 2.2772588722239781 // twice 0.1·ln 4 + 1
+	want(write("", yarn), map[string]any{"llama.rope.scaling.attn_factor": float32(2)})
+
+	g := write("", RopeScaling{Kind: RopeLong, Factor: 4, Original: 8, Attention: 1.5, Short: []float64{1, 1.5}, Long: []float64{2, 3}})
+	want(g, map[string]any{"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": nil,
+		"llama.rope.scaling.original_context_length": 8, "llama.rope.scaling.attn_factor": float32(1.5)})
+	for name, by := range map[string][]float32{"rope_factors_short.weight": {1, 1.5}, "rope_factors_long.weight": {2, 3}} {
+		for i, x := range by {
+			if got := math.Float32frombits(binary.LittleEndian.Uint32(g.tensors[name].data[4*i:])); got != x {
+				t.Errorf("%s: number %d is %g, want %g", name, i, got, x)
+			}
+		}
+	}
+}
+
 // What llama.cpp has no place for is not written: it would refuse the file, or
 // compute something else.
 func TestGGUFRefusesWhatLlamaCppLacks(t *testing.T) {
@@ -276,12 +317,18 @@ func TestGGUFRefusesWhatLlamaCppLacks(t *testing.T) {
 	}
 	for want, c := range map[string]Config{
 		"head_dim":       {Family: Qwen2, HeadDim: 4},
-		"rope_scaling":   {Family: Qwen2, HeadDim: 2, RopeScaling: &RopeScaling{RopeLlama3, 8, 1, 4, 8192}},
-		"rope_scaling: ": {Family: Qwen3, HeadDim: 4, RopeScaling: &RopeScaling{RopeLlama3, 8, 1, 4, 8192}},
+		"rope_scaling":   {Family: Qwen2, HeadDim: 2, RopeScaling: &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}},
+		"rope_scaling: ": {Family: Qwen3, HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}},
 		"attention_bias": {Family: Qwen3, HeadDim: 4, AttentionBias: true},
+		"dynamic":        {HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeDynamic, Factor: 2}},
+		"longrope":       {Family: Qwen3, HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeLong, Factor: 2, Original: 8, Short: []float64{1, 1}, Long: []float64{1, 2}}},
+		"use_sliding":    {Family: Qwen3, HeadDim: 4, SlidingWindow: 15, Sliding: []bool{10: true}},
+		"beta_fast":      {HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeYarn, Factor: 2, Original: 8, BetaFast: 16}},
+		"truncate":       {HeadDim: 4, RopeScaling: &RopeScaling{Kind: RopeYarn, Factor: 2, Original: 8, Exact: true}},
 	} {
 		x := tiny()
 		x.Family, x.HeadDim, x.RopeScaling, x.AttentionBias = c.Family, c.HeadDim, c.RopeScaling, c.AttentionBias
+		x.SlidingWindow, x.Sliding = c.SlidingWindow, c.Sliding
 		var out bytes.Buffer
 		err := WriteGGUF(&out, x, tok, make([]float32, x.NumParams()), GGUFOptions{})
 		if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {

@@ -43,12 +43,4 @@ func TestTrigonometry(t *testing.T) {
 			t.Fatalf("sincos(%v) = %v, %v, want %v, %v", x, s, c, math.Sin(x), math.Cos(x))
 		}
 	}
-	for _, theta := range []float64{1, 1.5, 2, 100, 1e4, 5e5, 1e12} {
-		for _, n := range []int{1, 2, 3, 8, 32, 64, 2048} {
-			want := math.Pow(theta, 1/float64(n))
-			if got := nthRoot(theta, n); math.Abs(got-want) > 1e-15*want {
-				t.Errorf("root %d of %g is %v, want %v", n, theta, got, want)
-			}
-		}
-	}
 }

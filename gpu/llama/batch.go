@@ -51,7 +51,7 @@ func (m *Model) NewBatch(o BatchOptions) (*Batch, error) {
 		o.Rows = 256
 	}
 	if o.Positions == 0 {
-		o.Positions = min(16*m.cfg.MaxPositionEmbeddings, 65536)
+		o.Positions = min(16*m.cfg.Context(), 65536)
 	}
 	if o.Streams < 1 || o.Rows < o.Streams || o.Rows > 1<<20 || o.Positions < 1 || o.Positions > 1<<31 {
 		return nil, fmt.Errorf("llama: batch: %d streams, %d rows, %d positions: want 1 to rows, up to %d, up to %d", o.Streams, o.Rows, o.Positions, 1<<20, 1<<31)

@@ -249,8 +249,7 @@ func TestBF16(t *testing.T) {
 		var all [2][]float32
 		for i, half := range []bool{false, true} {
 			d := m.newDecoder(len(ids), pages(len(ids)), 1, half)
-			m.rotary(len(ids))
-			d.pass([]gpu.Span{{Rows: len(ids), Pages: sequential(pages(len(ids)))}}, ids)
+			d.pass([]gpu.Span{{Rows: len(ids), Pages: sequential(pages(len(ids)))}}, []int{len(ids)}, ids)
 			z := d.score([]int{len(ids) - 1})
 			all[i] = make([]float32, z.N)
 			dev.Download(all[i], z.Buffer)

@@ -51,11 +51,10 @@ func BenchmarkDecode(b *testing.B) {
 				b.Run(fmt.Sprintf("%s/%s/%d threads/prompt", c.name, kind, threads), func(b *testing.B) {
 					const n = 256
 					w := m.newWriter(n, 1, pages(n), half)
-					m.rotary(n)
 					ids := make([]int32, n)
 					spans := []gpu.Span{{Rows: n, Pages: sequential(pages(n))}}
 					for b.Loop() {
-						w.pass(spans, ids)
+						w.pass(spans, []int{n}, ids)
 						w.score([]int{n - 1})
 					}
 					b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")

@@ -16,6 +16,7 @@ type decoder struct {
 	caches []gpu.Cache
 	rows   int // of a pass at most
 	ids    []int32
+	turns  []*tables  // of a pass's spans
 	a      acts       // x, h1, qkv, o, gu, a, kq and ones are used
 	h      gpu.Matrix // (rows, D) normed
 	chosen gpu.Matrix // (want, D) the rows of h whose logits are wanted
@@ -62,6 +63,7 @@ func (m *Model) newDecoder(rows, pages, want int, half bool) *decoder {
 		})
 		x.caches = append(x.caches, gpu.Cache{
 			Buffer: dev.Alloc(gpu.CacheLen(pages, cfg.KVHeads(), cfg.HeadSize())), Pages: pages, KVHeads: cfg.KVHeads(), HeadDim: cfg.HeadSize(),
+			Window: cfg.Window(i),
 		})
 	}
 	x.head = dev.Pack(half, m.w.head)
@@ -69,8 +71,9 @@ func (m *Model) newDecoder(rows, pages, want int, half bool) *decoder {
 }
 
 // pass reads ids, which are those of spans one after another, and leaves the last
-// hidden states, normed, in the first rows of d.h.
-func (d *decoder) pass(spans []gpu.Span, ids []int32) {
+// hidden states, normed, in the first rows of d.h. RoPE turns span i as a text of
+// lengths[i] tokens; what the cache has of it must have been turned likewise.
+func (d *decoder) pass(spans []gpu.Span, lengths []int, ids []int32) {
 	m, dev, n, eps := d.m, d.m.dev, len(ids), float32(d.m.cfg.RMSNormEps)
 	a := acts{x: d.a.x.Row(0, n), h1: d.a.h1.Row(0, n), inv1: d.a.inv1.Slice(0, n), qkv: d.a.qkv.Row(0, n),
 		o: d.a.o.Row(0, n), gu: d.a.gu.Row(0, n), a: d.a.a.Row(0, n)}
@@ -79,6 +82,10 @@ func (d *decoder) pass(spans []gpu.Span, ids []int32) {
 	}
 	if d.a.kq.N > 0 {
 		a.kq, a.kqInv, a.kqRows = d.a.kq.Row(0, n), d.a.kqInv, n
+	}
+	d.turns = d.turns[:0]
+	for i, s := range spans {
+		d.turns = append(d.turns, m.tables(lengths[i], s.Start+s.Rows))
 	}
 	k, q, v := m.columns(a.qkv)
 	dev.Embed(a.x, m.w.embed, ids)
@@ -90,7 +97,7 @@ func (d *decoder) pass(spans []gpu.Span, ids []int32) {
 		at := 0
 		for j := range spans {
 			s := &spans[j]
-			dev.RoPE(a.qkv.Row(at, s.Rows), m.cos, m.sin, m.rotation(s.Start, max(1, s.Rows), 0, false))
+			dev.RoPE(a.qkv.Row(at, s.Rows), d.turns[j].cos, d.turns[j].sin, m.rotation(s.Start, max(1, s.Rows), 0, false))
 			at += s.Rows
 		}
 		dev.CacheWrite(d.caches[i], spans, k, v)
@@ -133,7 +140,7 @@ func sequential(n int) []int32 {
 
 // checkPrompt refuses what cannot be a prompt.
 func (m *Model) checkPrompt(prompt []int32) error {
-	switch limit := m.cfg.MaxPositionEmbeddings; {
+	switch limit := m.cfg.Context(); {
 	case len(prompt) == 0:
 		return fmt.Errorf("the prompt is empty; give at least one token")
 	case len(prompt) > limit:

@@ -25,9 +25,56 @@ func mlpBias() hf.Config {
 	return c
 }
 
-// plain is the definition: one token after another, in float64, from the names
-// of the tensors, sharing nothing with the passes.
+// plain is the mean loss of ids[1:] by the definition.
 func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
+	definition(cfg, params, ids, func(pos int, z []float64) {
+		if pos == len(ids)-1 {
+			return
+		}
+		sum := 0.0
+		for _, v := range z {
+			sum += math.Exp(v)
+		}
+		loss += (math.Log(sum) - z[ids[pos+1]]) / float64(len(ids)-1)
+	})
+	return loss
+}
+
+// frequency is that of pair i in a text of n tokens, and factor that of cosines
+// and sines, by the papers' formulas.
+func frequency(cfg hf.Config, i, n int) (f, factor float64) {
+	d, r := float64(cfg.HeadSize()), cfg.RopeScaling
+	f = math.Pow(cfg.RopeTheta, -2*float64(i)/d)
+	switch {
+	case r == nil:
+	case r.Kind == hf.RopeLinear:
+		return f / r.Factor, 1
+	case r.Kind == hf.RopeLlama3:
+		length := 2 * math.Pi / f
+		smooth := (float64(r.Original)/length - r.LowFreq) / (r.HighFreq - r.LowFreq)
+		smooth = min(max(smooth, 0), 1)
+		return (1-smooth)*f/r.Factor + smooth*f, 1
+	case r.Kind == hf.RopeYarn: // with the betas that the tests have
+		low := math.Floor(d * math.Log(float64(r.Original)/(r.BetaFast*2*math.Pi)) / (2 * math.Log(cfg.RopeTheta)))
+		high := math.Ceil(d * math.Log(float64(r.Original)/(r.BetaSlow*2*math.Pi)) / (2 * math.Log(cfg.RopeTheta)))
+		mix := min(max((float64(i)-max(low, 0))/(high-max(low, 0)), 0), 1)
+		return mix*f/r.Factor + (1-mix)*f, 0.1*math.Log(r.Factor) + 1
+	case r.Kind == hf.RopeDynamic && n > cfg.MaxPositionEmbeddings:
+		base := cfg.RopeTheta * math.Pow(r.Factor*float64(n)/float64(cfg.MaxPositionEmbeddings)-(r.Factor-1), d/(d-2))
+		return math.Pow(base, -2*float64(i)/d), 1
+	case r.Kind == hf.RopeLong:
+		factor = math.Sqrt(1 + math.Log(r.Factor)/math.Log(float64(r.Original)))
+		if n > r.Original {
+			return f / r.Long[i], factor
+		}
+		return f / r.Short[i], factor
+	}
+	return f, 1
+}
+
+// definition shows the logits after each of ids, in one pass over all: one token after
+// another, in float64, from the names of the tensors, sharing nothing with the passes.
+func definition(cfg hf.Config, params []float32, ids []int32, see func(pos int, z []float64)) {
 	w := map[string][]float64{}
 	for _, t := range cfg.Tensors() {
 		v := make([]float64, t.Len())
@@ -61,22 +108,14 @@ func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
 	}
 	rope := func(x []float64, pos int) {
 		for i := range d / 2 {
-			f := math.Pow(cfg.RopeTheta, -2*float64(i)/float64(d))
-			if r := cfg.RopeScaling; r != nil && r.Kind == hf.RopeLinear {
-				f /= r.Factor
-			} else if r != nil {
-				length := 2 * math.Pi / f
-				smooth := (float64(r.Original)/length - r.LowFreq) / (r.HighFreq - r.LowFreq)
-				smooth = min(max(smooth, 0), 1)
-				f = (1-smooth)*f/r.Factor + smooth*f
-			}
+			f, factor := frequency(cfg, i, len(ids))
 			s, c := math.Sincos(float64(pos) * f)
-			a, b := x[i], x[i+d/2]
+			a, b := factor*x[i], factor*x[i+d/2]
 			x[i], x[i+d/2] = a*c-b*s, b*c+a*s
 		}
 	}
 	keys, values := make([][][]float64, cfg.NumHiddenLayers), make([][][]float64, cfg.NumHiddenLayers)
-	for pos, id := range ids[:len(ids)-1] {
+	for pos, id := range ids {
 		x := append([]float64{}, w["model.embed_tokens.weight"][int(id)*D:(int(id)+1)*D]...)
 		for l := range cfg.NumHiddenLayers {
 			p := fmt.Sprintf("model.layers.%d.", l)
@@ -99,6 +138,9 @@ func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
 				g := h / (H / K)
 				e, sum := make([]float64, pos+1), 0.0
 				for t := range e {
+					if w := cfg.Window(l); w > 0 && t <= pos-w {
+						continue
+					}
 					for i := range d {
 						e[t] += q[h*d+i] * keys[l][t][g*d+i]
 					}
@@ -123,17 +165,35 @@ func plain(cfg hf.Config, params []float32, ids []int32) (loss float64) {
 				x[i] += v
 			}
 		}
-		h, sum := norm("model.norm", x), 0.0
+		h := norm("model.norm", x)
 		if cfg.TieWordEmbeddings {
 			w["lm_head.weight"] = w["model.embed_tokens.weight"]
 		}
-		z := linear("lm_head", h)
-		for _, v := range z {
-			sum += math.Exp(v)
-		}
-		loss += (math.Log(sum) - z[ids[pos+1]]) / float64(len(ids)-1)
+		see(pos, linear("lm_head", h))
 	}
-	return loss
+}
+
+// stretched is a model of 40 tokens that was made for fewer.
+func stretched(kind string) hf.Config {
+	cfg := small(false)
+	r := &hf.RopeScaling{Kind: kind, Factor: 2.5, Original: 16}
+	cfg.RopeScaling = r
+	switch kind {
+	case hf.RopeYarn:
+		r.BetaFast, r.BetaSlow = 2, 0.01
+	case hf.RopeDynamic:
+		r.Factor, r.Original, cfg.MaxPositionEmbeddings = 2, 0, 20
+	case hf.RopeLong:
+		r.Short, r.Long = []float64{1, 1.1, 1.5}, []float64{1.5, 3, 5}
+	}
+	return cfg
+}
+
+// windowed is a Qwen whose layers see so many tokens.
+func windowed(name string, window int, layers ...bool) hf.Config {
+	cfg := family(name, false)
+	cfg.SlidingWindow, cfg.Sliding = window, layers
+	return cfg
 }
 
 // families are small models of each kind that hf.Config tells apart.
@@ -142,6 +202,8 @@ func families() map[string]hf.Config {
 	linear.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLinear, Factor: 3}
 	llama3.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLlama3, Factor: 8, LowFreq: 1, HighFreq: 4, Original: 16}
 	return map[string]hf.Config{
+		"window": windowed(hf.Qwen2, 5, false, true), "windows": windowed(hf.Qwen3, 1, true, true), "first window": windowed(hf.Qwen3, 14, true, false),
+		"yarn": stretched(hf.RopeYarn), "dynamic": stretched(hf.RopeDynamic), "longrope": stretched(hf.RopeLong),
 		"mlp bias": mlpBias(), "llama": small(false), "linear": linear, "llama3": llama3, "bias": family("", true),
 		"qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, false), "qwen3 bias": family(hf.Qwen3, true),
 	}

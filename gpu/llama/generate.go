@@ -74,7 +74,7 @@ func (m *Model) newStream(prompt []int32, o GenerateOptions) (*stream, error) {
 	}
 	// The last token is written, not read, so that a text may be one longer
 	// than the context.
-	limit := m.cfg.MaxPositionEmbeddings + 1
+	limit := m.cfg.Context() + 1
 	if o.MaxTokens > 0 && o.MaxTokens < limit-len(prompt) {
 		limit = len(prompt) + o.MaxTokens
 	}
@@ -87,6 +87,7 @@ type writer struct {
 	sched *schedule
 
 	spans  []gpu.Span
+	len    []int     // of the spans' texts, as RoPE takes them
 	ends   []int     // rows that a token follows
 	due    []*stream // and their streams
 	host   []float32 // logits, (most, V), where the device's memory is not the host's
@@ -97,8 +98,25 @@ type writer struct {
 
 func (m *Model) newWriter(rows, most, pages int, half bool) *writer {
 	most = min(most, rows)
-	return &writer{decoder: m.newDecoder(rows, pages, most, half), sched: newSchedule(rows, most, pages),
+	w := &writer{decoder: m.newDecoder(rows, pages, most, half), sched: newSchedule(rows, most, pages),
 		tokens: make([]Token, most), errs: make([]error, most)}
+	w.sched.know = m.know
+	return w
+}
+
+// know says how many of a stream's tokens are read as one text, and has what is in the
+// cache read again where RoPE turns that text otherwise, so that a token and its
+// log-probability are those of a pass over all that precedes it, however long it
+// was when its beginning was read. A hidden state is told as it was when its token was the last:
+// who taps sees the same whether the text was written or given.
+func (m *Model) know(s *stream) {
+	s.known = len(s.ids)
+	if s.opts.Hidden != nil {
+		s.known = m.alike(s.told+1, s.known)
+	}
+	if turn := m.cfg.RopeLength(s.known); turn != s.turn {
+		s.turn, s.read = turn, 0
+	}
 }
 
 // step does one pass. For each stream that has come to the end of what it knows
@@ -110,19 +128,18 @@ func (w *writer) step(write func(*stream, Token, error) bool) (bool, error) {
 	if len(parts) == 0 {
 		return false, nil
 	}
-	w.spans, w.ends, w.due, w.ids = w.spans[:0], w.ends[:0], w.due[:0], w.ids[:0]
-	longest, tap := 0, false
+	w.spans, w.len, w.ends, w.due, w.ids = w.spans[:0], w.len[:0], w.ends[:0], w.due[:0], w.ids[:0]
+	tap := false
 	for _, p := range parts {
 		w.spans = append(w.spans, p.span())
+		w.len = append(w.len, p.s.known)
 		w.ids = append(w.ids, p.s.ids[p.s.read:p.s.read+p.rows]...)
-		longest = max(longest, p.s.read+p.rows)
 		tap = tap || p.s.opts.Hidden != nil
 		if p.s.read+p.rows == len(p.s.ids) {
 			w.ends, w.due = append(w.ends, len(w.ids)-1), append(w.due, p.s)
 		}
 	}
-	w.m.rotary(longest)
-	w.pass(w.spans, w.ids)
+	w.pass(w.spans, w.len, w.ids)
 	z := w.score(w.ends)
 	if err := w.m.dev.Sync(); err != nil {
 		return true, fmt.Errorf("llama: generate: %w", err)
@@ -132,6 +149,7 @@ func (w *writer) step(write func(*stream, Token, error) bool) (bool, error) {
 	}
 	for _, p := range parts {
 		p.s.read += p.rows
+		p.s.told = max(p.s.told, p.s.read)
 	}
 	logits := z.Host
 	if logits == nil {
@@ -161,7 +179,7 @@ func (w *writer) tell(parts []part) {
 	row := 0
 	for _, p := range parts {
 		for i := range p.rows {
-			if f := p.s.opts.Hidden; f != nil {
+			if f := p.s.opts.Hidden; f != nil && p.s.read+i >= p.s.told {
 				f(p.s.read+i, w.hidden[row*d:(row+1)*d])
 			}
 			row++

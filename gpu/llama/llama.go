@@ -5,7 +5,8 @@
 //	x' = x2 + Wdown·(silu(Wgate·n2) * (Wup·n2))               n2 = rmsnorm(x2)
 //
 // with grouped-query attention and a tied or untied head; the dense Qwen 2 and 3
-// (family.go says what they add) and Llama 3's scaled RoPE are covered too. The backward pass is
+// (family.go says what they add, hf.Config.Window what their layers hide) and the kinds of
+// scaled RoPE (hf.Config.Rotary) are covered too. The backward pass is
 // written by hand. Weights are one flat float32 vector in the order of
 // hf.Config.Tensors; what the passes read are views of it.
 //
@@ -23,13 +24,14 @@ import (
 
 // A Model computes losses and generates text. It is for one goroutine.
 type Model struct {
-	dev      gpu.Device
-	cfg      hf.Config
-	params   gpu.Buffer // flat
-	w        weights
-	cos, sin gpu.Matrix // (positions, d/2), grown on demand
-	plan     *plan      // inference activations, grown on demand
-	hidden   []float32  // of the last Eval
+	dev    gpu.Device
+	cfg    hf.Config
+	params gpu.Buffer // flat
+	w      weights
+	rope   map[int]*tables // by hf.Config.RopeLength, grown on demand
+	turn   *tables         // of the pass
+	plan   *plan           // inference activations, grown on demand
+	hidden []float32       // of the last Eval
 }
 
 // weights are the views of a flat vector, of parameters or of gradients.
@@ -165,12 +167,23 @@ func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
 }
 
 // Loss is the mean cross-entropy, in nats per token, of tokens[1:] given what
-// precedes each.
-func (m *Model) Loss(tokens []int32) (float64, error) { return m.Eval([][]int32{tokens}) }
+// precedes each. RoPE that depends on a text's length takes that of all tokens, as
+// transformers does where the labels are the tokens.
+func (m *Model) Loss(tokens []int32) (float64, error) {
+	return m.eval([][]int32{tokens}, len(tokens))
+}
 
 // Eval is the mean cross-entropy, in nats per predicted token, over sequences
-// of one length. Nothing is learnt.
+// of one length: of T inputs and the token after them, as a training step's. Nothing is learnt.
 func (m *Model) Eval(tokens [][]int32) (float64, error) {
+	if len(tokens) == 0 {
+		return m.eval(tokens, 0)
+	}
+	return m.eval(tokens, len(tokens[0])-1)
+}
+
+// eval is Eval, with RoPE as in texts of length tokens.
+func (m *Model) eval(tokens [][]int32, length int) (float64, error) {
 	t, err := m.checkTokens(tokens)
 	if err != nil {
 		return 0, err
@@ -180,7 +193,7 @@ func (m *Model) Eval(tokens [][]int32) (float64, error) {
 	if m.plan == nil || m.plan.rows < group*t {
 		m.plan = newPlan(m.dev, m.cfg, group*t, false)
 	}
-	m.rotary(t)
+	m.turn = m.tables(length, t)
 	d := m.cfg.HiddenSize
 	if n := len(tokens) * t * d; cap(m.hidden) < n {
 		m.hidden = make([]float32, n)
@@ -210,8 +223,8 @@ func (m *Model) checkTokens(tokens [][]int32) (int, error) {
 		return 0, fmt.Errorf("llama: a batch needs a sequence of two tokens or more")
 	}
 	t := len(tokens[0]) - 1
-	if t > m.cfg.MaxPositionEmbeddings {
-		return 0, fmt.Errorf("llama: sequences of %d tokens, the model takes %d", t, m.cfg.MaxPositionEmbeddings)
+	if most := m.cfg.Context(); t > most {
+		return 0, fmt.Errorf("llama: sequences of %d tokens, the model takes %d", t, most)
 	}
 	for i, s := range tokens {
 		if len(s) != t+1 {

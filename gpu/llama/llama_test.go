@@ -27,6 +27,12 @@ func small(tied bool) hf.Config {
 	}
 }
 
+// shortened is cfg whose texts of 11 tokens are long ones.
+func shortened(cfg hf.Config) hf.Config {
+	cfg.RopeScaling.Original = 4
+	return cfg
+}
+
 func batch(rng *rand.Rand, seqs, length, vocab int) [][]int32 {
 	b := make([][]int32, seqs)
 	for i := range b {
@@ -61,7 +67,8 @@ func newTrainer(t testing.TB, dev gpu.Device, cfg hf.Config, params []float32) *
 // tensor by tensor, along directions that touch every element.
 func TestGradients(t *testing.T) {
 	for _, dev := range devices(t) {
-		for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "bias": family("", true), "mlp bias": mlpBias()} {
+		for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "bias": family("", true), "mlp bias": mlpBias(),
+			"window": windowed(hf.Qwen3, 4, true, true), "yarn": stretched(hf.RopeYarn), "longrope": shortened(stretched(hf.RopeLong))} {
 			t.Run(dev.Name()+"/"+name, func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(7, 1))
 				params := wild(cfg, rng)

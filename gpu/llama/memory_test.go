@@ -65,7 +65,7 @@ func TestTrainingMemory(t *testing.T) {
 			}
 			got := TrainingMemory(cfg, 5, 8, d)
 			tables := 4 * dev.n
-			for _, b := range []gpu.Buffer{tr.cos.Buffer, tr.sin.Buffer} {
+			for _, b := range []gpu.Buffer{tr.turn.cos.Buffer, tr.turn.sin.Buffer} {
 				tables -= 4 * int64(b.N)
 			}
 			if got != tables {

@@ -36,7 +36,7 @@ func apart(a, b []float32) float64 {
 
 // TestMicroBatchesAndCheckpoints holds both to the gradients of whole batches.
 func TestMicroBatchesAndCheckpoints(t *testing.T) {
-	for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen3": family(hf.Qwen3, true), "mlp bias": mlpBias()} {
+	for name, cfg := range map[string]hf.Config{"tied": small(true), "untied": small(false), "qwen3": family(hf.Qwen3, true), "mlp bias": mlpBias(), "window": windowed(hf.Qwen2, 5, true, false)} {
 		for _, dev := range devices(t) {
 			rng := rand.New(rand.NewPCG(5, 6))
 			params := wild(cfg, rng)
@@ -65,8 +65,13 @@ func TestMicroBatchesAndCheckpoints(t *testing.T) {
 
 // TestPackedDocuments holds a packed sequence to its documents alone.
 func TestPackedDocuments(t *testing.T) {
+	for _, cfg := range []hf.Config{small(true), windowed(hf.Qwen3, 4, true, true)} {
+		packedDocuments(t, cfg)
+	}
+}
+
+func packedDocuments(t *testing.T, cfg hf.Config) {
 	const sep = 3
-	cfg := small(true)
 	for _, dev := range devices(t) {
 		rng := rand.New(rand.NewPCG(5, 8))
 		params := wild(cfg, rng)

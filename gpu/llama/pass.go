@@ -130,11 +130,12 @@ func (m *Model) columns(qkv gpu.Matrix) (k, q, v gpu.Matrix) {
 	return qkv.Columns(0, nk), qkv.Columns(nk, nq), qkv.Columns(nk+nq, nk)
 }
 
-// shape is that of attention in seqs sequences of t tokens each.
-func (m *Model) shape(p *plan, seqs, t int) gpu.AttentionShape {
+// shape is that of layer i's attention in seqs sequences of t tokens each.
+func (m *Model) shape(p *plan, i, seqs, t int) gpu.AttentionShape {
 	return gpu.AttentionShape{
 		Seqs: seqs, Queries: t, Keys: t, From: p.documents(seqs * t),
 		Heads: m.cfg.NumAttentionHeads, KVHeads: m.cfg.KVHeads(), HeadDim: m.cfg.HeadSize(),
+		Window: m.cfg.Window(i),
 	}
 }
 
@@ -169,7 +170,7 @@ func (m *Model) again(p *plan, i, seqs, t int) {
 func (m *Model) attend(p *plan, i, seqs, t int) {
 	a := p.layers[i].rows(0, seqs*t)
 	k, q, v := m.columns(a.qkv)
-	m.dev.Attention(m.shape(p, seqs, t), a.o, a.stats, q, k, v)
+	m.dev.Attention(m.shape(p, i, seqs, t), a.o, a.stats, q, k, v)
 }
 
 // stages are what rows go through between one mixing of them and the next: parts of a pass in
@@ -221,7 +222,7 @@ func (j *passJob) Rows(dev gpu.Device, from, to int) {
 	begin := func(w *layer, a *acts) {
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)
 		m.project(dev, w, a)
-		dev.RoPE(a.qkv, m.cos, m.sin, m.rotation(0, j.t, from, false))
+		dev.RoPE(a.qkv, m.turn.cos, m.turn.sin, m.rotation(0, j.t, from, false))
 	}
 	if j.begin {
 		begin(w, &a)
@@ -260,7 +261,7 @@ func (j *passJob) Rows(dev gpu.Device, from, to int) {
 		ungateUp(dev, w, &d)
 	}
 	if j.attnBack {
-		dev.RoPE(d.dqkv, m.cos, m.sin, m.rotation(0, j.t, from, true))
+		dev.RoPE(d.dqkv, m.turn.cos, m.turn.sin, m.rotation(0, j.t, from, true))
 	}
 	if j.projBack {
 		m.unproject(dev, w, &d)
@@ -346,7 +347,7 @@ func (m *Model) backward(p *plan, seqs, t int, g *weights) {
 		m.biasBackward(dw.ob, a.ones, d.dx)
 		k, q, v := m.columns(a.qkv)
 		dk, dq, dv := m.columns(d.dqkv)
-		dev.AttentionBackward(m.shape(p, seqs, t), dq, dk, dv, d.do, a.o, a.stats, q, k, v)
+		dev.AttentionBackward(m.shape(p, i, seqs, t), dq, dk, dv, d.do, a.o, a.stats, q, k, v)
 		normed := w.kNorm.N > 0
 		m.each(p, n, t, stages{layer: i, attnBack: true, projBack: !normed})
 		if normed {

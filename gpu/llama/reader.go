@@ -13,7 +13,9 @@ import (
 type Reader struct {
 	d              *decoder
 	pages          []int32
-	pos, limit     int       // tokens read, and at most
+	ids            []int32   // read
+	limit          int       // of them at most
+	turn           int       // hf.Config.RopeLength of what is in the cache
 	hidden, logits []float32 // (stretch, D), (some, V)
 	want           []int
 }
@@ -22,13 +24,12 @@ type Reader struct {
 // up to stretch tokens in one pass: 1 is how text is generated, more is how a
 // prompt is read.
 func (m *Model) NewReader(limit, stretch int) (*Reader, error) {
-	if limit < 1 || limit > m.cfg.MaxPositionEmbeddings {
-		return nil, fmt.Errorf("llama: read: %d tokens, the model takes 1 to %d", limit, m.cfg.MaxPositionEmbeddings)
+	if limit < 1 || limit > m.cfg.Context() {
+		return nil, fmt.Errorf("llama: read: %d tokens, the model takes 1 to %d", limit, m.cfg.Context())
 	}
 	if stretch < 1 {
 		return nil, fmt.Errorf("llama: read: %d tokens in a pass", stretch)
 	}
-	m.rotary(limit)
 	rows := min(stretch, limit)
 	some := min(rows, max(1, 1<<18/m.cfg.VocabSize))
 	return &Reader{d: m.newDecoder(rows, pages(limit), some, false), pages: sequential(pages(limit)), limit: limit,
@@ -41,8 +42,8 @@ func (m *Model) NewReader(limit, stretch int) (*Reader, error) {
 // first error.
 func (r *Reader) Read(ctx context.Context, ids []int32, see func(hidden, logits []float32) error) error {
 	d, m := r.d, r.d.m
-	if len(ids) > r.limit-r.pos {
-		return fmt.Errorf("llama: read: %d tokens after %d, the limit is %d", len(ids), r.pos, r.limit)
+	if len(ids) > r.limit-len(r.ids) {
+		return fmt.Errorf("llama: read: %d tokens after %d, the limit is %d", len(ids), len(r.ids), r.limit)
 	}
 	if err := m.checkIDs(ids); err != nil {
 		return fmt.Errorf("llama: read: %w", err)
@@ -52,9 +53,16 @@ func (r *Reader) Read(ctx context.Context, ids []int32, see func(hidden, logits 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := min(len(ids), d.rows)
-		d.pass([]gpu.Span{{Rows: n, Start: r.pos, Pages: r.pages[:pages(r.pos+n)]}}, ids[:n])
-		r.pos += n
+		pos := len(r.ids)
+		if turn := m.cfg.RopeLength(pos + 1); turn != r.turn { // as stream.know has it
+			for at := 0; at < pos; at += d.rows {
+				r.pass(at, r.ids[at:min(at+d.rows, pos)], pos+1)
+			}
+			r.turn = turn
+		}
+		n := m.alike(pos+1, pos+min(len(ids), d.rows)) - pos
+		r.pass(pos, ids[:n], pos+n)
+		r.ids = append(r.ids, ids[:n]...)
 		ids = ids[n:]
 		for i := 0; i < n; i += len(r.want) {
 			want := r.want[:min(len(r.want), n-i)]
@@ -75,4 +83,9 @@ func (r *Reader) Read(ctx context.Context, ids []int32, see func(hidden, logits 
 		}
 	}
 	return nil
+}
+
+// pass reads ids at position at of a text of n tokens.
+func (r *Reader) pass(at int, ids []int32, n int) {
+	r.d.pass([]gpu.Span{{Rows: len(ids), Start: at, Pages: r.pages[:pages(at+len(ids))]}}, []int{n}, ids)
 }

@@ -11,52 +11,66 @@ import (
 // ends in weights goes through the functions of this file, which round after
 // every operation.
 
-// rotary makes the tables of RoPE hold at least n positions. Angles are
-// products of float32 numbers, as Hugging Face computes them.
-func (m *Model) rotary(n int) {
-	if n <= m.cos.Rows {
-		return
+// tables are the cosines and sines of RoPE, those of a position in a row, for the
+// texts that hf.Config.RopeLength gives one number.
+type tables struct{ cos, sin gpu.Matrix }
+
+// mostTables bounds how many tables of other lengths are kept: dynamic RoPE has
+// one for every length.
+const mostTables = 32
+
+// tables are those of a text of n tokens, for its first rows positions at least.
+// Angles are products of float32 numbers, as Hugging Face computes them.
+func (m *Model) tables(n, rows int) *tables {
+	key := m.cfg.RopeLength(n)
+	have := m.rope[key]
+	if have != nil && rows <= have.cos.Rows {
+		return have
 	}
-	n = min(max(n, 2*m.cos.Rows), m.cfg.MaxPositionEmbeddings)
-	half := m.cfg.HeadSize() / 2
-	cos, sin := make([]float32, n*half), make([]float32, n*half)
-	// Frequency i is θ^(-i/half): powers of θ's root.
-	root, power := nthRoot(m.cfg.RopeTheta, half), 1.0
-	for i := range half {
-		freq := float32(m.cfg.RopeScaling.Scaled(1 / power))
-		power *= root
-		for p := range n {
+	switch {
+	case m.rope == nil:
+		m.rope = map[int]*tables{}
+	case len(m.rope) > mostTables:
+		clear(m.rope)
+	}
+	if have != nil {
+		rows = max(rows, 2*have.cos.Rows)
+	}
+	if key == n { // nobody reads beyond
+		rows = n
+	}
+	rows = min(rows, m.cfg.Context())
+	freqs, scale := m.cfg.Rotary(n)
+	half := len(freqs)
+	cos, sin := make([]float32, rows*half), make([]float32, rows*half)
+	for i, f := range freqs {
+		freq := float32(f)
+		for p := range rows {
 			s, c := sincos(float64(float32(p) * freq))
-			cos[p*half+i], sin[p*half+i] = float32(c), float32(s)
+			cos[p*half+i], sin[p*half+i] = float32(c*scale), float32(s*scale)
 		}
 	}
 	upload := func(v []float32) gpu.Matrix {
 		b := m.dev.Alloc(len(v))
 		m.dev.Upload(b, v)
-		return b.Matrix(n, half)
+		return b.Matrix(rows, half)
 	}
-	m.cos, m.sin = upload(cos), upload(sin)
+	t := &tables{upload(cos), upload(sin)}
+	m.rope[key] = t
+	return t
 }
 
-// nthRoot is the n-th root of x >= 1, by Newton's method from above.
-func nthRoot(x float64, n int) float64 {
-	r := x
-	for {
-		p := 1.0
-		for range n - 1 {
-			p *= r
-		}
-		var next float64
-		if math.IsInf(p, 0) {
-			next = float64(r * (1 - 1/float64(n)))
-		} else {
-			next = r - float64((r-x/p)/float64(n))
-		}
-		if !(next < r) {
-			return r
-		}
-		r = next
+// alike is how many of the first n tokens of a text RoPE turns as it does its first k,
+// in passes over no more than these.
+func (m *Model) alike(k, n int) int {
+	key := m.cfg.RopeLength(k)
+	if m.cfg.RopeLength(n) == key {
+		return n
 	}
+	for k < n && m.cfg.RopeLength(k+1) == key {
+		k++
+	}
+	return k
 }
 
 // Cody and Waite's reduction by π/2 in three parts, exact for quotients of 30

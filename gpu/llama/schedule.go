@@ -11,6 +11,9 @@ import (
 type stream struct {
 	ids   []int32 // the prompt and what was written
 	read  int     // how many of ids are in the cache
+	known int     // how many are to be read as one text, see Model.know
+	turn  int     // hf.Config.RopeLength of what is in the cache
+	told  int     // how many have been read, however turned
 	limit int     // the length at which it ends
 	pages []int32
 
@@ -38,6 +41,7 @@ type schedule struct {
 	free    []int32 // those that nobody has
 	waiting []*stream
 	running []*stream
+	know    func(*stream) // sets known, and what else depends on a stream's length
 }
 
 // A part is a stretch of a stream in a pass.
@@ -47,7 +51,8 @@ type part struct {
 }
 
 func newSchedule(rows, most, pages int) *schedule {
-	return &schedule{rows: rows, most: min(most, rows), total: pages, free: sequential(pages)}
+	return &schedule{rows: rows, most: min(most, rows), total: pages, free: sequential(pages),
+		know: func(x *stream) { x.known = len(x.ids) }}
 }
 
 // add takes a stream in. One that can never run is refused.
@@ -72,19 +77,24 @@ func (s *schedule) next() []part {
 		s.waiting = s.waiting[1:]
 		s.running = append(s.running, x)
 	}
+	for _, x := range s.running {
+		s.know(x)
+	}
 	var out []part
 	left := s.rows
 	for _, x := range s.running {
-		if len(x.ids)-x.read == 1 {
+		if x.known-x.read == 1 {
 			out = append(out, part{x, 1})
 			left--
 		}
 	}
-	for _, x := range s.running {
-		if n := len(x.ids) - x.read; n > 1 && left > 0 {
-			n = min(n, left)
-			out = append(out, part{x, n})
-			left -= n
+	for _, begun := range []bool{false, true} { // who reads his own text again comes last
+		for _, x := range s.running {
+			if n := x.known - x.read; n > 1 && left > 0 && x.drawn > 0 == begun {
+				n = min(n, left)
+				out = append(out, part{x, n})
+				left -= n
+			}
 		}
 	}
 	return out

@@ -34,7 +34,7 @@ func wide() hf.Config { return size(96, 200, 2, 6, 3, 101, 64) }
 // TestThreadsAgree holds the weights after 50 steps to one checksum for any
 // number of threads, and of reproducible devices for any instruction set.
 func TestThreadsAgree(t *testing.T) {
-	for name, cfg := range map[string]hf.Config{"llama": wide(), "qwen3": family(hf.Qwen3, true)} {
+	for name, cfg := range map[string]hf.Config{"llama": wide(), "qwen3": family(hf.Qwen3, true), "window": windowed(hf.Qwen3, 4, true, false)} {
 		var want uint32
 		sum := func(isa string, threads int, reproducible bool) uint32 {
 			tr := newTrainer(t, newCPU(t, cpu.Options{Threads: threads, ISA: isa, Reproducible: reproducible}), cfg, Genesis(cfg, 3))

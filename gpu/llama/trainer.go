@@ -163,7 +163,10 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 	if predictions == 0 {
 		return 0, fmt.Errorf("llama: every token of the batch is the separator %d", t.opts.Separator)
 	}
-	t.rotary(length)
+	if t.opts.Pack && t.cfg.RopeLength(length) != 0 {
+		return 0, fmt.Errorf("llama: packed sequences of %d tokens: %s RoPE depends on the length of each document; at most %d, or one document in each", length, t.cfg.RopeScaling.Kind, t.alike(1, length))
+	}
+	t.turn = t.tables(length, length)
 	t.split = group < len(tokens)
 	var sum float64
 	for i := 0; i < len(tokens); i += group {

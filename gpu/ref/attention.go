@@ -19,14 +19,6 @@ func dot(a, b []float32) float64 {
 	return s
 }
 
-// first is the first key that query row t sees.
-func first(s gpu.AttentionShape, t int) int {
-	if s.From == nil {
-		return 0
-	}
-	return int(s.From[t])
-}
-
 // Attention implements gpu.Device.
 func (Device) Attention(s gpu.AttentionShape, out, stats, q, k, v gpu.Matrix) {
 	s.Check("attention", out, stats, q, k, v)
@@ -39,7 +31,7 @@ func (Device) Attention(s gpu.AttentionShape, out, stats, q, k, v gpu.Matrix) {
 			for i := range s.Queries {
 				t := b*s.Queries + i
 				seen := s.Keys - s.Queries + i + 1
-				from := first(s, t)
+				from := s.First(t)
 				largest := math.Inf(-1)
 				for j := from; j < seen; j++ {
 					p[j] = scale * dot(head(q, t, h, s.HeadDim), head(k, b*s.Keys+j, kv, s.HeadDim))
@@ -88,7 +80,7 @@ func (Device) AttentionBackward(s gpu.AttentionShape, dq, dk, dv, dout, out, sta
 					largest, inv := float64(stats.Host[t*stats.Stride+2*h]), float64(stats.Host[t*stats.Stride+2*h+1])
 					d := dot(do, head(out, t, h, dim))
 					clear(gq)
-					for j := first(s, t); j <= i; j++ {
+					for j := s.First(t); j <= i; j++ {
 						kj, vj := head(k, b*s.Keys+j, kv, dim), head(v, b*s.Keys+j, kv, dim)
 						p := math.Exp(scale*dot(qi, kj)-largest) * inv
 						ds := scale * p * (dot(do, vj) - d)

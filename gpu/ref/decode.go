@@ -79,7 +79,7 @@ func (d Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q 
 			}
 			copy(row(v, at), row(pv, at%gpu.PageSize))
 		}
-		shape := gpu.AttentionShape{Seqs: 1, Queries: s.Rows, Keys: n, Heads: heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim}
+		shape := gpu.AttentionShape{Seqs: 1, Queries: s.Rows, Keys: n, Heads: heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Window: c.Window}
 		d.Attention(shape, out.Row(t, s.Rows), d.Alloc(s.Rows*2*heads).Matrix(s.Rows, 2*heads), q.Row(t, s.Rows), k, v)
 		t += s.Rows
 	}

@@ -179,7 +179,7 @@ func (x *text) ring() {
 // lets it. An error that wraps ErrLost says that the worker is gone, and the text
 // with it.
 func (t *Texts) Generate(ctx context.Context, prompt []int32, s Sampling, tap func(hidden []float32), yield func(Token) bool) error {
-	limit := t.cfg.MaxPositionEmbeddings + 1 - len(prompt)
+	limit := t.cfg.Context() + 1 - len(prompt)
 	if s.MaxTokens > 0 {
 		limit = min(limit, s.MaxTokens)
 	}

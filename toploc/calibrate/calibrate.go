@@ -117,8 +117,8 @@ func (c *Config) check() error {
 	}
 	var tokens int64
 	for i, p := range c.Prompts {
-		if n := len(p) + c.Tokens; len(p) == 0 || n > c.Model.Config.MaxPositionEmbeddings {
-			return fmt.Errorf("calibrate: sequence %d has %d tokens of prompt and %d after it, the model takes 1 to %d", i, len(p), c.Tokens, c.Model.Config.MaxPositionEmbeddings)
+		if n := len(p) + c.Tokens; len(p) == 0 || n > c.Model.Config.Context() {
+			return fmt.Errorf("calibrate: sequence %d has %d tokens of prompt and %d after it, the model takes 1 to %d", i, len(p), c.Tokens, c.Model.Config.Context())
 		}
 		tokens += int64(len(p) + c.Tokens)
 	}
