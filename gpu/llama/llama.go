@@ -170,7 +170,10 @@ func (m *Model) Loss(tokens []int32) (float64, error) { return m.Eval([][]int32{
 
 // Eval is the mean cross-entropy, in nats per predicted token, over sequences
 // of one length. Nothing is learnt.
-func (m *Model) Eval(tokens [][]int32) (float64, error) {
+func (m *Model) Eval(tokens [][]int32) (float64, error) { return m.eval(tokens, new(Options)) }
+
+// eval is Eval of sequences that are packed as o says; 0 where nothing is predicted.
+func (m *Model) eval(tokens [][]int32, o *Options) (float64, error) {
 	t, err := m.checkTokens(tokens)
 	if err != nil {
 		return 0, err
@@ -187,11 +190,13 @@ func (m *Model) Eval(tokens [][]int32) (float64, error) {
 	} else {
 		m.hidden = m.hidden[:n]
 	}
+	predictions := max(1, o.predictions(tokens))
 	var sum float64
 	for i := 0; i < len(tokens); i += group {
 		part := tokens[i:min(i+group, len(tokens))]
 		p := m.plan
 		p.load(part)
+		o.separate(p, len(part), t)
 		m.forward(p, len(part), t)
 		m.dev.Download(m.hidden[i*t*d:(i+len(part))*t*d], p.h.Row(0, len(part)*t).Buffer)
 		m.head(p, len(part)*t, len(part)*t, nil)
@@ -200,7 +205,7 @@ func (m *Model) Eval(tokens [][]int32) (float64, error) {
 	if err := m.dev.Sync(); err != nil {
 		return 0, fmt.Errorf("llama: eval: %w", err)
 	}
-	return sum / float64(len(tokens)*t), nil
+	return sum / float64(predictions), nil
 }
 
 // checkTokens refuses what cannot be a batch and returns T, the number of

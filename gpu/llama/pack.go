@@ -6,10 +6,13 @@ package llama
 // is learnt is what the documents alone would teach, without padding. Positions
 // run on, because rotary embeddings see their differences only.
 
-// separate sets targets and first keys of seqs sequences of t tokens whose
-// documents end with the token sep.
-func (p *plan) separate(seqs, t int, sep int32) {
-	n := seqs * t
+// separate sets targets and first keys of the seqs sequences of t tokens that p
+// holds, where they are packed.
+func (o *Options) separate(p *plan, seqs, t int) {
+	if !o.Pack {
+		return
+	}
+	n, sep := seqs*t, o.Separator
 	p.packed = true
 	for at := 0; at < n; at++ {
 		i := at % t
