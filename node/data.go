@@ -24,8 +24,9 @@ type dataset struct {
 	names  map[wire.CID]string // of the shards, for their pins
 	peers  func() []wire.PeerID
 
-	each, batchSize int
-	evals           int // windows of a validation
+	inner *manifest.Inner
+	each  int // windows of one trainer in a round
+	evals int // windows of a validation
 
 	train, val *shard.Reader
 	ctx        context.Context // of the call under way: a shard.Reader has none
@@ -55,7 +56,7 @@ func openDataset(ctx context.Context, b Blocks, k *keeper, run wire.CID, m *mani
 	}
 	d := &dataset{
 		run: run, blocks: b, keeper: k, index: x, names: map[wire.CID]string{},
-		each: int(m.WindowsPerRound()), batchSize: m.Inner.Batch, evals: evals,
+		inner: &m.Inner, each: int(m.WindowsPerRound()), evals: evals,
 		peers: func() []wire.PeerID { return from },
 	}
 	for i, s := range append(append([]shard.Shard{}, x.Train...), x.Val...) {
@@ -89,28 +90,28 @@ func (d *dataset) shard(ctx context.Context, c wire.CID) ([]byte, error) {
 func (d *dataset) batch(ctx context.Context, job diloco.Train, step uint64) ([][]int32, error) {
 	d.ctx = ctx
 	return d.train.Batch(shard.Share{
-		Run: d.run, Base: job.Base, Slot: job.Slot, Slots: job.Slots, Each: uint64(d.each), Batch: d.batchSize,
+		Run: d.run, Base: job.Base, Slot: job.Slot, Slots: job.Slots, Each: uint64(d.each), Batch: d.inner.Batch,
 	}, step)
 }
 
 // validate returns the mean loss over the validation split.
 func (d *dataset) validate(ctx context.Context, t Trainer) (float64, error) {
 	d.ctx = ctx
-	return Validate(ctx, t, d.val, d.evals, d.batchSize)
+	return Validate(ctx, t, d.val, d.evals, d.inner)
 }
 
 // Validate returns the mean loss of t over a fixed set of windows, spread evenly
-// over val, in nats per token: what every peer calls its validation loss.
-func Validate(ctx context.Context, t Trainer, val *shard.Reader, windows, batchSize int) (float64, error) {
+// over val, in nats per predicted token: what every peer calls its validation loss.
+func Validate(ctx context.Context, t Trainer, val *shard.Reader, windows int, in *manifest.Inner) (float64, error) {
 	all := val.Windows()
 	n := min(uint64(max(windows, 0)), all)
-	if n == 0 || batchSize < 1 {
+	if n == 0 || in.Batch < 1 {
 		return 0, errors.New("the data has no validation split")
 	}
-	sum := 0.0
+	sum, weight := 0.0, 0.0 // in windows
 	for at := uint64(0); at < n; {
 		var batch [][]int32
-		for ; at < n && len(batch) < batchSize; at++ {
+		for ; at < n && len(batch) < in.Batch; at++ {
 			w, err := val.Window(at * all / n)
 			if err != nil {
 				return 0, err
@@ -121,12 +122,16 @@ func Validate(ctx context.Context, t Trainer, val *shard.Reader, windows, batchS
 		if err != nil {
 			return 0, fmt.Errorf("evaluate: %w", err)
 		}
-		sum += loss * float64(len(batch))
+		w := float64(in.Predictions(batch)) / float64(len(batch[0])-1)
+		sum, weight = sum+loss*w, weight+w
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
 	}
-	return sum / float64(n), nil
+	if weight == 0 {
+		return 0, errors.New("the validation split holds nothing but separators")
+	}
+	return sum / weight, nil
 }
 
 // prefetch gets the token blocks of a small data set, in the background, so

@@ -144,7 +144,7 @@ func (a *auditor) gains(ctx context.Context, parent *diloco.Commit, who []*diloc
 	}
 	defer t.Close()
 	r.data.ctx = ctx
-	other := make([][]int32, r.data.batchSize)
+	other := make([][]int32, r.data.inner.Batch)
 	for i := range other {
 		if other[i], err = r.data.train.Window(rng.Uint64N(r.data.train.Windows())); err != nil {
 			return nil, nil, err
@@ -161,7 +161,7 @@ func (a *auditor) gains(ctx context.Context, parent *diloco.Commit, who []*diloc
 		}
 		d := m.Body.(*diloco.Delta)
 		slot, slots := seatIn(parent.Roster, m.From)
-		share := shard.Share{Run: r.run, Base: parent.Cursor, Slot: slot, Slots: slots, Each: uint64(r.data.each), Batch: r.data.batchSize}
+		share := shard.Share{Run: r.run, Base: parent.Cursor, Slot: slot, Slots: slots, Each: uint64(r.data.each), Batch: r.data.inner.Batch}
 		payload, err := localPayload(ctx, r.blocks, r.model.Codec, d.Block, codec.Header{Run: r.run, Parent: d.Parent, Peer: m.From})
 		if err != nil || slot < 0 {
 			a.log.Debug("gain of a delta", "peer", m.From, "slot", slot, "err", err)

@@ -172,7 +172,7 @@ func (r *replayer) start(ctx context.Context, s *subject, segment uint64) (t Tra
 // each, if set, is called after every step with what is known then.
 func (r *replayer) walk(ctx context.Context, s *subject, t Trainer, segment, n uint64, each func(i uint64, rows []float32, width int) error) error {
 	share := shard.Share{
-		Run: r.run, Base: s.trace.Base, Slot: int(s.trace.Slot), Slots: int(s.trace.Slots), Each: uint64(r.data.each), Batch: r.data.batchSize,
+		Run: r.run, Base: s.trace.Base, Slot: int(s.trace.Slot), Slots: int(s.trace.Slots), Each: uint64(r.data.each), Batch: r.data.inner.Batch,
 	}
 	first, _ := s.trace.Span(segment)
 	for i := range n {
@@ -218,7 +218,7 @@ func (r *replayer) probe(ctx context.Context, t Trainer, p audit.Probe) (rows []
 
 func (r *replayer) probeFor(s *subject, segment uint64, seed [32]byte) audit.Probe {
 	_, steps := s.trace.Span(segment)
-	return audit.ProbeFor(seed, steps, r.data.train.Windows(), r.data.batchSize)
+	return audit.ProbeFor(seed, steps, r.data.train.Windows(), r.data.inner.Batch)
 }
 
 // audit replays one segment of a delta and says what it finds. An error says

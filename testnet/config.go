@@ -70,6 +70,8 @@ type Cheat struct {
 type Data struct {
 	Text      string `yaml:"text"`      // a file beside the configuration
 	Tokenizer string `yaml:"tokenizer"` // "char", or a tokenizer.json beside the configuration
+	Split     string `yaml:"split"`     // what stands between its documents, which are then kept apart; empty: it is one text
+	EOS       string `yaml:"eos"`       // the token that ends each; default: Split
 }
 
 // A Link limits one peer's line. Zero is no limit.

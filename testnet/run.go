@@ -225,8 +225,11 @@ func (s *swarm) prepareData(ctx context.Context) error {
 		tok = s.path(tokenizerFile)
 	}
 	s.Line(fmt.Sprintf("preparing %s", s.Config.Data.Text))
-	_, err := s.launcher.output(ctx, s.log("prepare"), "data", "prepare", s.path(textFile),
-		"--tokenizer", tok, "--into", s.path(manifestFile), "--dir", s.peers[0].dir)
+	args := []string{"data", "prepare", s.path(textFile), "--tokenizer", tok, "--into", s.path(manifestFile), "--dir", s.peers[0].dir}
+	if d := &s.Config.Data; d.Split != "" {
+		args = append(args, "--split", d.Split, "--eos", d.EOS)
+	}
+	_, err := s.launcher.output(ctx, s.log("prepare"), args...)
 	return err
 }
 

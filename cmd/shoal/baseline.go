@@ -149,7 +149,7 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 			at.Sum += loss
 		}
 		worked()
-		val, err := node.Validate(ctx, t, b.val, b.windows, m.Inner.Batch)
+		val, err := node.Validate(ctx, t, b.val, b.windows, &m.Inner)
 		if err != nil {
 			return nil, errors.Join(err, b.keep(t, &at, ctx.Err() != nil))
 		}

@@ -36,6 +36,7 @@ func (a *app) dataCmd() *cobra.Command {
 
 type prepareFlags struct {
 	tokenizer, into, out string
+	split, eos           string
 	val                  float64
 }
 
@@ -47,6 +48,8 @@ type prepared struct {
 	Train     uint64   `json:"train_tokens"`
 	Val       uint64   `json:"val_tokens"`
 	Shards    int      `json:"shards"`
+	Documents int      `json:"documents,omitempty"` // with --split
+	Separator *int32   `json:"separator,omitempty"` // likewise: the token that ends each
 }
 
 func (a *app) dataPrepareCmd() *cobra.Command {
@@ -56,9 +59,17 @@ func (a *app) dataPrepareCmd() *cobra.Command {
 		Short: "Tokenize a text into blocks and name them for a manifest",
 		Long: `Puts the tokenizer, token shards and their index as blocks into the data directory,
 from where publish serves them. The last tenth of the text is for validation. The same
-text and tokenizer give the same CIDs everywhere.`,
+text and tokenizer give the same CIDs everywhere.
+
+With --split the text is documents with this separator between them. Each one is tokenized by
+itself, without the white space around it, behind the tokens that the tokenizer puts before a
+text, such as a BOS, and ends with one token, which inner.separator of the manifest names: so
+no document is trained to see another one that shares its sequence, or to predict how it begins.
+Without --split the text is one stream.`,
 		Example: `  shoal data prepare corpus.txt --tokenizer char --into run.yaml
   shoal data prepare corpus.txt --tokenizer tokenizer.json   # prints the lines to paste
+  shoal data prepare stories.txt --split '<|endoftext|>' --into run.yaml
+  shoal data prepare stories.txt --split '\n\n' --tokenizer tokenizer.json --eos '</s>' --into run.yaml
   shoal data prepare corpus.txt --out data.car               # to take to another machine`,
 		Args: exactly("TEXT"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.prepareData(cmd.Context(), args[0], pf) },
@@ -66,6 +77,8 @@ text and tokenizer give the same CIDs everywhere.`,
 	f := c.Flags()
 	f.StringVar(&pf.tokenizer, "tokenizer", charTokens, "char (each character of the text is a token), or a tokenizer.json")
 	f.StringVar(&pf.into, "into", "", "manifest to write the CIDs into")
+	f.StringVar(&pf.split, "split", "", splitUsage)
+	f.StringVar(&pf.eos, "eos", "", "with --split: the token that ends a document (default: the separator, if it is a token; with char it always is)")
 	f.StringVar(&pf.out, "out", "", "also write all blocks to this CAR file")
 	f.Float64Var(&pf.val, "val", 0.1, "share of the text, its end, that is for validation")
 	return c
@@ -87,8 +100,13 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 		if target, err = openEditable(pf.into); err != nil {
 			return err
 		}
+		if pf.split == "" {
+			if err := target.unpacked(); err != nil {
+				return err
+			}
+		}
 	}
-	tok, err := loadTokenizer(pf.tokenizer, string(text))
+	p, err := pf.corpus(string(text))
 	if err != nil {
 		return err
 	}
@@ -97,7 +115,7 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	out, roots, err := s.prepare(ctx, tok, string(text), pf.val)
+	out, roots, err := s.prepare(ctx, p, pf.val)
 	if err != nil {
 		return err
 	}
@@ -119,11 +137,84 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 	if target != nil {
 		text2 = fmt.Sprintf("%s now names\n  tokenizer  %s\n  data       %s\n", pf.into, out.Tokenizer, out.Data)
 	}
+	if p.separator != nil {
+		text2 += fmt.Sprintf("inner.separator: %d\n", *p.separator)
+		if target != nil {
+			text2 = fmt.Sprintf("%s now names\n  tokenizer  %s\n  data       %s\n  separator  %d, %q\n", pf.into, out.Tokenizer, out.Data, *p.separator, p.eos)
+		}
+		a.say("%d documents, each ended by token %d, %q", len(p.documents), *p.separator, p.eos)
+	}
 	a.say("%s tokens to train on, %s to validate, a vocabulary of %d, %d shards in %s", count(float64(out.Train)), count(float64(out.Val)), out.Vocab, out.Shards, a.dir)
 	if target == nil && !a.json {
 		a.say("put these lines into the manifest, and vocab_size: %d into its model.config:", out.Vocab)
 	}
 	return a.show(out, text2)
+}
+
+// A corpus is a text to train on, with its tokenizer.
+type corpus struct {
+	tok       *hf.Tokenizer
+	documents []string
+	separator *int32 // the token that ends each; nil: they are one text
+	eos       string // its name
+}
+
+func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
+	if pf.split == "" {
+		if pf.eos != "" {
+			return nil, usagef("--eos %q without --split: a text that is not split has no documents", pf.eos)
+		}
+		c = &corpus{documents: []string{text}}
+		c.tok, err = loadTokenizer(pf.tokenizer, text)
+		return c, err
+	}
+	sep := unescape(pf.split)
+	c = &corpus{documents: documents(text, sep), eos: unescape(pf.eos)}
+	if c.eos == "" {
+		c.eos = sep
+	}
+	if len(c.documents) == 0 {
+		return nil, errors.New("the text holds no document")
+	}
+	if pf.tokenizer == charTokens {
+		text = strings.Join(c.documents, "")
+		if utf8.RuneCountInString(c.eos) == 1 { // a character like the others
+			c.tok, err = hf.NewChar(text + c.eos)
+		} else {
+			c.tok, err = hf.NewChar(text, c.eos)
+		}
+	} else {
+		c.tok, err = loadTokenizer(pf.tokenizer, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	id, ok := c.tok.ID(c.eos)
+	if !ok && pf.eos == "" {
+		return nil, advise(fmt.Errorf("the separator %q is no token of %s", sep, pf.tokenizer), "name the token that is to end a document, e.g. --eos '</s>'")
+	} else if !ok {
+		return nil, usagef("--eos %q is no token of %s", c.eos, pf.tokenizer)
+	}
+	c.separator = &id
+	return c, nil
+}
+
+// tokens are those of all documents.
+func (c *corpus) tokens() []int32 {
+	if c.separator == nil {
+		return c.tok.Encode(c.documents[0])
+	}
+	var out []int32
+	before := c.tok.Prefix()
+	if slices.Contains(before, *c.separator) { // of tokenizers with one token for both ends
+		before = nil
+	}
+	for _, d := range c.documents {
+		out = append(out, before...)
+		out = append(out, c.tok.Encode(d)...)
+		out = append(out, *c.separator)
+	}
+	return out
 }
 
 func loadTokenizer(name, text string) (*hf.Tokenizer, error) {
@@ -145,7 +236,8 @@ func loadTokenizer(name, text string) (*hf.Tokenizer, error) {
 }
 
 // prepare stores tokenizer, shards and index, pins them and returns them all.
-func (s *session) prepare(ctx context.Context, tok *hf.Tokenizer, text string, val float64) (*prepared, []wire.CID, error) {
+func (s *session) prepare(ctx context.Context, c *corpus, val float64) (*prepared, []wire.CID, error) {
+	tok := c.tok
 	t, err := s.blocks.PutFile(ctx, tok.JSON())
 	if err != nil {
 		return nil, nil, fmt.Errorf("store the tokenizer: %w", err)
@@ -154,7 +246,7 @@ func (s *session) prepare(ctx context.Context, tok *hf.Tokenizer, text string, v
 	if o.Val == 0 {
 		o.Val = -1
 	}
-	p, err := shard.Prepare(tok.Encode(text), t, uint64(tok.VocabSize()), o)
+	p, err := shard.Prepare(c.tokens(), t, uint64(tok.VocabSize()), o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -171,7 +263,11 @@ func (s *session) prepare(ctx context.Context, tok *hf.Tokenizer, text string, v
 	if err := s.store.Pin("prepared/"+p.CID.String(), roots...); err != nil {
 		return nil, nil, err
 	}
-	return &prepared{t, p.CID, tok.VocabSize(), shard.Tokens(p.Index.Train), shard.Tokens(p.Index.Val), len(p.Blocks)}, roots, nil
+	out := &prepared{Tokenizer: t, Data: p.CID, Vocab: tok.VocabSize(), Train: shard.Tokens(p.Index.Train), Val: shard.Tokens(p.Index.Val), Shards: len(p.Blocks)}
+	if c.separator != nil {
+		out.Documents, out.Separator = len(c.documents), c.separator
+	}
+	return out, roots, nil
 }
 
 func (a *app) dataImportCmd() *cobra.Command {
@@ -235,6 +331,19 @@ func (e *editable) top() (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
+// unpacked refuses a manifest that wants documents kept apart.
+func (e *editable) unpacked() error {
+	top, err := e.top()
+	if err != nil {
+		return err
+	}
+	_, inner := field(top, "inner")
+	if _, v := field(inner, "separator"); v != nil {
+		return advise(fmt.Errorf("%s: inner.separator is %s, and the text is not split into documents", e.name, v.Value), "say what stands between them with --split, or take inner.separator out of the manifest")
+	}
+	return nil
+}
+
 // fill writes what was prepared, and makes the model's vocabulary large enough.
 func (e *editable) fill(p *prepared) error {
 	vocab := strconv.Itoa(p.Vocab)
@@ -249,9 +358,16 @@ func (e *editable) fill(p *prepared) error {
 			vocab = v.Value
 		}
 	}
-	for _, f := range []struct{ value, key string }{
-		{vocab, "model.config.vocab_size"}, {p.Tokenizer.String(), "tokenizer"}, {p.Data.String(), "data"},
-	} {
+	type entry struct{ value, key string }
+	entries := []entry{{vocab, "model.config.vocab_size"}, {p.Tokenizer.String(), "tokenizer"}, {p.Data.String(), "data"}}
+	if p.Separator != nil {
+		id := strconv.Itoa(int(*p.Separator))
+		entries = append(entries, entry{id, "inner.separator"})
+		if _, v := field(cfg, "eos_token_id"); v == nil { // generate ends there, too
+			entries = append(entries, entry{"[" + id + "]", "model.config.eos_token_id"})
+		}
+	}
+	for _, f := range entries {
 		if err := e.set(strings.Split(f.key, "."), f.value); err != nil {
 			return fmt.Errorf("%s: %s: %w", e.name, f.key, err)
 		}
@@ -259,8 +375,8 @@ func (e *editable) fill(p *prepared) error {
 	return writeFile(e.name, []byte(strings.Join(e.lines, "\n")), 0o644)
 }
 
-// set gives a key a plain scalar: in place of the one that it has, or on a new
-// line at the end of its mapping's first entry, or of the file.
+// set gives a key a plain value: in place of the scalar that it has, or before its
+// mapping's first entry, on a line of its own or, in braces, on that one's.
 func (e *editable) set(path []string, value string) error {
 	at, err := e.top()
 	if err != nil {
@@ -282,10 +398,12 @@ func (e *editable) set(path []string, value string) error {
 		e.lines[v.Line-1] = line[:from] + value + line[from+scalarLen(line[from:]):]
 		return nil
 	}
-	if at.Style&yaml.FlowStyle != 0 {
-		return fmt.Errorf("line %d: write the mapping over several lines", at.Line)
-	}
 	first := at.Content[0]
+	if at.Style&yaml.FlowStyle != 0 {
+		line, from := e.lines[first.Line-1], first.Column-1
+		e.lines[first.Line-1] = line[:from] + path[0] + ": " + value + ", " + line[from:]
+		return nil
+	}
 	text := strings.Repeat(" ", first.Column-1) + path[0] + ": " + value
 	e.lines = slices.Insert(e.lines, first.Line-1, text)
 	return nil

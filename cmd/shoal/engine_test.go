@@ -77,8 +77,11 @@ func TestEngines(t *testing.T) {
 		}
 	}()
 
-	var want []float32
-	var losses []float64
+	type result struct {
+		weights []float32
+		losses  []float64
+	}
+	var wants [2]result // of sequences that are one text, and of packed ones
 	for _, c := range []struct {
 		name  string
 		spawn func() (*worker.Client, error)
@@ -86,15 +89,22 @@ func TestEngines(t *testing.T) {
 		return worker.Spawn([]string{exe, "worker", "--threads", "2", "--checkpoint"}, os.Stderr)
 	}}, {"socket", func() (*worker.Client, error) { return worker.Dial(socket) }}} {
 		t.Run(c.name, func(t *testing.T) {
-			e := testEngine(c.spawn)
-			got, l := conform(t, e)
-			if want == nil {
-				want, losses = got, l
-			}
-			if !slices.Equal(got, want) || !slices.Equal(l, losses) {
-				t.Errorf("other weights or losses (%v, want %v)", l, losses)
+			for i := range wants {
+				e := testEngine(c.spawn)
+				e.opts.Pack, e.opts.Separator = i == 1, 3
+				got, l := conform(t, e)
+				want := &wants[i]
+				if want.weights == nil {
+					*want = result{got, l}
+				}
+				if !slices.Equal(got, want.weights) || !slices.Equal(l, want.losses) {
+					t.Errorf("packed %t: other weights or losses (%v, want %v)", i == 1, l, want.losses)
+				}
 			}
 		})
+	}
+	if slices.Equal(wants[0].losses, wants[1].losses) {
+		t.Errorf("the losses are those of sequences that are not packed: %v", wants[1].losses)
 	}
 }
 

@@ -66,7 +66,7 @@ separator, documents lose the white space around them, and empty ones do not cou
 	f := c.Flags()
 	f.StringVar(&ef.model, "model", "", "directory of a model, or the CID of one")
 	f.StringVar(&ef.text, "text", "", "the text, UTF-8")
-	f.StringVar(&ef.split, "split", "", `what stands between documents, e.g. '<|endoftext|>'; \n, \r, \t and \\ are understood`)
+	f.StringVar(&ef.split, "split", "", splitUsage)
 	f.IntVar(&ef.skip, "skip", 0, "leave out this many documents at the beginning, e.g. a fragment")
 	f.IntVar(&ef.documents, "documents", 0, "end after this many documents; 0 is all")
 	f.IntVar(&ef.threads, "threads", 0, "threads that compute (default: one for each core)")
@@ -93,7 +93,7 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if err != nil {
 		return err
 	}
-	docs := documents(string(text), strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(ef.split))
+	docs := documents(string(text), unescape(ef.split))
 	docs = docs[min(ef.skip, len(docs)):]
 	if ef.documents > 0 {
 		docs = docs[:min(ef.documents, len(docs))]
@@ -139,6 +139,13 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	out.PPL = math.Exp(out.MeanNLL)
 	out.Seconds = time.Since(start).Seconds()
 	return a.show(out, fmt.Sprintf("predicted  %d\nmean_nll   %.6f\nppl        %.6f\n", out.Predicted, out.MeanNLL, out.PPL))
+}
+
+const splitUsage = `what stands between documents, e.g. '<|endoftext|>'; \n, \r, \t and \\ are understood`
+
+// unescape reads what a shell makes hard to type.
+func unescape(s string) string {
+	return strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(s)
 }
 
 // documents cuts text at each sep. Without a sep it is one document, untouched.

@@ -74,6 +74,9 @@ func (a *app) manifestCheckCmd() *cobra.Command {
 			fmt.Fprintf(&b, "  model    %s parameters, %d layers, vocabulary of %d\n", count(float64(cfg.NumParams())), cfg.NumHiddenLayers, cfg.VocabSize)
 			fmt.Fprintf(&b, "  rounds   %d of %d inner steps, deltas as %s\n", m.Stop.Rounds, m.Round.InnerSteps, m.Codec.Kind)
 			fmt.Fprintf(&b, "  a peer   %s tokens in all, %d sequences of %d tokens a step\n", count(float64(tokens)), m.Inner.Batch, m.Inner.Sequence)
+			if m.Inner.Separator != nil {
+				fmt.Fprintf(&b, "  packed   token %d ends a document, none sees another\n", *m.Inner.Separator)
+			}
 			if m.Sponsor != nil {
 				fmt.Fprintf(&b, "  sponsor  %s, whose signature is good\n", m.Sponsor.Address)
 			} else {

@@ -170,9 +170,11 @@ var _ node.Engine = engine{}
 
 // newEngine is the engine that a manifest asks for.
 func newEngine(m *manifest.Manifest, threads int) engine {
-	return engine{cfg: m.Model.Config.HF(), seed: m.Model.Seed, opts: llama.Options{
-		Beta1: m.Inner.Beta1, Beta2: m.Inner.Beta2, Eps: m.Inner.Eps, WeightDecay: m.Inner.WeightDecay, Clip: m.Inner.Clip,
-	}, threads: threads}
+	o := llama.Options{Beta1: m.Inner.Beta1, Beta2: m.Inner.Beta2, Eps: m.Inner.Eps, WeightDecay: m.Inner.WeightDecay, Clip: m.Inner.Clip}
+	if s := m.Inner.Separator; s != nil {
+		o.Pack, o.Separator = true, int32(*s)
+	}
+	return engine{cfg: m.Model.Config.HF(), seed: m.Model.Seed, opts: o, threads: threads}
 }
 
 // within returns the engine as workers that spawn starts; nil is this process.

@@ -48,17 +48,33 @@ func (t pacedTrainer) Step(batch [][]int32, lr float64) (float64, error) {
 // models, hosts, stores and verdicts. The cheat is convicted, on evidence that
 // whoever has the blocks can check; the honest are not.
 func TestSimSwarmConvictsACheat(t *testing.T) {
+	convictsOne(t, func(*manifest.Manifest) {}, func(e *paced, _ manifest.Manifest) { e.cheat = true })
+}
+
+// Where the manifest has a separator, trainers and replays keep documents apart, to the same
+// bits; who trains across their borders, and is honest but for that, is convicted.
+func TestSimSwarmPacked(t *testing.T) {
+	sep := 5
+	convictsOne(t, func(m *manifest.Manifest) { m.Inner.Separator = &sep }, func(e *paced, m manifest.Manifest) {
+		m.Inner.Separator = nil
+		e.Engine = newEngine(&m, 1)
+	})
+}
+
+// convictsOne runs a swarm in which the engine of one trainer is not as it should be.
+func convictsOne(t *testing.T, change func(*manifest.Manifest), spoil func(*paced, manifest.Manifest)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSimSwarm(t, simOptions{change: func(m *manifest.Manifest) {
 			m.Verification.AuditRate, m.Verification.Segments = 5000, 3
 			m.Admission.MinPeers, m.Stop.Rounds = 4, 8
 			m.Round.InnerSteps = 6
+			change(m)
 		}})
 		const trainers, peers, cheat = 4, 7, 2
 		for i := range peers {
 			p := s.peer(i)
 			p.option = func(o *node.Options) {
-				e := &paced{cheat: i == cheat}
+				e := &paced{}
 				if i < trainers {
 					e.speed = 200 * time.Millisecond
 				} else {
@@ -66,6 +82,9 @@ func TestSimSwarmConvictsACheat(t *testing.T) {
 				}
 				o.Engine = func(_ context.Context, m *manifest.Manifest) (node.Engine, error) {
 					e.Engine = newEngine(m, 1)
+					if i == cheat {
+						spoil(e, *m)
+					}
 					return e, nil
 				}
 			}

@@ -105,8 +105,11 @@ func backend(threads int, how llama.Options) worker.Backend {
 	return worker.Backend{
 		Identity: engine{}.Identity(),
 		Name:     fmt.Sprintf("shoal cpu %s, %d threads", cpu.ISAs()[0], threads),
-		Train: func(cfg hf.Config, o worker.Optimizer, params []float32) (worker.Trainer, error) {
+		Train: func(cfg hf.Config, o worker.Optimizer, separator *int32, params []float32) (worker.Trainer, error) {
 			opts := how
+			if separator != nil {
+				opts.Pack, opts.Separator = true, *separator
+			}
 			opts.Beta1, opts.Beta2, opts.Eps, opts.WeightDecay, opts.Clip = o.Beta1, o.Beta2, o.Eps, o.WeightDecay, o.Clip
 			return engine{cfg: cfg, opts: opts, threads: threads}.NewTrainer(params)
 		},
@@ -145,7 +148,11 @@ func (e engine) remote(params []float32) (node.Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := c.Train(e.cfg, worker.Optimizer{Beta1: e.opts.Beta1, Beta2: e.opts.Beta2, Eps: e.opts.Eps, WeightDecay: e.opts.WeightDecay, Clip: e.opts.Clip}, params)
+	var separator *int32
+	if e.opts.Pack {
+		separator = &e.opts.Separator
+	}
+	t, err := c.Train(e.cfg, worker.Optimizer{Beta1: e.opts.Beta1, Beta2: e.opts.Beta2, Eps: e.opts.Eps, WeightDecay: e.opts.WeightDecay, Clip: e.opts.Clip}, separator, params)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

@@ -10,8 +10,9 @@ import (
 // NewChar returns the tokenizer whose tokens are the characters of text (not
 // empty), numbered by code point. Its tokenizer.json is one that Hugging Face's
 // libraries load: a BPE model without merges behind a split into characters.
-// Characters that do not occur in text are dropped by Encode, as there.
-func NewChar(text string) (*Tokenizer, error) {
+// Characters that do not occur in text are dropped by Encode, as there. Special
+// tokens, such as "<|endoftext|>", are numbered behind the characters.
+func NewChar(text string, special ...string) (*Tokenizer, error) {
 	seen := map[rune]bool{}
 	for _, r := range text {
 		seen[r] = true
@@ -26,7 +27,19 @@ func NewChar(text string) (*Tokenizer, error) {
   "version": "1.0",
   "truncation": null,
   "padding": null,
-  "added_tokens": [],
+  "added_tokens": [`)
+	for i, s := range special {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		a := addedJSON{ID: len(chars) + i, Content: s, Special: true}
+		j, err := json.Marshal(a)
+		if err != nil {
+			return nil, fmt.Errorf("special token %.40q: %w", s, err)
+		}
+		b.Write(j)
+	}
+	b.WriteString(`],
   "normalizer": null,
   "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false},
   "post_processor": null,

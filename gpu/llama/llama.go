@@ -170,20 +170,23 @@ func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
 // precedes each. RoPE that depends on a text's length takes that of all tokens, as
 // transformers does where the labels are the tokens.
 func (m *Model) Loss(tokens []int32) (float64, error) {
-	return m.eval([][]int32{tokens}, len(tokens))
+	return m.eval([][]int32{tokens}, new(Options), len(tokens))
 }
 
 // Eval is the mean cross-entropy, in nats per predicted token, over sequences
 // of one length: of T inputs and the token after them, as a training step's. Nothing is learnt.
-func (m *Model) Eval(tokens [][]int32) (float64, error) {
+func (m *Model) Eval(tokens [][]int32) (float64, error) { return m.evalAs(tokens, new(Options)) }
+
+// evalAs is Eval of sequences that are packed as o says; 0 where nothing is predicted.
+func (m *Model) evalAs(tokens [][]int32, o *Options) (float64, error) {
 	if len(tokens) == 0 {
-		return m.eval(tokens, 0)
+		return m.eval(tokens, o, 0)
 	}
-	return m.eval(tokens, len(tokens[0])-1)
+	return m.eval(tokens, o, len(tokens[0])-1)
 }
 
-// eval is Eval, with RoPE as in texts of length tokens.
-func (m *Model) eval(tokens [][]int32, length int) (float64, error) {
+// eval is evalAs, with RoPE as in texts of length tokens.
+func (m *Model) eval(tokens [][]int32, o *Options, length int) (float64, error) {
 	t, err := m.checkTokens(tokens)
 	if err != nil {
 		return 0, err
@@ -193,6 +196,9 @@ func (m *Model) eval(tokens [][]int32, length int) (float64, error) {
 	if m.plan == nil || m.plan.rows < group*t {
 		m.plan = newPlan(m.dev, m.cfg, group*t, false)
 	}
+	if err := m.packable(o, length); err != nil {
+		return 0, err
+	}
 	m.turn = m.tables(length, t)
 	d := m.cfg.HiddenSize
 	if n := len(tokens) * t * d; cap(m.hidden) < n {
@@ -200,11 +206,13 @@ func (m *Model) eval(tokens [][]int32, length int) (float64, error) {
 	} else {
 		m.hidden = m.hidden[:n]
 	}
+	predictions := max(1, o.predictions(tokens))
 	var sum float64
 	for i := 0; i < len(tokens); i += group {
 		part := tokens[i:min(i+group, len(tokens))]
 		p := m.plan
 		p.load(part)
+		o.separate(p, len(part), t)
 		m.forward(p, len(part), t)
 		m.dev.Download(m.hidden[i*t*d:(i+len(part))*t*d], p.h.Row(0, len(part)*t).Buffer)
 		m.head(p, len(part)*t, len(part)*t, nil)
@@ -213,7 +221,7 @@ func (m *Model) eval(tokens [][]int32, length int) (float64, error) {
 	if err := m.dev.Sync(); err != nil {
 		return 0, fmt.Errorf("llama: eval: %w", err)
 	}
-	return sum / float64(len(tokens)*t), nil
+	return sum / float64(predictions), nil
 }
 
 // checkTokens refuses what cannot be a batch and returns T, the number of

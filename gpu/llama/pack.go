@@ -1,15 +1,20 @@
 package llama
 
+import "fmt"
+
 // Packed sequences: documents follow one another, each ended by a separator,
 // and are cut where a sequence is full. With Options.Pack no token sees a document before
 // its own, and none is asked to predict the next document's first token: what
 // is learnt is what the documents alone would teach, without padding. Positions
 // run on, because rotary embeddings see their differences only.
 
-// separate sets targets and first keys of seqs sequences of t tokens whose
-// documents end with the token sep.
-func (p *plan) separate(seqs, t int, sep int32) {
-	n := seqs * t
+// separate sets targets and first keys of the seqs sequences of t tokens that p
+// holds, where they are packed.
+func (o *Options) separate(p *plan, seqs, t int) {
+	if !o.Pack {
+		return
+	}
+	n, sep := seqs*t, o.Separator
 	p.packed = true
 	for at := 0; at < n; at++ {
 		i := at % t
@@ -25,6 +30,14 @@ func (p *plan) separate(seqs, t int, sep int32) {
 			p.targets[at] = -1
 		}
 	}
+}
+
+// packable refuses packed sequences of n tokens where RoPE depends on the length of each document.
+func (m *Model) packable(o *Options, n int) error {
+	if o.Pack && m.cfg.RopeLength(n) != 0 {
+		return fmt.Errorf("llama: packed sequences of %d tokens: %s RoPE depends on the length of each document; at most %d, or one document in each", n, m.cfg.RopeScaling.Kind, m.alike(1, n))
+	}
+	return nil
 }
 
 // documents are the first keys of the n tokens of a packed pass, else nil.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/shoalnet/shoal/gpu/cpu"
@@ -122,8 +123,75 @@ func packedDocuments(t *testing.T, cfg hf.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tr.Step([][]int32{{3, 3, 3}}, 1e-3); err == nil {
-		t.Error("a batch of separators was taken")
+	for range 2 { // what predicts nothing teaches nothing, and ends nothing
+		if loss, err := tr.Step([][]int32{{3, 3, 3}, {3, 3, 9}}, 1e-3); err != nil || loss != 0 || tr.GradNorm() != 0 {
+			t.Errorf("a batch of separators: loss %g, gradient of norm %g, %v", loss, tr.GradNorm(), err)
+		}
+		if loss, err := tr.Eval([][]int32{{3, 3}}); err != nil || loss != 0 {
+			t.Errorf("a batch of separators evaluates to %g, %v", loss, err)
+		}
+		if loss, err := tr.Step([][]int32{{3, 4, 3}, {3, 4, 9}}, 0); err != nil || !(loss > 0) {
+			t.Errorf("a batch with two predictions: loss %g, %v", loss, err)
+		}
+	}
+	for _, sep := range []int32{-1, int32(cfg.VocabSize)} {
+		o.Separator = sep
+		if _, err := NewTrainer(ref.New(), cfg, Genesis(cfg, 1), o); err == nil || !strings.Contains(err.Error(), "separator") {
+			t.Errorf("separator %d: %v", sep, err)
+		}
+	}
+}
+
+// TestPackedEval: a packed sequence evaluates to what its documents do, as in Step.
+func TestPackedEval(t *testing.T) {
+	const sep = 3
+	cfg := small(true)
+	for _, dev := range devices(t) {
+		rng := rand.New(rand.NewPCG(5, 11))
+		o := DefaultOptions()
+		o.Pack, o.Separator = true, sep
+		tr, err := NewTrainer(dev, cfg, wild(cfg, rng), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens := batch(rng, 5, 13, cfg.VocabSize)
+		for i, s := range tokens {
+			s[3], s[4], s[5+i] = sep, sep, sep
+		}
+		before, err := tr.Eval(tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hidden, _ := tr.Hidden()
+		hidden = slices.Clone(hidden)
+		loss, err := tr.Step(tokens, 0)
+		if again, _ := tr.Hidden(); err != nil || loss != before || !slices.Equal(again[:len(hidden)], hidden) {
+			t.Errorf("%s: evaluates to %.9g, a step to %.9g (%v), or other hidden states", dev.Name(), before, loss, err)
+		}
+		var sum float64
+		predictions := 0
+		for _, s := range tokens {
+			for from, at := 0, 0; at < len(s); at++ {
+				if s[at] != sep && at+1 < len(s) {
+					continue
+				}
+				if doc := s[from : at+1]; len(doc) > 1 {
+					l, err := tr.Loss(doc)
+					if err != nil {
+						t.Fatal(err)
+					}
+					sum += l * float64(len(doc)-1)
+					predictions += len(doc) - 1
+				}
+				from = at + 1
+			}
+		}
+		if want := sum / float64(predictions); math.Abs(loss-want) > 1e-6*want {
+			t.Errorf("%s: packed %.9g, the documents alone %.9g", dev.Name(), loss, want)
+		}
+		if whole, err := tr.Model.Eval(tokens); err != nil || math.Abs(whole-loss) < 1e-3 {
+			t.Errorf("%s: without masks %.9g, with them %.9g (%v): nothing was tested", dev.Name(), whole, loss, err)
+		}
 	}
 }
 

@@ -118,6 +118,7 @@ func newPlanOf(dev gpu.Device, cfg hf.Config, n int, train, again bool) *plan {
 // load lays sequences of T+1 tokens out as ids and targets, each one document.
 func (p *plan) load(tokens [][]int32) {
 	t := len(tokens[0]) - 1
+	p.packed = false
 	for i, s := range tokens {
 		copy(p.ids[i*t:(i+1)*t], s)
 		copy(p.targets[i*t:(i+1)*t], s[1:])

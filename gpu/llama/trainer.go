@@ -38,7 +38,7 @@ type Options struct {
 	// about a third more time.
 	Checkpoint bool
 	// Pack says that sequences hold several documents, each ended by the token
-	// Separator, that must not see one another.
+	// Separator, that must not see one another, in Step and in Eval.
 	Pack      bool
 	Separator int32
 }
@@ -101,6 +101,9 @@ func NewTrainer(dev gpu.Device, cfg hf.Config, params []float32, o Options) (*Tr
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("llama: optimizer: %w", err)
 	}
+	if o.Pack && (o.Separator < 0 || int(o.Separator) >= cfg.VocabSize) {
+		return nil, fmt.Errorf("llama: separator: token %d is not in the vocabulary of %d", o.Separator, cfg.VocabSize)
+	}
 	n := len(params)
 	p := dev.Alloc(n)
 	dev.Upload(p, params)
@@ -128,7 +131,8 @@ func NewTrainer(dev gpu.Device, cfg hf.Config, params []float32, o Options) (*Tr
 
 // Step does one step of AdamW at learning rate lr on the mean loss of tokens,
 // sequences of T+1 ids each, and returns that loss in nats per token, as it
-// was before the step.
+// was before the step. Where packed sequences hold separators only there is
+// nothing to predict: the loss is 0, the step that of Adam's moments and the decay.
 func (t *Trainer) Step(tokens [][]int32, lr float64) (float64, error) {
 	if !(lr >= 0) || math.IsInf(lr, 0) {
 		return 0, fmt.Errorf("llama: step %d: learning rate %g", t.steps+1, lr)
@@ -159,12 +163,9 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 	if t.train == nil || t.train.rows < group*length {
 		t.train = newPlanOf(t.dev, t.cfg, group*length, true, t.opts.Checkpoint)
 	}
-	predictions := t.opts.predictions(tokens)
-	if predictions == 0 {
-		return 0, fmt.Errorf("llama: every token of the batch is the separator %d", t.opts.Separator)
-	}
-	if t.opts.Pack && t.cfg.RopeLength(length) != 0 {
-		return 0, fmt.Errorf("llama: packed sequences of %d tokens: %s RoPE depends on the length of each document; at most %d, or one document in each", length, t.cfg.RopeScaling.Kind, t.alike(1, length))
+	predictions := max(1, t.opts.predictions(tokens))
+	if err := t.packable(&t.opts, length); err != nil {
+		return 0, err
 	}
 	t.turn = t.tables(length, length)
 	t.split = group < len(tokens)
@@ -173,9 +174,7 @@ func (t *Trainer) gradient(tokens [][]int32) (float64, error) {
 		part := tokens[i:min(i+group, len(tokens))]
 		n := len(part) * length
 		t.train.load(part)
-		if t.opts.Pack {
-			t.train.separate(len(part), length, t.opts.Separator)
-		}
+		t.opts.separate(t.train, len(part), length)
 		t.forward(t.train, len(part), length)
 		t.tapPart(i*length, n, len(tokens)*length)
 		t.head(t.train, n, predictions, &t.g)
@@ -248,10 +247,10 @@ func (t *Trainer) Params() []float32 {
 	return t.mirror
 }
 
-// Eval is Model's.
+// Eval is Model's, of packed sequences where Step's are.
 func (t *Trainer) Eval(tokens [][]int32) (float64, error) {
 	t.rows, t.hidden = 0, t.hidden[:0]
-	loss, err := t.Model.Eval(tokens)
+	loss, err := t.evalAs(tokens, &t.opts)
 	if err != nil {
 		t.hidden = t.hidden[:0]
 	}

@@ -171,10 +171,11 @@ type Remote struct {
 
 var _ Trainer = (*Remote)(nil)
 
-// Train makes the worker open a model with a copy of params and fresh moments.
+// Train makes the worker open a model with a copy of params and fresh moments, for
+// sequences whose documents end with separator, or that are not packed (nil).
 // A worker holds one. Closing the trainer closes the client.
-func (c *Client) Train(cfg hf.Config, o Optimizer, params []float32) (*Remote, error) {
-	if err := c.open(cfg, head{Optimizer: &o}, params); err != nil {
+func (c *Client) Train(cfg hf.Config, o Optimizer, separator *int32, params []float32) (*Remote, error) {
+	if err := c.open(cfg, head{Optimizer: &o, Separator: separator}, params); err != nil {
 		return nil, err
 	}
 	return &Remote{c: c, params: make([]float32, len(params)), width: cfg.HiddenSize}, nil

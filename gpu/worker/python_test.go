@@ -26,7 +26,11 @@ func TestPython(t *testing.T) {
 	for i := range params {
 		params[i] = float32(i) / 3
 	}
-	tr, err := c.Train(cfg, Optimizer{Beta1: 0.9}, params)
+	sep := int32(7)
+	if _, err := c.Train(cfg, Optimizer{Beta1: 0.9}, &sep, params); err == nil || !strings.Contains(err.Error(), "documents apart") {
+		t.Errorf("a separator: %v", err)
+	}
+	tr, err := c.Train(cfg, Optimizer{Beta1: 0.9}, nil, params)
 	if err != nil {
 		t.Fatal(err)
 	}

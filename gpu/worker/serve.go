@@ -17,8 +17,9 @@ type Backend struct {
 	// Identity names whose results are equal bit for bit.
 	Identity string
 	// Train makes a trainer with a copy of params and fresh moments; nil where the
-	// worker trains nothing.
-	Train func(cfg hf.Config, o Optimizer, params []float32) (Trainer, error)
+	// worker trains nothing. The documents of packed sequences end with separator,
+	// which is in the vocabulary; without one sequences are not packed.
+	Train func(cfg hf.Config, o Optimizer, separator *int32, params []float32) (Trainer, error)
 	// Write makes a generator with params, which are its own; nil where the worker
 	// writes nothing.
 	Write func(cfg hf.Config, b Batch, params []float32) (Generator, error)
@@ -173,6 +174,8 @@ func (s *server) open(q *head) error {
 		return errors.New("open: this worker trains nothing")
 	case q.Batch != nil && s.backend.Write == nil:
 		return errors.New("open: this worker writes nothing")
+	case q.Separator != nil && (*q.Separator < 0 || int(*q.Separator) >= cfg.VocabSize):
+		return fmt.Errorf("open: separator %d is not in the vocabulary of %d", *q.Separator, cfg.VocabSize)
 	}
 	n := cfg.NumParams()
 	if int64(int(n)) != n {
@@ -185,7 +188,7 @@ func (s *server) open(q *head) error {
 	if s.params = int(n); q.Batch != nil {
 		s.writer, err = s.backend.Write(cfg, *q.Batch, p)
 	} else {
-		s.trainer, err = s.backend.Train(cfg, *q.Optimizer, p)
+		s.trainer, err = s.backend.Train(cfg, *q.Optimizer, q.Separator, p)
 	}
 	if err != nil {
 		s.writer, s.trainer = nil, nil // not typed ones

@@ -6,7 +6,7 @@
 // stream of bytes: the standard input and output of a child process, or a Unix
 // socket. All numbers are little-endian.
 //
-//	 0  4  "SHW2": the protocol and its version
+//	 0  4  "SHW3": the protocol and its version
 //	 4  4  h, length of the head, at most 1 MiB
 //	 8  4  p, length of the part, at most 1 MiB
 //	12  4  flags: 1, the message goes on in the next frame; 2, it was broken off, the part says why
@@ -16,7 +16,7 @@
 // A message is a head and a body: the parts of its frames, joined. The worker
 // speaks first, once:
 //
-//	{"worker": 2, "name": "cpu avx512, 2 threads", "identity": "llama/1 cpu/1"}
+//	{"worker": 3, "name": "cpu avx512, 2 threads", "identity": "llama/1 cpu/1"}
 //
 // identity names whose results are equal bit for bit: audits compare workers of
 // one identity bit by bit, and others within a tolerance.
@@ -28,9 +28,10 @@
 //
 //	op        head                                          body             answer
 //	open      "config": config.json, "optimizer": {"beta1",  f32 parameters
-//	          "beta2", "eps", "weight_decay", "clip"}; or
+//	          "beta2", "eps", "weight_decay", "clip"}, and
+//	          "separator" where sequences are packed; or
 //	          "batch": {"streams", "rows", "positions",
-//	          "bf16"} in its stead
+//	          "bf16"} in their stead
 //	step      "rows", "cols", "lr"                           i32 tokens       "loss"
 //	eval      "rows", "cols"                                 i32 tokens       "loss"
 //	hidden                                                                    "rows", "cols"; body: f32 last hidden states
@@ -42,10 +43,13 @@
 // Parameters are the tensors of the model sorted by name (hf.Config.Tensors),
 // joined, row-major. A batch is rows sequences of cols ids; position t predicts
 // t+1. The optimizer is AdamW with decoupled decay of matrices, and clips the
-// norm of the whole gradient. A loss that is not finite is null. set leaves the
+// norm of the whole gradient. Where there is a separator, each one ends a document: no
+// position sees a document before its own, a separator predicts nothing, and the loss,
+// of step and of eval, is the mean over what is predicted in the whole batch, 0 where that
+// is nothing. A loss that is not finite is null. set leaves the
 // moments alone; save and load carry parameters, moments and step count. hidden
 // are the states after the final norm of the latest step's batch, before its
-// update, or of the latest eval's: one row for each position that predicts. In runs
+// update, or of the latest eval's: one row for each position but a sequence's last. In runs
 // that audit, validators read what save wrote: there it is the format of gpu/llama.
 //
 // # Texts
@@ -84,12 +88,13 @@ import (
 	"math"
 )
 
-// Version is that of the protocol. Version 1 knew no texts; 2 is described above.
-const Version = 2
+// Version is that of the protocol. Version 1 knew no texts, and 2 no separators, without
+// which a worker would train something else; 3 is described above.
+const Version = 3
 
 // Limits of a frame.
 const (
-	magic   = "SHW2"
+	magic   = "SHW3"
 	maxHead = 1 << 20
 	maxPart = 1 << 20
 	frame   = 16
@@ -187,6 +192,7 @@ type head struct {
 
 	Config    json.RawMessage `json:"config,omitempty"`
 	Optimizer *Optimizer      `json:"optimizer,omitempty"`
+	Separator *int32          `json:"separator,omitempty"`
 	Rows      int             `json:"rows,omitempty"`
 	Cols      int             `json:"cols,omitempty"`
 	LR        float64         `json:"lr,omitempty"`

@@ -80,7 +80,7 @@ func (t *toy) Load(r io.Reader) error {
 }
 func (t *toy) Close() error { return nil }
 
-var toys = Backend{Name: "toy", Identity: "toy/1", Train: func(_ hf.Config, o Optimizer, p []float32) (Trainer, error) {
+var toys = Backend{Name: "toy", Identity: "toy/1", Train: func(_ hf.Config, o Optimizer, _ *int32, p []float32) (Trainer, error) {
 	if o.Beta1 < 0 {
 		return nil, errors.New("beta1 is negative")
 	}
@@ -125,13 +125,18 @@ func TestConversation(t *testing.T) {
 	if c.Name() != "toy" || c.Identity() != "toy/1" {
 		t.Errorf("it is called %q, %q", c.Name(), c.Identity())
 	}
-	if _, err := c.Train(cfg, Optimizer{Beta1: -1}, params); err == nil || !strings.Contains(err.Error(), "beta1 is negative") {
+	if _, err := c.Train(cfg, Optimizer{Beta1: -1}, nil, params); err == nil || !strings.Contains(err.Error(), "beta1 is negative") {
 		t.Errorf("a refused optimizer: %v", err)
 	}
-	if _, err := c.Train(cfg, Optimizer{}, params[1:]); err == nil || !strings.Contains(err.Error(), "ends before") {
+	for _, sep := range []int32{-1, int32(cfg.VocabSize)} {
+		if _, err := c.Train(cfg, Optimizer{}, &sep, params); err == nil || !strings.Contains(err.Error(), "separator") {
+			t.Errorf("separator %d: %v", sep, err)
+		}
+	}
+	if _, err := c.Train(cfg, Optimizer{}, nil, params[1:]); err == nil || !strings.Contains(err.Error(), "ends before") {
 		t.Errorf("too few parameters: %v", err)
 	}
-	tr, err := c.Train(cfg, Optimizer{}, params)
+	tr, err := c.Train(cfg, Optimizer{}, nil, params)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,10 +252,11 @@ func TestWrongBytes(t *testing.T) {
 
 // TestLost holds what a client says of a worker that makes no sense.
 func TestLost(t *testing.T) {
-	hello := string(raw(magic, 0, `{"worker":2}`, ""))
+	greets := func(version int) string { return string(raw(magic, 0, fmt.Sprintf(`{"worker":%d}`, version), "")) }
+	hello := greets(Version)
 	for name, c := range map[string]struct{ says, want string }{
 		"nothing":         {"", "greeting"},
-		"another version": {string(raw(magic, 0, `{"worker":3}`, "")), "version 3"},
+		"another version": {greets(Version - 1), "version 2"},
 		"prose":           {"Hello, I am PyTorch 2.14\n", "begins with"},
 		"and falls still": {hello, "EOF"},
 		"another answer":  {hello + string(raw(magic, 0, `{"id":7}`, "")), "answer 7 to question 1"},
@@ -258,7 +264,7 @@ func TestLost(t *testing.T) {
 	} {
 		cl, err := Connect(strings.NewReader(c.says), io.Discard, io.NopCloser(nil))
 		if err == nil {
-			_, err = cl.Train(config(), Optimizer{}, make([]float32, config().NumParams()))
+			_, err = cl.Train(config(), Optimizer{}, nil, make([]float32, config().NumParams()))
 			if !errors.Is(err, ErrLost) {
 				t.Errorf("%s: %v is not ErrLost", name, err)
 			}

@@ -56,6 +56,7 @@ var wrong = map[string][]string{
 	"inner.decay_steps":                      {"5", "-1", "0 inner.schedule=wsd", "580 inner.schedule=wsd"},
 	"inner.batch":                            {"-", "0", "-8", "65537", "2097152"},
 	"inner.sequence":                         {"-", "0", "65", "-1", "1048577"},
+	"inner.separator":                        {"85", "-1", "1.5", `"</s>"`, "[1]", "9223372036854775808", "~"},
 	"outer.lr":                               {"0", "2.1", "-0.7"},
 	"outer.momentum":                         {"1", "-0.1", "heavy"},
 	"outer.nesterov":                         {"false", "no", "1"},

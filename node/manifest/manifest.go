@@ -23,7 +23,7 @@ import (
 
 // Version is the version of the schema.
 //
-//	1  2026-11-22  first
+//	1  2026-11-22  first; optional fields came later: manifests without them are as they were
 const Version = 1
 
 // MaxSize bounds a manifest, as YAML and as CBOR, in bytes.
@@ -115,6 +115,29 @@ type Inner struct {
 	DecaySteps  uint64  `yaml:"decay_steps" cbor:"decay_steps"` // wsd: how many of the last steps decay
 	Batch       int     `yaml:"batch" cbor:"batch"`             // sequences in a step of one peer
 	Sequence    int     `yaml:"sequence" cbor:"sequence"`       // tokens in a sequence
+
+	// Separator, optional, is the token that ends each document of the data. Where
+	// it is set, sequences are packed: no token sees a document before its own, and none has
+	// to predict the first token of the next. Without it a sequence is one text.
+	Separator *int `yaml:"separator,omitempty" cbor:"separator,omitempty"`
+}
+
+// Predictions is how many tokens of a batch, (B, T+1), have to predict the one that
+// follows: what a mean loss is the mean over.
+func (in *Inner) Predictions(batch [][]int32) int {
+	n := 0
+	for _, s := range batch {
+		n += max(0, len(s)-1)
+		if in.Separator == nil || len(s) == 0 {
+			continue
+		}
+		for _, id := range s[:len(s)-1] {
+			if int(id) == *in.Separator {
+				n--
+			}
+		}
+	}
+	return n
 }
 
 // Outer is the optimizer that merges the peers' deltas: SGD with Nesterov

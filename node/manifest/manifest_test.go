@@ -82,8 +82,9 @@ func edit(t testing.TB, in []byte, path, text string) []byte {
 // TestRoundTrips: YAML and CBOR carry the same manifest both ways.
 func TestRoundTrips(t *testing.T) {
 	m := good(t)
-	bos := 3
+	bos, sep := 3, 0
 	m.Model.Config.BOS, m.Model.Config.EOS = &bos, []int{3, 4}
+	m.Inner.Separator = &sep
 	m.Model.Base = wire.SumCID(wire.CodecDagPB, []byte("base"))
 	m.Model.Seed = 1<<64 - 1
 	m.Admission = Admission{Kind: "allow", MinPeers: 2, Allow: []Address{{1}, {2}, {3}}, MinStake: "0"}
@@ -121,6 +122,33 @@ func TestRoundTrips(t *testing.T) {
 		if !reflect.DeepEqual(p, m) {
 			t.Errorf("YAML: got %+v, want %+v", p, m)
 		}
+	}
+}
+
+// A separator makes another run, and one that is left out the same as ever.
+func TestSeparator(t *testing.T) {
+	m := good(t)
+	batch := [][]int32{{2, 2, 5, 6, 2}, {7, 8, 9, 2, 1}}
+	if n := m.Inner.Predictions(batch); n != 8 {
+		t.Errorf("%d predictions, want 8", n)
+	}
+	plain, err := m.CID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Parse(edit(t, goodYAML(), "inner.separator", "2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := p.Inner.Predictions(batch); n != 5 {
+		t.Errorf("%d predictions, want 5: separators have none", n)
+	}
+	packed, err := p.CID()
+	if err != nil || packed == plain {
+		t.Errorf("the same run with a separator and without (%v)", err)
+	}
+	if n := p.Inner.Predictions([][]int32{{2, 2}, {}}); n != 0 {
+		t.Errorf("%d predictions of nothing", n)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -210,6 +211,9 @@ func (m *Manifest) validateInner(p *Problems) {
 		case warm && steps > 0 && in.Warmup+in.DecaySteps > steps:
 			p.add("inner.decay_steps", 0, "%d and a warm-up of %d are more than the schedule's %d steps", in.DecaySteps, in.Warmup, steps)
 		}
+	}
+	if c := &m.Model.Config; in.Separator != nil && c.VocabSize > 0 {
+		p.int("inner.separator", *in.Separator, 0, min(c.VocabSize, hf.MaxVocab)-1)
 	}
 	b := p.int("inner.batch", in.Batch, 1, MaxBatch)
 	if p.int("inner.sequence", in.Sequence, 1, MaxSequence) {

@@ -28,8 +28,8 @@ def receive():
     head, body = None, b""
     while True:
         magic, h, p, flags = struct.unpack("<4sIII", read(16))
-        if magic != b"SHW2":
-            sys.exit("not the worker protocol, version 2")
+        if magic != b"SHW3":
+            sys.exit("not the worker protocol, version 3")
         if head is None:
             head = json.loads(read(h))
         part = read(p)
@@ -45,7 +45,7 @@ def send(head, body=b""):
     for at in range(0, max(len(body), 1), PART):
         part = body[at:at + PART]
         flags = MORE if at + PART < len(body) else 0
-        pipe_out.write(struct.pack("<4sIII", b"SHW2", len(text), len(part), flags) + text + part)
+        pipe_out.write(struct.pack("<4sIII", b"SHW3", len(text), len(part), flags) + text + part)
         text = b""
     pipe_out.flush()
 
@@ -105,6 +105,8 @@ def answer(model, head, body):
     if op == "open" and "batch" in head:
         return Scribe(head["config"]), {}, b""
     if op == "open":
+        if "separator" in head:  # a worker that cannot pack must say so
+            raise ValueError("a toy keeps no documents apart")
         return Toy(head["config"], head["optimizer"], floats(body)), {}, b""
     if model is None:
         raise ValueError(f"{op} before open")
@@ -134,7 +136,7 @@ def answer(model, head, body):
     raise ValueError(f"unknown op {op}")
 
 
-send({"worker": 2, "name": "toy in Python", "identity": "toy/1 python"})
+send({"worker": 3, "name": "toy in Python", "identity": "toy/1 python"})
 model = None
 while True:
     head, body = receive()
