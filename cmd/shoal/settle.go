@@ -210,6 +210,9 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 	if !ok {
 		return fmt.Errorf("the manifest's admission.min_stake %q is no number", m.Admission.MinStake)
 	}
+	if why := d.outrun(m); why != "" && d.Preset != "dev" {
+		slog.Warn("convicts may keep their stake", "why", why)
+	}
 	poll, margin := d.pace()
 	a, err := agent.New(agent.Options{
 		Key: s.key, Ledger: l, Commits: finals{n.Finals()}, Dir: s.app.path(settleDir), Topic: topic, Files: leaves{s.blocks},
