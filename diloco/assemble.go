@@ -167,7 +167,8 @@ func (a *assembly) agreed() (in named, err error) {
 // unstaked returns whom the commit removes, for the votes say that there is no stake
 // behind them. It takes more than half of the roster's weight, not of the votes': what
 // a ledger says is each voter's own view, and fewer may not rid a weak commit of
-// those who are only out of reach. If nobody who votes were left, it is nobody.
+// those who are only out of reach. If nobody who votes were left, it removes nobody.
+// Those who are gone already and accused of withholding are told of, too (withdrew).
 func (a *assembly) unstaked(convicted []Conviction) (out []wire.PeerID) {
 	total, left := activeWeight(a.parent.Roster), false
 	for i := range a.parent.Roster {
@@ -180,8 +181,15 @@ func (a *assembly) unstaked(convicted []Conviction) (out []wire.PeerID) {
 		}
 	}
 	if !left {
-		return nil
+		out = nil
 	}
+	for i := range a.parent.Cases { // one peer may have several
+		k := &a.parent.Cases[i]
+		if k.fugitive(a.parent.Roster) && !isConvicted(convicted, k.Peer) && overHalf(a.poor[k.Peer], total) && !slices.Contains(out, k.Peer) {
+			out = append(out, k.Peer)
+		}
+	}
+	slices.SortFunc(out, wire.PeerID.Compare)
 	return out
 }
 

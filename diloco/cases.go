@@ -260,6 +260,8 @@ func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wi
 			verdict(c.Peer, WhyWithheld)
 		case a.parent.Round+1 <= a.cfg.closes(c.Opened):
 			open = append(open, c)
+		case a.decides(wrong+withheld) && a.withdrew(&c):
+			verdict(c.Peer, WhyWithheld)
 		}
 	}
 	slices.SortFunc(guilty, func(x, y Conviction) int { return x.Peer.Compare(y.Peer) })
@@ -330,7 +332,7 @@ func (cfg *Config) appeal() uint64 { return max(2, 3*cfg.AuditWindow/8) }
 
 // withholds reports whether the accused has voted all the while: who is there and
 // does not serve withholds; who is not there is only absent, and leaves the roster
-// for that.
+// for that. See withdrew for who leaves with its stake.
 func (a *assembly) withholds(k *Case, voted func(wire.PeerID) bool) bool {
 	if activeIn(a.parent.Roster, k.Peer) == nil || !voted(k.Peer) {
 		return false
@@ -351,4 +353,29 @@ func (a *assembly) withholds(k *Case, voted func(wire.PeerID) bool) bool {
 		c = a.past(c.Parent)
 	}
 	return true
+}
+
+// withdrew reports whether the accused has left the roster and taken its stake back since
+// the work, while the voices against it were enough to the end. To withdraw is a deed, unlike to be
+// absent: who does it has to serve what it has done until no case can be about it any
+// more, and has the whole time of the case to answer. Otherwise nobody would ever
+// be convicted of withholding: the accused would see it come, and go.
+func (a *assembly) withdrew(k *Case) bool {
+	gone, left, c := false, activeIn(a.parent.Roster, k.Peer) == nil, a.parent
+	for n := uint64(0); c != nil && c.Round > k.Round && (left || n < a.cfg.appeal()); n++ {
+		was := caseOf(c.Cases, k.about())
+		if n < a.cfg.appeal() && (was == nil || !a.decides(a.weigh(was.Wrong)+a.weigh(was.Withheld))) {
+			return false
+		}
+		left = left && activeIn(c.Roster, k.Peer) == nil
+		gone = gone || left && slices.Contains(c.Unstaked, k.Peer)
+		c = a.past(c.Parent)
+	}
+	return gone
+}
+
+// fugitive reports whether the case is about somebody who is in no roster any more and
+// is said to withhold: what the ledger says of its stake then matters.
+func (k *Case) fugitive(roster []Member) bool {
+	return len(k.Withheld) > 0 && memberIn(roster, k.Peer) == nil
 }

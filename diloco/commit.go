@@ -20,7 +20,7 @@ type Commit struct {
 	Verdicts   []wire.Signed `cbor:"verdicts" json:"verdicts"`   // those that are in, ascending by ID
 	Cases      []Case        `cbor:"cases" json:"cases"`         // open accusations after this commit, ascending by Subject, then Segment
 	Convicted  []Conviction  `cbor:"convicted" json:"convicted"` // by this commit, ascending by Peer
-	Unstaked   []wire.PeerID `cbor:"unstaked" json:"unstaked"`   // whom this commit removes for want of stake, ascending: they may join anew
+	Unstaked   []wire.PeerID `cbor:"unstaked" json:"unstaked"`   // whom this commit removes for want of stake, ascending: they may join anew; and the accused in no roster who have none
 	Roster     []Member      `cbor:"roster" json:"roster"`       // ascending by Peer; who votes on the next commit
 	Voters     []Voter       `cbor:"voters" json:"voters"`       // ascending by Peer; what justifies the next commit
 	Changed    uint64        `cbor:"changed" json:"changed"`     // the round whose commit last exchanged Voters
@@ -52,7 +52,8 @@ type Member struct {
 //   - Wrong at 2/3: Peer is convicted, and so are the validators that said Pass.
 //   - Pass at 2/3: those that said Wrong are. (Withheld may have been true when it was said.) An accused
 //     validator counts: its verdict was its word.
-//   - Wrong and Withheld together at 2/3: Peer is, once it has voted for some rounds with the case open.
+//   - Wrong and Withheld together at 2/3: Peer is, once it has voted for some rounds with the case open; or, at
+//     the end, if it has left the roster and its stake was withdrawn since.
 type Case struct {
 	Subject  wire.CID      `cbor:"subject" json:"subject"`
 	Peer     wire.PeerID   `cbor:"peer" json:"peer"`   // the accused

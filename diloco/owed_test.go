@@ -13,7 +13,12 @@ import (
 // a window of three rounds: each coin chooses three audits, and owes one.
 func watched(t testing.TB) *swarm {
 	t.Helper()
-	s := newSwarm(t, 3, Config{StopRound: 40, WindowsEach: 3, AuditRate: 10_000, AuditWindow: 3})
+	return watchedBy(t, Config{StopRound: 40, WindowsEach: 3, AuditRate: 10_000, AuditWindow: 3})
+}
+
+func watchedBy(t testing.TB, cfg Config) *swarm {
+	t.Helper()
+	s := newSwarm(t, 3, cfg)
 	s.cfg.Role = validator
 	for i := range 4 {
 		s.add(testKey(t, 10+i))

@@ -27,6 +27,7 @@ type swarmPeer struct {
 	key     *wire.Key
 	finds   func(Verdict) Verdict // of a validator: what it says instead of Pass; a verdict about nothing is not said
 	answers bool                  // of a validator: passes what cases are about
+	replies func(Case) *Verdict   // of a validator: what it says about cases; nil is nothing
 	says    func(Vote) *Vote      // what it votes instead; nil is not said
 	m       *Machine
 	own     []wire.Signed
@@ -183,6 +184,11 @@ func (s *swarm) audit(p *swarmPeer, e Adopt) {
 		s.step(p, Audited{v})
 	}
 	for _, k := range e.Commit.Cases {
+		if p.replies != nil {
+			if v := p.replies(k); v != nil {
+				s.step(p, Audited{*v})
+			}
+		}
 		if p.answers && !slices.Contains(k.Pass, p.key.Peer()) {
 			s.step(p, Audited{Verdict{Subject: k.Subject, Peer: k.Peer, Round: k.Round, Segment: k.Segment, Work: []byte{1}}})
 		}

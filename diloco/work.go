@@ -176,13 +176,14 @@ func (m *Machine) vouches(p wire.PeerID, j *Join) bool {
 	return j.Leave || m.cfg.Stake == nil || p == m.cfg.Self || m.cfg.Stake(p, j.Role) == Staked
 }
 
-// unstaked returns the members whose stake this peer knows to be gone. It asks about
-// all of them, so that who answers knows about whom: those for whom there is no
-// room are named when the first are out.
+// unstaked returns the members whose stake this peer knows to be gone, and those who have
+// left and are accused of withholding. It asks about all of them, so that who answers
+// knows about whom: those for whom there is no room are named when the first are out.
 func (m *Machine) unstaked() (out []wire.PeerID) {
 	if m.cfg.Stake == nil {
 		return nil
 	}
+	defer func() { slices.SortFunc(out, wire.PeerID.Compare) }()
 	for i := range m.head.c.Roster {
 		e := &m.head.c.Roster[i]
 		if e.Banned || e.Peer == m.cfg.Self {
@@ -190,6 +191,12 @@ func (m *Machine) unstaked() (out []wire.PeerID) {
 		}
 		if m.cfg.Stake(e.Peer, e.Role) == Unstaked && len(out) < MaxUnstaked {
 			out = append(out, e.Peer)
+		}
+	}
+	for i := range m.head.c.Cases {
+		k := &m.head.c.Cases[i]
+		if k.fugitive(m.head.c.Roster) && m.cfg.Stake(k.Peer, trainer) == Unstaked && len(out) < MaxUnstaked && !slices.Contains(out, k.Peer) {
+			out = append(out, k.Peer)
 		}
 	}
 	return out

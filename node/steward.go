@@ -10,6 +10,7 @@ import (
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/diloco/codec"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // steward does what a new head entails besides training: records, pins,
@@ -72,14 +73,18 @@ func (s *steward) seat(c *diloco.Commit) {
 	in := func(m diloco.Member) bool { return m.Peer == n.self }
 	switch {
 	case slices.Contains(c.Unstaked, n.self):
-		n.meter.trouble("roster", fmt.Errorf("round %d has removed this peer: the others find less stake behind its key on the ledger than its role asks for; stake again (`shoal stake`), and it joins by itself", c.Round))
-		n.opt.Log.Warn("removed from the roster for want of stake: stake again (`shoal stake`), and this peer joins by itself", "round", c.Round, "role", n.opt.Role)
+		duty := ""
+		if v := s.parts.manifest.Verification; v.AuditRate > 0 && n.opt.Role != RoleValidator {
+			duty = fmt.Sprintf("; if it shall not, keep it running until round %d: who takes its stake back and then does not serve what audits of its work ask for is convicted of withholding", c.Round+audit.Memory(v.Window))
+		}
+		n.meter.trouble("roster", fmt.Errorf("round %d has removed this peer: the others find less stake behind its key on the ledger than its role asks for; stake again (`shoal stake`), and it joins by itself%s", c.Round, duty))
+		n.opt.Log.Warn("removed from the roster for want of stake: stake again (`shoal stake`), and this peer joins by itself"+duty, "round", c.Round, "role", n.opt.Role)
 	case slices.ContainsFunc(c.Roster, in):
 		n.meter.clear("roster")
 	}
 	for _, p := range c.Unstaked {
 		if p != n.self {
-			n.opt.Log.Info("a member is removed for want of stake", "peer", p, "round", c.Round)
+			n.opt.Log.Info("a peer has too little stake for the roster", "peer", p, "round", c.Round)
 		}
 	}
 }

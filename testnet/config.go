@@ -95,6 +95,7 @@ const (
 
 	ChainStop  Action = "chain-stop"  // the ledger's process is killed
 	ChainStart Action = "chain-start" // it is started again
+	Unbond     Action = "unbond"      // peers take back all that they have staked, running or not
 )
 
 // An Event is one entry of the schedule.
@@ -375,6 +376,15 @@ func (s *schedule) play(e Event) error {
 			return fmt.Errorf("the ledger is %s by then", map[bool]string{true: "running", false: "down"}[s.chainUp])
 		}
 		s.chainUp = !s.chainUp
+	case Unbond:
+		if !s.chain || !s.chainUp {
+			return errors.New("the swarm has no ledger by then")
+		}
+		for _, p := range e.Peers {
+			if _, known := s.up[p]; !known {
+				return fmt.Errorf("peers: there is no peer %d yet", p)
+			}
+		}
 	case Limit:
 		for _, p := range e.Peers {
 			if _, known := s.up[p]; !known {
@@ -383,7 +393,7 @@ func (s *schedule) play(e Event) error {
 		}
 		return e.Link.validate("link")
 	default:
-		return fmt.Errorf("do: unknown action %q; want kill, stop, restart, join, partition, heal, limit, chain-stop or chain-start", e.Do)
+		return fmt.Errorf("do: unknown action %q; want kill, stop, restart, join, partition, heal, limit, chain-stop, chain-start or unbond", e.Do)
 	}
 	return nil
 }

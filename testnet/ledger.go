@@ -179,6 +179,12 @@ func (l *ledger) settleIn(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// unbond takes all of a peer's stake back, as its owner would.
+func (l *ledger) unbond(ctx context.Context, p *peer) error {
+	_, err := l.shoal(ctx, p.dir, "unbond", strconv.Itoa(p.stake()), "--role", p.rec.role())
+	return err
+}
+
 // stake is how much a peer stakes.
 func (p *peer) stake() int {
 	if p.rec.Validator {

@@ -177,7 +177,7 @@ func fate(c *Chronicle, p *PeerRecord) string {
 	if role := p.role(); role != "trainer" {
 		out = role + ", from the start"
 	}
-	words := map[Action]string{Kill: "killed", Stop: "stopped", Restart: "restarted", Limit: "line changed"}
+	words := map[Action]string{Kill: "killed", Stop: "stopped", Restart: "restarted", Limit: "line changed", Unbond: "took its stake back"}
 	for _, e := range c.Events {
 		for _, i := range e.Event.Peers {
 			if i >= len(c.Peers) || c.Peers[i] != p {

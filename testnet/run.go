@@ -366,6 +366,11 @@ func (s *swarm) apply(ctx context.Context, e Event) error {
 		case Limit:
 			s.Line(at + p.rec.Name + " gets another line")
 			s.lines.limit(i, e.Link)
+		case Unbond:
+			s.Line(at + p.rec.Name + " takes its stake back")
+			if err := s.ledger.unbond(ctx, p); err != nil {
+				return err
+			}
 		}
 	}
 	switch e.Do {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/shoalnet/shoal/testnet/cheat"
@@ -35,13 +36,14 @@ run:
   round: {inner_steps: 16, deadline: 20s, drop_after: 6}
   verification: {audit_rate: %d, segments: 4, window: 8}
   rewards: {trainers: 8000, validators: 2000}
-  admission: {min_peers: %d}
+  admission: {min_peers: %d%s}
   stop: {rounds: %d}
 data: {text: moby-dick.txt, tokenizer: char}
 peers: %d
 validators: [%s]
 chain: %t
 cheats: [%s]
+events: [%s]
 baseline: false
 timeout: 15m
 stall: 2m
@@ -57,6 +59,8 @@ type cage struct {
 	rate, rounds         uint64
 	chain                bool
 	liars                []Cheat
+	staked               bool     // nobody is let in without stake, nor stays without it
+	events               []string // of the configuration
 }
 
 // cages puts several cheats into a swarm where nobody can mistake one for
@@ -91,6 +95,16 @@ func cages() (out []cage) {
 		}
 		out = append(out, c)
 	}
+	// Two withhold what audits ask for, and take their stake back before they can be convicted: one
+	// stays, and is removed from the roster for that; the other has been killed.
+	out = append(out, cage{
+		name: "withdrawn", trainers: honest + 2, validators: 4, rate: 5000, rounds: 90, chain: true, staked: true,
+		liars: []Cheat{{honest, cheat.Withhold, 8}, {honest + 1, cheat.Withhold, 4}},
+		events: []string{
+			fmt.Sprintf("{round: 5, do: unbond, peers: [%d]}", honest),
+			fmt.Sprintf("{round: 7, do: kill, peers: [%d]}", honest+1), fmt.Sprintf("{round: 7, do: unbond, peers: [%d]}", honest+1),
+		},
+	})
 	// Everything is audited by everybody, and everybody is honest.
 	return append(out, cage{name: "honest", trainers: 4, validators: 4, rate: 10_000, rounds: 60})
 }
@@ -118,7 +132,11 @@ func (c *cage) config() string {
 	for _, l := range c.liars {
 		liars = append(liars, fmt.Sprintf("{peer: %d, kind: %s, round: %d}", l.Peer, l.Kind, l.Round))
 	}
-	return fmt.Sprintf(zooSwarm, c.name, c.rate, c.trainers, c.rounds, c.trainers+c.validators, strings.Join(validators, ", "), c.chain, strings.Join(liars, ", "))
+	staked := ""
+	if c.staked {
+		staked = `, kind: stake, min_stake: "` + strconv.Itoa(trainerStake) + strings.Repeat("0", 18) + `"`
+	}
+	return fmt.Sprintf(zooSwarm, c.name, c.rate, c.trainers, staked, c.rounds, c.trainers+c.validators, strings.Join(validators, ", "), c.chain, strings.Join(liars, ", "), strings.Join(c.events, ", "))
 }
 
 // A Zoo is what came of all cheats: zoo.json.

@@ -411,6 +411,63 @@ func TestKilledAtAnyTime(t *testing.T) {
 	})
 }
 
+// The ledger is set back to what it was before the first epoch, while nobody looks: what
+// it had settled is settled again, and who was slashed is slashed again, once.
+func TestLedgerIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, 2, 20)
+		began, err := w.ledger.Now(w.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirs, stops := []string{t.TempDir(), t.TempDir()}, make([]func(), 2)
+		for i := range 2 {
+			_, stops[i] = w.start(3+i, dirs[i])
+		}
+		w.seconds(50, w.round)
+		w.now(func(uint64) { w.s.Ban(2, "wrong work") })
+		w.seconds(80, w.round)
+		was := w.final().Epoch
+		if was < 3 || len(w.events("ConvictionClosed")) != 1 {
+			t.Fatalf("epoch %d is settled, %d slashed", was, len(w.events("ConvictionClosed")))
+		}
+		for _, stop := range stops {
+			stop()
+		}
+		synctest.Wait()
+		now, err := w.ledger.Now(w.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := &world{t: t, ctx: w.ctx, cfg: w.cfg, sponsor: w.sponsor}
+		if old.mem, err = chain.NewMemory(w.cfg, chain.MemoryBook(1), began); err != nil {
+			t.Fatal(err)
+		}
+		old.ledger = old.mem
+		old.settleIn(3, 2, 20, firstEpoch)
+		old.mem.Advance(now - began)
+		w.mu.Lock()
+		w.ledger, w.mem, w.topics = old.ledger, old.mem, nil
+		w.mu.Unlock()
+		if w.final().Epoch != 0 {
+			t.Fatal("the ledger was not set back")
+		}
+		for i := range 2 {
+			_, stops[i] = w.start(3+i, dirs[i])
+		}
+		w.seconds(120, w.round)
+		if w.final().Epoch < was {
+			t.Errorf("only epoch %d is settled again, it was %d", w.final().Epoch, was)
+		}
+		if n := len(w.events("ConvictionClosed")); n != 1 {
+			t.Errorf("slashed %d times", n)
+		}
+		synctest.Wait()
+		w.settledInPeace()
+		w.claimAll(dirs[0])
+	})
+}
+
 func TestJudge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 1, 20)

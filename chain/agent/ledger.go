@@ -42,11 +42,7 @@ func (a *Agent) ask(ctx context.Context) (err error) {
 func (a *Agent) read(ctx context.Context) error {
 	es, c, err := a.opt.Ledger.Events(ctx, a.st.Cursor)
 	if errors.Is(err, chain.ErrRewritten) {
-		// From the beginning: what was worked out stays, it does not depend on the
-		// events' order but through the roots, which are compared.
-		a.st.Cursor, a.st.Pool, a.st.Pools, a.st.Total, a.st.Proposed, a.st.Finals, a.st.Demands = chain.Cursor{}, chain.Int(0), nil, chain.Int(0), nil, nil, nil
-		a.st.Equivocated = map[string]slashing{}
-		return a.save()
+		return a.rewritten(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("the ledger's events: %w", err)
@@ -77,6 +73,25 @@ func (a *Agent) read(ctx context.Context) error {
 		return a.save()
 	}
 	return nil
+}
+
+// rewritten begins with the ledger's events from the first. What was worked out stays, since
+// it does not depend on the events' order but through the roots, which are compared; unless
+// the ledger has lost an epoch that it had settled: that one has to be settled again, and
+// what it needs is no longer here, but for the commits.
+func (a *Agent) rewritten(ctx context.Context) error {
+	f, err := a.opt.Ledger.Final(ctx, a.opt.Params.ID)
+	if err != nil {
+		return fmt.Errorf("final epoch: %w", err)
+	}
+	a.st.Cursor, a.st.Pool, a.st.Pools, a.st.Total, a.st.Proposed, a.st.Finals, a.st.Demands = chain.Cursor{}, chain.Int(0), nil, chain.Int(0), nil, nil, nil
+	a.st.Slashed, a.st.Equivocated, a.tried = map[string]slashing{}, map[string]slashing{}, map[string]bool{}
+	if f.Epoch < a.st.Final {
+		a.opt.Log.Warn("the ledger was set back: its epochs are worked out again, from the first commit", "settled", a.st.Final, "now", f.Epoch)
+		a.d, a.st.Closes, a.st.Final, a.st.Before = settle.New(a.opt.Params), nil, 0, nil
+		a.next, a.opined, a.empty = nil, opined{}, map[uint64]bool{}
+	}
+	return a.save()
 }
 
 func (a *Agent) event(e *chain.Event) {

@@ -22,6 +22,7 @@ type Status struct {
 	Waiting  int           `json:"waiting"` // epochs that are over and not settled
 	Polled   time.Time     `json:"polled"`
 	Trouble  string        `json:"trouble,omitempty"`
+	Lost     []string      `json:"lost,omitempty"` // transactions that the chain has lost, and what is to be done; for who sends them to fill in
 	Slashed  []Slash       `json:"slashed"`
 	Pool     chain.Amount  `json:"pool"`
 	Account  chain.Address `json:"account"` // whose key this peer has; its own address where it is nobody's

@@ -50,7 +50,7 @@ func Deploy(ctx context.Context, s *Sender, cfg chain.Config) (chain.Book, error
 	var flights []*flight
 	for _, x := range creations(book, cfg, order) {
 		gas := uint64(600_000 + 260*len(x.code))
-		f, err := s.start(ctx, nil, x.code, nil, gas)
+		f, err := s.start(ctx, "the contract "+string(x.name), nil, x.code, nil, gas)
 		if err != nil {
 			return book, fmt.Errorf("deploy %s: %w", x.name, err)
 		}

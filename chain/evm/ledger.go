@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strings"
 	"sync"
 
 	"github.com/ethereum/go-ethereum"
@@ -142,7 +143,8 @@ func (l *Ledger) Do(ctx context.Context, from chain.Address, a chain.Action) (ch
 	if err != nil {
 		return chain.Result{}, err
 	}
-	rc, err := s.Send(ctx, &to, data)
+	_, what, _ := strings.Cut(fmt.Sprintf("%T", a), ".")
+	rc, err := s.send(ctx, what, &to, data, nil)
 	if rc == nil {
 		return chain.Result{}, err
 	}

@@ -2,13 +2,9 @@ package evm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math/big"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +26,7 @@ type SenderOptions struct {
 	Alarm  *big.Int                                  // balance in wei below which OnLow is told; nil: never
 	OnLow  func(a common.Address, wei *big.Int)      // told at a Send
 	OnBump func(nonce uint64, tx *types.Transaction) // told when fees are raised
+	OnLoss func(Loss)                                // told when the chain has lost what it had
 }
 
 // A Sender sends one account's transactions, in the order of its nonces.
@@ -39,35 +36,21 @@ type Sender struct {
 	sign func(*types.Transaction) (*types.Transaction, error)
 	opt  SenderOptions
 
-	mu      sync.Mutex
-	flights map[uint64]*flight // guarded by mu; sent and not yet safe, by nonce
-}
+	mu      sync.Mutex         // guards the following
+	flights map[uint64]*flight // sent and not yet safe, by nonce
+	landed  map[uint64]*flight // the last that were safe, by nonce, see lost.go
+	short   int                // looks in a row that found the chain shorter than it was
+	gap     gap
 
-// A flight is one nonce with every transaction that was ever sent for it: they
-// differ in fees alone, so whichever is mined does the same.
-type flight struct {
-	Nonce uint64          `json:"nonce"`
-	To    *common.Address `json:"to"`
-	Data  hexutil.Bytes   `json:"data"`
-	Value *hexutil.Big    `json:"value,omitempty"` // wei
-	Raw   []hexutil.Bytes `json:"raw"`             // oldest first
-
-	sent    time.Time // guarded by the Sender's mu
-	said    error     // guarded by mu: of the node, about the last sending
-	adopted bool      // guarded by mu: somebody waits for it
-}
-
-func (f *flight) is(to *common.Address, data []byte, wei *big.Int) bool {
-	return string(f.Data) == string(data) && (to == nil) == (f.To == nil) && (to == nil || *to == *f.To) && num(f.Value.ToInt()).Cmp(num(wei)) == 0
+	telling sync.Mutex      // guards the following; mu may be held during a call, and is locked before it
+	losses  []Loss          // of which nothing more comes here
+	again   map[uint64]Loss // by nonce: those that are being sent again, or waited for
 }
 
 // spare is gas on top of an estimate and a quarter. Whether a checkpoint takes a
 // new slot or changes the last one depends on the second, and a slash writes
 // four: what was estimated in one block can cost 17,000 more for each in the next.
 const spare = 80_000
-
-// maxFlights bounds what is in flight at once, and the file.
-const maxFlights = 1024
 
 // ErrReplaced says that a transaction that is not ours has used the nonce, so
 // that ours can never be mined: look what happened before doing it again.
@@ -84,27 +67,10 @@ func NewSender(c *Client, k *wire.Key, opt SenderOptions) (*Sender, error) {
 		opt.MaxFee = big.NewInt(500e9)
 	}
 	signer := types.LatestSignerForChainID(big64(c.Preset.ChainID))
-	s := &Sender{c: c, from: crypto.PubkeyToAddress(priv.PublicKey), opt: opt, flights: map[uint64]*flight{},
+	s := &Sender{c: c, from: crypto.PubkeyToAddress(priv.PublicKey), opt: opt, flights: map[uint64]*flight{}, landed: map[uint64]*flight{}, again: map[uint64]Loss{},
 		sign: func(tx *types.Transaction) (*types.Transaction, error) { return types.SignTx(tx, signer, priv) }}
-	if opt.File == "" {
-		return s, nil
-	}
-	b, err := os.ReadFile(opt.File)
-	if errors.Is(err, os.ErrNotExist) {
-		return s, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("transactions in flight: %w", err)
-	}
-	var fs []*flight
-	if err := json.Unmarshal(b, &fs); err != nil || len(fs) > maxFlights {
-		return nil, fmt.Errorf("transactions in flight: %s is damaged (%v): see on the chain whether anything of %s is pending, then remove it", opt.File, err, s.from)
-	}
-	for _, f := range fs {
-		if f == nil || len(f.Raw) == 0 {
-			return nil, fmt.Errorf("transactions in flight: %s has an entry without a transaction: remove it once nothing of %s is pending", opt.File, s.from)
-		}
-		s.flights[f.Nonce] = f
+	if err := s.load(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -116,54 +82,31 @@ func (s *Sender) Pending() int {
 	return len(s.flights)
 }
 
-// saveLocked writes the flights to disk before anything goes on the wire.
-func (s *Sender) saveLocked() error {
-	if s.opt.File == "" {
-		return nil
-	}
-	fs := slices.SortedFunc(maps.Values(s.flights), func(a, b *flight) int { return int(int64(a.Nonce) - int64(b.Nonce)) })
-	b, err := json.Marshal(fs)
-	if err != nil {
-		return fmt.Errorf("transactions in flight: %w", err)
-	}
-	tmp := s.opt.File + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("transactions in flight: %w", err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, s.opt.File)
-	}
-	if err == nil {
-		var dir *os.File
-		if dir, err = os.Open(filepath.Dir(s.opt.File)); err == nil {
-			err = errors.Join(dir.Sync(), dir.Close())
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("transactions in flight: %w", err)
-	}
-	return nil
-}
-
 // Send carries out one call and returns its receipt once that is safe. A revert
 // is a *chain.Refusal, and then nothing was paid but perhaps gas. If the same
 // call is in flight from a process that died, Send waits for that one.
 func (s *Sender) Send(ctx context.Context, to *common.Address, data []byte) (*types.Receipt, error) {
-	return s.send(ctx, to, data, nil)
+	return s.send(ctx, "", to, data, nil)
 }
 
 // Pay sends wei to an account, as Send does.
 func (s *Sender) Pay(ctx context.Context, to chain.Address, wei *big.Int) (*types.Receipt, error) {
 	at := address(to)
-	return s.send(ctx, &at, nil, wei)
+	return s.send(ctx, "a payment of ether", &at, nil, wei)
 }
 
-func (s *Sender) send(ctx context.Context, to *common.Address, data []byte, wei *big.Int) (*types.Receipt, error) {
+func (s *Sender) send(ctx context.Context, what string, to *common.Address, data []byte, wei *big.Int) (*types.Receipt, error) {
+	for !s.look(ctx) {
+		if err := s.c.pause(ctx); err != nil {
+			return nil, err
+		}
+	}
 	f := s.adopt(to, data, wei)
 	if f == nil {
+		// What follows may need what was lost.
+		if err := s.bring(ctx, func(f *flight) bool { return f.lost }); err != nil && !errors.Is(err, ErrReplaced) {
+			return nil, err
+		}
 		est, err := s.c.EstimateGas(ctx, ethereum.CallMsg{From: s.from, To: to, Data: data, Value: wei})
 		if err != nil {
 			return nil, refusal(err, "estimate gas")
@@ -172,47 +115,17 @@ func (s *Sender) send(ctx context.Context, to *common.Address, data []byte, wei 
 		if len(data) > 0 {
 			gas = est + est/4 + spare
 		}
-		if f, err = s.start(ctx, to, data, wei, gas); err != nil {
+		if f, err = s.start(ctx, what, to, data, wei, gas); err != nil {
 			return nil, err
 		}
 	}
 	return s.wait(ctx, f)
 }
 
-func (s *Sender) adopt(to *common.Address, data []byte, wei *big.Int) *flight {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.flights {
-		if !f.adopted && f.is(to, data, wei) {
-			f.adopted = true
-			return f
-		}
-	}
-	return nil
-}
-
 // Resume sends again what an earlier process left in flight and waits until all
 // of it is safe.
 func (s *Sender) Resume(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		var next *flight
-		for _, n := range slices.Sorted(maps.Keys(s.flights)) {
-			if f := s.flights[n]; !f.adopted {
-				f.adopted, next = true, f
-				break
-			}
-		}
-		s.mu.Unlock()
-		if next == nil {
-			return nil
-		}
-		if _, err := s.wait(ctx, next); ctx.Err() != nil {
-			return err
-		} else if err != nil && !errors.Is(err, errReverted) {
-			return err
-		}
-	}
+	return s.bring(ctx, func(*flight) bool { return true })
 }
 
 func (s *Sender) fees(ctx context.Context) (tip, fee *big.Int, err error) {
@@ -239,12 +152,13 @@ func (s *Sender) cap(tip, fee *big.Int) (*big.Int, *big.Int, error) {
 
 // start takes a nonce, signs, writes down and sends. The lock spans all of it,
 // so that the order on the chain is the order of the calls.
-func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, wei *big.Int, gas uint64) (*flight, error) {
+func (s *Sender) start(ctx context.Context, what string, to *common.Address, data []byte, wei *big.Int, gas uint64) (*flight, error) {
 	tip, fee, err := s.fees(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.alarm(ctx)
+	first := s.first(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.flights) >= maxFlights {
@@ -254,8 +168,10 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, wei
 	if err != nil {
 		return nil, fmt.Errorf("nonce of %s: %w", s.from, err)
 	}
-	for n := range s.flights {
-		nonce = max(nonce, n+1)
+	for _, known := range []map[uint64]*flight{s.flights, s.landed} {
+		for n := range known {
+			nonce = max(nonce, n+1)
+		}
 	}
 	for tries := 0; ; tries++ {
 		tx, err := s.sign(types.NewTx(&types.DynamicFeeTx{ChainID: big64(s.c.Preset.ChainID), Nonce: nonce, To: to, Value: num(wei), Data: data, Gas: gas, GasTipCap: tip, GasFeeCap: fee}))
@@ -266,7 +182,7 @@ func (s *Sender) start(ctx context.Context, to *common.Address, data []byte, wei
 		if err != nil {
 			return nil, fmt.Errorf("sign: %w", err)
 		}
-		f := &flight{Nonce: nonce, To: to, Data: data, Value: (*hexutil.Big)(wei), Raw: []hexutil.Bytes{raw}, sent: time.Now(), adopted: true}
+		f := &flight{Nonce: nonce, What: what, To: to, Data: data, Value: (*hexutil.Big)(wei), Raw: []hexutil.Bytes{raw}, First: first, sent: time.Now(), adopted: true}
 		s.flights[nonce] = f
 		if err := s.saveLocked(); err != nil {
 			delete(s.flights, nonce)
@@ -336,7 +252,7 @@ func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 		}
 		switch {
 		case rc != nil && s.settled(ctx, rc):
-			if err := s.forget(f); err != nil {
+			if err := s.land(f, rc); err != nil {
 				return rc, err
 			}
 			if rc.Status != types.ReceiptStatusSuccessful {
@@ -355,7 +271,9 @@ func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 				} else if lost++; lost > 20 {
 					return nil, errors.Join(fmt.Errorf("%w: nonce %d of %s", ErrReplaced, f.Nonce, s.from), s.forget(f))
 				}
-			} else if err := s.again(ctx, f); err != nil {
+			} else if err := s.mend(ctx, f.Nonce); ctx.Err() != nil {
+				return nil, s.kept(f, ctx.Err())
+			} else if err = errors.Join(err, s.resend(ctx, f)); err != nil {
 				return nil, err
 			}
 		}
@@ -369,6 +287,7 @@ func (s *Sender) wait(ctx context.Context, f *flight) (*types.Receipt, error) {
 func (s *Sender) kept(f *flight, why error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f.adopted = false // who asks again waits for this one
 	err := fmt.Errorf("transaction with nonce %d of %s is still in flight and is kept: %w", f.Nonce, s.from, why)
 	if f.said != nil {
 		err = fmt.Errorf("%w; the node says: %w", err, f.said)
@@ -383,6 +302,10 @@ func (s *Sender) mined(ctx context.Context, f *flight) (rc *types.Receipt, sure 
 	s.mu.Lock()
 	raws := slices.Clone(f.Raw)
 	s.mu.Unlock()
+	return s.receipt(ctx, raws)
+}
+
+func (s *Sender) receipt(ctx context.Context, raws []hexutil.Bytes) (rc *types.Receipt, sure bool) {
 	sure = true
 	for _, raw := range slices.Backward(raws) {
 		rc, err := s.c.TransactionReceipt(ctx, crypto.Keccak256Hash(raw))
@@ -414,9 +337,9 @@ func (s *Sender) gone(ctx context.Context, f *flight) (bool, error) {
 	return n > f.Nonce, err
 }
 
-// again sends the newest transaction of the flight once more, with higher fees
+// resend sends the newest transaction of the flight once more, with higher fees
 // if it has waited for long.
-func (s *Sender) again(ctx context.Context, f *flight) error {
+func (s *Sender) resend(ctx context.Context, f *flight) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tx := new(types.Transaction)
@@ -468,13 +391,6 @@ func higher(a, b *big.Int) *big.Int {
 		return a
 	}
 	return b
-}
-
-func (s *Sender) forget(f *flight) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.flights, f.Nonce)
-	return s.saveLocked()
 }
 
 // why asks for the reason of a transaction that was mined and reverted, by

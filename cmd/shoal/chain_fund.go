@@ -11,6 +11,7 @@ import (
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // fundFlags say how a run is put on the ledger.
@@ -102,6 +103,9 @@ func (t *teller) publish(ctx context.Context, file string, ff fundFlags) error {
 	if m.Sponsor != nil && chain.Address(m.Sponsor.Address) != t.me {
 		return advise(fmt.Errorf("the manifest's sponsor is %s, this account is %s", m.Sponsor.Address, t.me), "only the sponsor puts the run on the ledger")
 	}
+	if why := t.where.outrun(m); why != "" {
+		t.a.say("note: %s", why)
+	}
 	rate := chain.Rate{Split: splitIn(m)}
 	if rate.Budget, err = budgetOf(m, t.where.Book.Contracts[chain.Token], ff.budget); err != nil {
 		return err
@@ -119,6 +123,26 @@ func (t *teller) publish(ctx context.Context, file string, ff fundFlags) error {
 	_, err = t.do(ctx, chain.Publish{Manifest: d, Start: max(now, uint64(time.Now().Unix())) + 15, Length: uint64(ff.length / time.Second),
 		Royalty: ff.royalty, Shares: m.Rewards.Shares, Rate: rate})
 	return err
+}
+
+// outrun says where stake that is taken back could be gone before a conviction of its
+// owner is carried out: unbonding must outlast the audit window of the last work, the
+// case's own, a commit that becomes final, and the time to appeal and to rule. Rounds are taken
+// to be as long as they may be. Empty: it does outlast them.
+func (d *deployment) outrun(m *manifest.Manifest) string {
+	if m.Verification.AuditRate == 0 {
+		return ""
+	}
+	rounds := audit.Memory(m.Verification.Window) + 3
+	judged := time.Duration(rounds) * m.Round.Deadline
+	p := d.Config.Params
+	appeal := time.Duration(uint64(p.AppealWindow)+uint64(p.RulingWindow)) * time.Second
+	if unbond := time.Duration(d.Config.UnbondDelay) * time.Second; judged+appeal > unbond {
+		return fmt.Sprintf("stake is free %v after it was unbonded, but a conviction may take %v (verification.window %d, so %d rounds of at most %v, round.deadline) and %v of appeal: "+
+			"who cheats and unbonds at once may get away with its stake where rounds are that long; lower one of the two, or use a ledger with a longer unbonding delay",
+			unbond, judged, m.Verification.Window, rounds, m.Round.Deadline, appeal)
+	}
+	return ""
 }
 
 func splitIn(m *manifest.Manifest) [4]uint16 {

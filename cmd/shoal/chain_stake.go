@@ -169,7 +169,10 @@ func (a *app) unbondCmd() *cobra.Command {
 		Use:   "unbond AMOUNT",
 		Short: "Start to take stake back",
 		Long: `AMOUNT counts for nothing from now on, can still be slashed, and can be taken by
-"shoal withdraw" once the unbonding delay is over.`,
+"shoal withdraw" once the unbonding delay is over. A trainer that may not be in the run
+without it leaves its roster, and must go on serving what audits of its work ask for:
+let "shoal join" run until twice the audit window has passed ("shoal status" says which
+round that is), or be convicted of withholding.`,
 		Example: "  shoal unbond 1000 --role validator",
 		Args:    exactly("AMOUNT"),
 		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {

@@ -56,6 +56,7 @@ type counter struct {
 	known chan *manifest.Manifest // told once, by the node
 
 	agent   atomic.Pointer[agent.Agent] // nil until the ledger has answered once
+	sender  atomic.Pointer[evm.Sender]  // as agent
 	trouble atomic.Value                // string: why there is no agent yet
 }
 
@@ -93,6 +94,11 @@ func (c *counter) status() *agent.Status {
 	}
 	if a := c.agent.Load(); a != nil {
 		s := a.Status()
+		if send := c.sender.Load(); send != nil {
+			for _, l := range send.Losses() {
+				s.Lost = append(s.Lost, l.String())
+			}
+		}
 		return &s
 	}
 	s := &agent.Status{Earned: chain.Int(0)}
@@ -184,6 +190,9 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 	send, err := evm.NewSender(cl, s.key, evm.SenderOptions{File: s.app.path(settleFlight), Alarm: big.NewInt(1e15),
 		OnLow: func(who common.Address, wei *big.Int) {
 			slog.Warn("little ether is left for gas", "account", who, "ether", chain.FormatAmount(wei))
+		},
+		OnLoss: func(l evm.Loss) {
+			slog.Warn("the chain has lost a transaction", "what", l.What, "tx", l.Tx, "why", l.Why)
 		}})
 	if err != nil {
 		return err
@@ -201,6 +210,9 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 	if !ok {
 		return fmt.Errorf("the manifest's admission.min_stake %q is no number", m.Admission.MinStake)
 	}
+	if why := d.outrun(m); why != "" && d.Preset != "dev" {
+		slog.Warn("convicts may keep their stake", "why", why)
+	}
 	poll, margin := d.pace()
 	a, err := agent.New(agent.Options{
 		Key: s.key, Ledger: l, Commits: finals{n.Finals()}, Dir: s.app.path(settleDir), Topic: topic, Files: leaves{s.blocks},
@@ -217,15 +229,14 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 		return err
 	}
 	c.agent.Store(a)
+	c.sender.Store(send)
 	var work sync.WaitGroup
 	defer work.Wait()
 	own, cancel := context.WithCancel(ctx)
 	defer cancel()
 	work.Go(func() {
-		// What an earlier process left in flight holds the nonces of all that follows.
-		if err := send.Resume(own); err != nil && own.Err() == nil {
-			slog.Warn("transactions of an earlier process", "err", err)
-		}
+		// What an earlier process left in flight, or the chain has lost, holds the nonces of all that follows.
+		send.Tend(own, func(err error) { slog.Warn("transactions in flight", "err", err) })
 	})
 	return a.Run(ctx)
 }

@@ -45,6 +45,9 @@ func ledgerText(row func(name, format string, args ...any), l *agent.Status) {
 	if l.Trouble != "" {
 		row("ledger", "waits: %s", l.Trouble)
 	}
+	for _, lost := range l.Lost {
+		row("lost", "%s", lost)
+	}
 	row("epochs", "%d runs, %d is settled, %d wait", l.Epoch, l.Final, l.Waiting)
 	row("earned", "%s for %s", chain.FormatAmount(l.Earned), l.Account)
 	count := map[string]int{}

@@ -98,6 +98,7 @@ func (a *app) sender(c *evm.Client, k *wire.Key) (*evm.Sender, error) {
 		OnLow: func(who common.Address, wei *big.Int) {
 			a.say("note: %s has only %s ether left for gas", who, chain.FormatAmount(wei))
 		},
+		OnLoss: func(l evm.Loss) { a.say("note: %s", l) },
 	})
 }
 

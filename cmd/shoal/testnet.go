@@ -57,6 +57,7 @@ A configuration is YAML:
     - {round: 12, do: restart, peers: [1]}
     - {round: 14, do: chain-stop}     # kill -9; chain-start starts it again
     - {round: 18, do: chain-start}
+    - {round: 18, do: unbond, peers: [3]}
     - {at: 90s, do: join, peers: [6]}
   timeout: 10m`,
 		Example: `  shoal testnet run --out demo-out

@@ -3,6 +3,9 @@ package sim
 import (
 	"testing"
 	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // Each cheat and each lying validator, alone among honest ones, is convicted;
@@ -87,6 +90,72 @@ func TestCollusion(t *testing.T) {
 				t.Errorf("%d that %s: %d convicted", liars, lieNames[how], r.Convicted)
 			}
 		}
+	}
+}
+
+// A trainer that serves nothing takes its stake back before anybody can convict it, at once or
+// when it is accused, also after it has left or fallen silent: it is convicted all the
+// same, and in time. One that serves, and does the same, is not.
+func TestWithholderWithdraws(t *testing.T) {
+	seeds := uint64(4)
+	if testing.Short() {
+		seeds = 1
+	}
+	const window = 6
+	for name, test := range map[string]struct {
+		how    cheat
+		faults []Fault
+	}{
+		"at once":               {unserved, []Fault{{Kind: Unstake, At: 92 * time.Second}}},
+		"when accused":          {unserved, []Fault{{Kind: Unstake, At: 150 * time.Second}}},
+		"after leaving":         {unserved, []Fault{{Kind: Leave, At: 150 * time.Second}, {Kind: Unstake, At: 165 * time.Second}}},
+		"after falling silent":  {unserved, []Fault{{Kind: Mute, At: 150 * time.Second}, {Kind: Unstake, At: 200 * time.Second}}},
+		"killed":                {unserved, []Fault{{Kind: Crash, At: 150 * time.Second, Point: int(crashNow)}, {Kind: Unstake, At: 155 * time.Second}}},
+		"honest":                {trains, []Fault{{Kind: Unstake, At: 150 * time.Second}}},
+		"honest, after leaving": {trains, []Fault{{Kind: Leave, At: 150 * time.Second}, {Kind: Unstake, At: 165 * time.Second}}},
+		"honest, only leaves":   {trains, []Fault{{Kind: Leave, At: 150 * time.Second}, {Kind: Unstake, At: time.Hour}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range seeds {
+				c := Config{Seed: seed, Peers: 9, Validators: 4, AuditRate: 6_000, Window: window, Stop: 30}
+				if test.how != trains {
+					c.Faults = []Fault{{Kind: Cheat, At: 90 * time.Second, Peers: []int{1}, Point: int(test.how)}}
+				}
+				for _, f := range test.faults {
+					f.Peers = []int{1}
+					c.Faults = append(c.Faults, f)
+				}
+				w := newWorld(c.withDefaults())
+				w.loop()
+				if w.failed != nil {
+					t.Fatal(w.failed)
+				}
+				var convicted []diloco.Conviction
+				last, when := uint64(0), uint64(0) // of its work, and its conviction
+				for _, k := range w.check.chain() {
+					for _, m := range k.Merged() {
+						if m.Peer == w.peers[1].id {
+							last = max(last, m.Round)
+						}
+					}
+					if len(k.Convicted) > 0 {
+						when = k.Round
+					}
+					convicted = append(convicted, k.Convicted...)
+				}
+				switch {
+				case test.how == trains && len(convicted) > 0:
+					t.Errorf("seed %d: %+v", seed, convicted)
+				case test.how == trains:
+				case len(convicted) != 1 || convicted[0].Peer != w.peers[1].id || convicted[0].Why != diloco.WhyWithheld:
+					t.Errorf("seed %d: convicted %+v", seed, convicted)
+				case when > last+audit.Memory(window)+1:
+					t.Errorf("seed %d: convicted in round %d, its last work is of round %d", seed, when, last)
+				default:
+					t.Logf("seed %d: its last work is of round %d, convicted in round %d", seed, last, when)
+				}
+			}
+		})
 	}
 }
 
