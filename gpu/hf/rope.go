@@ -36,10 +36,12 @@ func (r *RopeScaling) validate(c *Config) error {
 	if r == nil {
 		return nil
 	}
-	for name, x := range map[string]float64{"attention_factor": r.Attention, "beta_fast": r.BetaFast, "beta_slow": r.BetaSlow,
-		"mscale": r.MScale, "mscale_all_dim": r.MScaleAll} {
-		if x != 0 && !(x >= 1e-3 && x <= 1e6) {
-			return fmt.Errorf("%s: %g is not in [1e-3, 1e6]", name, x)
+	for _, f := range []struct {
+		name string
+		x    float64
+	}{{"attention_factor", r.Attention}, {"beta_fast", r.BetaFast}, {"beta_slow", r.BetaSlow}, {"mscale", r.MScale}, {"mscale_all_dim", r.MScaleAll}} {
+		if f.x != 0 && !(f.x >= 1e-3 && f.x <= 1e6) {
+			return fmt.Errorf("%s: %g is not in [1e-3, 1e6]", f.name, f.x)
 		}
 	}
 	short, long, d := len(r.Short), len(r.Long), c.HeadSize()

@@ -87,6 +87,44 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+// TestScheduleReadingAgain has texts that are read anew for each token, which takes
+// more than a pass, beside a prompt that comes later: it is not kept waiting, and they
+// get tokens in turns.
+func TestScheduleReadingAgain(t *testing.T) {
+	s := newSchedule(10, 4, 100)
+	s.know = func(x *stream) {
+		if x.known = len(x.ids); x.turn != x.known {
+			x.turn, x.read = x.known, 0
+		}
+	}
+	add := func(n int) *stream {
+		x := &stream{ids: make([]int32, n), limit: 1000}
+		if err := s.add(x); err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	old := []*stream{add(25), add(28)}
+	var late *stream
+	for pass := range 60 {
+		if pass == 30 {
+			late = add(12)
+		}
+		for i, p := range s.next() {
+			if pass == 30 && i == 0 && p.s != late {
+				t.Error("a prompt waits for who reads again")
+			}
+			if p.s.read += p.rows; p.s.read == len(p.s.ids) {
+				p.s.ids = append(p.s.ids, 0)
+				p.s.drawn++
+			}
+		}
+	}
+	if a, b := old[0].drawn, old[1].drawn; a < 5 || max(a, b)-min(a, b) > 1 || late.drawn == 0 {
+		t.Errorf("%d, %d and %d tokens", a, b, late.drawn)
+	}
+}
+
 // TestBatch has many goroutines write at once, with little memory and small
 // passes: each gets what it would get alone, to the last bit of the
 // log-probabilities and hidden states.

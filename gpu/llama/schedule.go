@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -80,6 +81,14 @@ func (s *schedule) next() []part {
 	for _, x := range s.running {
 		s.know(x)
 	}
+	// A text that is read again, see Model.know, comes after prompts, and those by turns.
+	again := func(x *stream) uint64 {
+		if x.known-x.read > 1 {
+			return x.drawn
+		}
+		return 0
+	}
+	slices.SortStableFunc(s.running, func(x, y *stream) int { return cmp.Compare(again(x), again(y)) })
 	var out []part
 	left := s.rows
 	for _, x := range s.running {
@@ -88,13 +97,11 @@ func (s *schedule) next() []part {
 			left--
 		}
 	}
-	for _, begun := range []bool{false, true} { // who reads his own text again comes last
-		for _, x := range s.running {
-			if n := x.known - x.read; n > 1 && left > 0 && x.drawn > 0 == begun {
-				n = min(n, left)
-				out = append(out, part{x, n})
-				left -= n
-			}
+	for _, x := range s.running {
+		if n := x.known - x.read; n > 1 && left > 0 {
+			n = min(n, left)
+			out = append(out, part{x, n})
+			left -= n
 		}
 	}
 	return out
