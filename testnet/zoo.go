@@ -98,7 +98,7 @@ func cages() (out []cage) {
 	// Two withhold what audits ask for, and take their stake back before they can be convicted: one
 	// stays, and is removed from the roster for that; the other has been killed.
 	out = append(out, cage{
-		name: "withdrawn", trainers: honest + 2, validators: 4, rate: 5000, rounds: 90, chain: true, staked: true,
+		name: "withdrawn", trainers: honest + 2, validators: 4, rate: 5000, rounds: 50, chain: true, staked: true,
 		liars: []Cheat{{honest, cheat.Withhold, 8}, {honest + 1, cheat.Withhold, 4}},
 		events: []string{
 			fmt.Sprintf("{round: 5, do: unbond, peers: [%d]}", honest),

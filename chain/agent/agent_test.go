@@ -411,6 +411,28 @@ func TestKilledAtAnyTime(t *testing.T) {
 	})
 }
 
+// Who has unbonded all of its stake before it is convicted loses its part of what is on its way out.
+func TestUnbondedConvictIsSlashed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, 2, 20)
+		for i := range 2 {
+			w.start(3+i, t.TempDir())
+		}
+		w.seconds(50, w.round)
+		w.do(w.s.Keys[2], chain.Unbond{Role: chain.Trainer, Amount: chain.Coins(1000)})
+		w.seconds(10, w.round)
+		w.now(func(uint64) { w.s.Ban(2, diloco.WhyWithheld) })
+		w.seconds(60, w.round)
+		s, err := w.ledger.StakeOf(w.ctx, w.at(2), chain.Trainer)
+		if err != nil || num(s.Active).Sign() != 0 || s.Slashable().Cmp(chain.Coins(950)) != 0 {
+			t.Errorf("%s is active and %s is left, want none and 950: %v", chain.FormatAmount(num(s.Active)), chain.FormatAmount(s.Slashable()), err)
+		}
+		if n := len(w.events("ConvictionClosed")); n != 1 {
+			t.Errorf("slashed %d times", n)
+		}
+	})
+}
+
 // The ledger is set back to what it was before the first epoch, while nobody looks: what
 // it had settled is settled again, and who was slashed is slashed again, once.
 func TestLedgerIsSetBack(t *testing.T) {

@@ -24,6 +24,9 @@ type creation struct {
 // created is worthless.
 func Deploy(ctx context.Context, s *Sender, cfg chain.Config) (chain.Book, error) {
 	book := chain.Book{ChainID: s.c.Preset.ChainID, Contracts: map[chain.Contract]chain.Address{}}
+	if err := s.looked(ctx); err != nil {
+		return book, fmt.Errorf("deploy: %w", err)
+	}
 	if s.Pending() > 0 {
 		return book, errors.New("deploy: transactions of this account are in flight: wait for them first")
 	}

@@ -44,6 +44,9 @@ func (l Loss) String() string { return l.What + ": " + l.Why }
 // behind is believed.
 const patience = 20
 
+// errUnsure says that a node does not know yet what it has.
+var errUnsure = errors.New("the node is not sure which transactions it has")
+
 // maxLosses bounds the losses that are remembered.
 const maxLosses = 16
 
@@ -161,8 +164,12 @@ func (s *Sender) look(ctx context.Context) bool {
 			return false // it may only be behind
 		}
 	}
-	s.short = 0
 	same, err := s.lost(ctx, list)
+	if errors.Is(err, errUnsure) {
+		s.short++
+		return s.short > 3*patience // a node that never knows must not stop everything
+	}
+	s.short = 0
 	if err != nil {
 		return true
 	}
@@ -179,6 +186,16 @@ func (s *Sender) look(ctx context.Context) bool {
 	return true
 }
 
+// looked looks until it can be told.
+func (s *Sender) looked(ctx context.Context) error {
+	for !s.look(ctx) {
+		if err := s.c.pause(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lost goes through what was safe, newest first. same reports whether it is the chain that
 // they were on: one that was begun anew under the same ID is not to get them.
 func (s *Sender) lost(ctx context.Context, list []*flight) (same bool, err error) {
@@ -186,16 +203,28 @@ func (s *Sender) lost(ctx context.Context, list []*flight) (same bool, err error
 	if err != nil {
 		return false, err
 	}
-	var gone []*flight
-	for _, f := range list {
-		there, _, err := s.has(ctx, f.Landed)
-		if err != nil {
+	n, told := 0, false // of how many the blocks are gone; whether any says which chain it was on
+	for ; n < len(list); n++ {
+		if same, _, err = s.has(ctx, list[n].Landed); err != nil {
 			return false, err
 		}
-		if there {
-			same = true
+		if same {
 			break // and so are all that came before
 		}
+	}
+	for _, f := range list[:n] {
+		if f.First != nil && !same {
+			told = true
+			if same, _, err = s.has(ctx, f.First); err != nil {
+				return false, err
+			}
+		}
+	}
+	if told && !same {
+		return false, nil
+	}
+	var gone []*flight
+	for _, f := range list[:n] {
 		if rc, sure := s.receipt(ctx, f.Raw); rc != nil {
 			was := f.Landed
 			f.Landed = &place{rc.BlockNumber.Uint64(), rc.BlockHash, rc.Status != types.ReceiptStatusSuccessful}
@@ -203,15 +232,10 @@ func (s *Sender) lost(ctx context.Context, list []*flight) (same bool, err error
 			if f.Landed.Failed && !was.Failed {
 				s.lose(f.Nonce, Loss{f.name(), rc.TxHash, false, "the chain has been reorganized, and now it reverts: do it again if it should still be done"})
 			}
-			continue
 		} else if !sure {
-			return false, errors.New("the node does not know")
-		}
-		gone = append(gone, f)
-		if f.First != nil && !same {
-			if same, _, err = s.has(ctx, f.First); err != nil {
-				return false, err
-			}
+			return false, errUnsure
+		} else {
+			gone = append(gone, f)
 		}
 	}
 	if !same {

@@ -336,29 +336,36 @@ func TestUnknownGap(t *testing.T) {
 }
 
 // A chain that was begun anew under the same ID does not get the old one's
-// transactions.
+// transactions, and contracts can be deployed on it at once.
 func TestAnotherChainOfThatID(t *testing.T) {
-	s, m, c, l, file := moody(t)
-	to, data, _ := transfer(l, t)
-	x := newSender(t, c, SenderOptions{File: file})
-	for range 3 {
-		if _, err := x.Send(t.Context(), to, data); err != nil {
-			t.Fatal(err)
+	for _, deploy := range []bool{false, true} {
+		_, m, c, l, file := moody(t)
+		to, data, _ := transfer(l, t)
+		x := newSender(t, c, SenderOptions{File: file})
+		for range 3 {
+			if _, err := x.Send(t.Context(), to, data); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	ks := testKeys(t, 2)
-	s2, c2 := simulate(t, ks)
-	l2 := world(t, chain.DefaultConfig(chain.AddressOf(ks[0])), c2, ks)
-	_ = s
-	m.Backend = s2
-	var told []Loss
-	x = newSender(t, c, SenderOptions{File: file, OnLoss: func(l Loss) { told = append(told, l) }})
-	if _, err := x.Send(t.Context(), to, data); err != nil {
-		t.Fatal(err)
-	}
-	paid(t, l2, chain.AddressOf(ks[1]), 5)
-	if len(told) != 1 || told[0].Again || !strings.Contains(told[0].Why, "another one") {
-		t.Errorf("told %v", told)
+		ks := testKeys(t, 2)
+		s2, c2 := simulate(t, ks)
+		m.Backend = s2
+		var told []Loss
+		x = newSender(t, c, SenderOptions{File: file, OnLoss: func(l Loss) { told = append(told, l) }})
+		if deploy {
+			if _, err := Deploy(t.Context(), x, chain.DefaultConfig(chain.AddressOf(ks[0]))); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			l2 := world(t, chain.DefaultConfig(chain.AddressOf(ks[0])), c2, ks)
+			if _, err := x.Send(t.Context(), to, data); err != nil {
+				t.Fatal(err)
+			}
+			paid(t, l2, chain.AddressOf(ks[1]), 5)
+		}
+		if len(told) != 1 || told[0].Again || !strings.Contains(told[0].Why, "another one") {
+			t.Errorf("told %v", told)
+		}
 	}
 }
 

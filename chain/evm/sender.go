@@ -96,10 +96,8 @@ func (s *Sender) Pay(ctx context.Context, to chain.Address, wei *big.Int) (*type
 }
 
 func (s *Sender) send(ctx context.Context, what string, to *common.Address, data []byte, wei *big.Int) (*types.Receipt, error) {
-	for !s.look(ctx) {
-		if err := s.c.pause(ctx); err != nil {
-			return nil, err
-		}
+	if err := s.looked(ctx); err != nil {
+		return nil, err
 	}
 	f := s.adopt(to, data, wei)
 	if f == nil {

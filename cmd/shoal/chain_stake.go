@@ -184,6 +184,11 @@ round that is), or be convicted of withholding.`,
 			if err != nil {
 				return err
 			}
+			if r == chain.Trainer {
+				if _, err := a.running(ctx); err != nil {
+					a.say("note: no `shoal join` runs here: if work of this peer may still be audited, start it again and let it serve, or it may be convicted of withholding")
+				}
+			}
 			if _, err := t.do(ctx, chain.Unbond{Role: r, Amount: n}); err != nil {
 				return err
 			}
