@@ -200,21 +200,23 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 }
 
 // tokens are those of all documents.
-func (c *corpus) tokens() []int32 {
+func (c *corpus) tokens(ctx context.Context, a *app) ([]int32, error) {
+	docs, err := a.encode(ctx, c.tok, c.documents...)
+	if err != nil {
+		return nil, err
+	}
 	if c.separator == nil {
-		return c.tok.Encode(c.documents[0])
+		return docs[0], nil
 	}
 	var out []int32
-	before := c.tok.Prefix()
+	before, _ := c.tok.Around()
 	if slices.Contains(before, *c.separator) { // of tokenizers with one token for both ends
 		before = nil
 	}
-	for _, d := range c.documents {
-		out = append(out, before...)
-		out = append(out, c.tok.Encode(d)...)
-		out = append(out, *c.separator)
+	for _, ids := range docs {
+		out = append(append(append(out, before...), ids...), *c.separator)
 	}
-	return out
+	return out, nil
 }
 
 func loadTokenizer(name, text string) (*hf.Tokenizer, error) {
@@ -238,6 +240,10 @@ func loadTokenizer(name, text string) (*hf.Tokenizer, error) {
 // prepare stores tokenizer, shards and index, pins them and returns them all.
 func (s *session) prepare(ctx context.Context, c *corpus, val float64) (*prepared, []wire.CID, error) {
 	tok := c.tok
+	tokens, err := c.tokens(ctx, s.app)
+	if err != nil {
+		return nil, nil, err
+	}
 	t, err := s.blocks.PutFile(ctx, tok.JSON())
 	if err != nil {
 		return nil, nil, fmt.Errorf("store the tokenizer: %w", err)
@@ -246,7 +252,7 @@ func (s *session) prepare(ctx context.Context, c *corpus, val float64) (*prepare
 	if o.Val == 0 {
 		o.Val = -1
 	}
-	p, err := shard.Prepare(c.tokens(), t, uint64(tok.VocabSize()), o)
+	p, err := shard.Prepare(tokens, t, uint64(tok.VocabSize()), o)
 	if err != nil {
 		return nil, nil, err
 	}
