@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/shoalnet/shoal/gpu/hf"
 )
@@ -69,7 +72,7 @@ func (w *waiting) Read(p []byte) (int, error) {
 		case x := <-w.got:
 			w.left, w.err = w.buf[:x.n], x.err
 		case <-w.ctx.Done():
-			w.err = fmt.Errorf("standard input: %w", w.ctx.Err())
+			w.err = fmt.Errorf("read: %w", w.ctx.Err())
 		}
 	}
 	n := copy(p, w.left)
@@ -77,6 +80,57 @@ func (w *waiting) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return 0, w.err
+}
+
+// readText reads a file of text, which may be a pipe, and ends with ctx.
+func readText(ctx context.Context, name string) (string, error) {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return "", fmt.Errorf("text: %w", err)
+	}
+	limit := int64(maxText)
+	if free := freeMemory(); free > 0 {
+		limit = min(limit, free/4) // a copy, and tokens
+	}
+	tooLarge := advise(fmt.Errorf("text: %s: over %s, which is what there is memory for", name, size(limit)), "give a part of it")
+	if fi.Mode().IsRegular() && fi.Size() > limit {
+		return "", tooLarge
+	}
+	in, err := open(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("text: %w", err)
+	}
+	defer in.Close()
+	var b strings.Builder
+	n, err := io.Copy(&b, io.LimitReader(interruptible(ctx, in), limit+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("text: %w", err)
+	case n > limit:
+		return "", tooLarge
+	case !utf8.ValidString(b.String()):
+		return "", advise(fmt.Errorf("%s is not UTF-8 text", name), "convert it, e.g. with iconv -t UTF-8")
+	}
+	return b.String(), nil
+}
+
+// open is os.Open that ends with ctx: that of a pipe lasts until somebody writes to it.
+func open(ctx context.Context, name string) (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	got := make(chan result, 1)
+	go func() { // as in interruptible
+		f, err := os.Open(name)
+		got <- result{f, err}
+	}()
+	select {
+	case x := <-got:
+		return x.f, x.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("open %s: %w", name, ctx.Err())
+	}
 }
 
 // bosByDefault are classes of tokenizers that put a BOS before a text unless

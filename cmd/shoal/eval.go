@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -76,12 +75,9 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if ef.skip < 0 || ef.documents < 0 {
 		return usagef("--skip %d, --documents %d: want numbers from 0 on", ef.skip, ef.documents)
 	}
-	text, err := readBounded(ef.text, maxText)
+	text, err := readText(ctx, ef.text)
 	if err != nil {
-		return fmt.Errorf("text: %w", err)
-	}
-	if !utf8.Valid(text) {
-		return advise(fmt.Errorf("%s is not UTF-8 text", ef.text), "convert it, e.g. with iconv -t UTF-8")
+		return err
 	}
 	o, err := dir.open(ef.threads)
 	if err != nil {
@@ -92,7 +88,10 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if err != nil {
 		return err
 	}
-	docs := documents(string(text), unescape(ef.split))
+	docs := documents(text, unescape(ef.split))
+	if n := len(docs); ef.skip >= n && n > 0 {
+		return usagef("--skip %d: %s holds %d documents", ef.skip, ef.text, n)
+	}
 	docs = docs[min(ef.skip, len(docs)):]
 	if ef.documents > 0 {
 		docs = docs[:min(ef.documents, len(docs))]

@@ -268,6 +268,8 @@ type speaker struct {
 	said int // how many of ids are written
 	out  io.Writer
 
+	broken bool // out takes no more
+
 	stop     []string // texts that end it
 	held     string   // text that may be the beginning of one
 	logProbs []spokenFor
@@ -301,6 +303,7 @@ func (w *speaker) put(text string) error {
 		end -= keep
 	}
 	_, err := io.WriteString(w.out, w.held[:end])
+	w.broken = err != nil
 	if w.held = w.held[end:]; stopped != nil {
 		w.held = ""
 	}
@@ -309,6 +312,9 @@ func (w *speaker) put(text string) error {
 
 // flush writes what was held back, at the end of the text.
 func (w *speaker) flush() error {
+	if w.broken { // that was told
+		return nil
+	}
 	if w.said < len(w.ids) {
 		if err := w.tell(true); err != nil && !errors.Is(err, errStopText) {
 			return err

@@ -8,15 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/gpu/hf"
-	"github.com/shoalnet/shoal/node"
 )
 
 const maxLine = 64 << 20 // bytes of a line of --jsonl
@@ -40,16 +37,9 @@ array of its IDs; blank lines are passed over.`,
 			if name == "" {
 				return usageError{errors.New("shoal tokenize: --tokenizer is needed"), "shoal tokenize --tokenizer DIR"}
 			}
-			if fi, err := os.Stat(name); err == nil && fi.IsDir() {
-				name = filepath.Join(name, node.TokenizerFile)
-			}
-			b, err := readBounded(name, maxTokenizer)
+			tok, err := tokenizerOf(name)
 			if err != nil {
-				return fmt.Errorf("tokenizer: %w", err)
-			}
-			tok, err := hf.LoadTokenizer(b)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+				return err
 			}
 			in := interruptible(ctx, a.in)
 			if lines {
@@ -57,7 +47,7 @@ array of its IDs; blank lines are passed over.`,
 			}
 			text, err := io.ReadAll(io.LimitReader(in, maxText+1))
 			if err != nil {
-				return err
+				return fmt.Errorf("standard input: %w", err)
 			}
 			if len(text) > maxText {
 				return fmt.Errorf("standard input: over the limit of %d bytes", int64(maxText))
