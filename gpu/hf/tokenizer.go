@@ -188,8 +188,9 @@ func (t *Tokenizer) pieces(out []int32, s string, first bool, stages []stage, w 
 	if g.next == nil {
 		return t.pieces(out, s, first, stages[1:], w)
 	}
+	var m memo
 	for ; len(s) > 0 && w.pass(0); first = false {
-		n := g.next(s)
+		n := g.next(s, &m)
 		if n < 0 {
 			s = s[-n:]
 			continue
