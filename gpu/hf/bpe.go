@@ -29,18 +29,20 @@ func (m *bpe) encode(out []int32, piece string, w *watch) []int32 {
 		return append(out, id)
 	}
 	start, pending := len(out), false
+	told := 0 // bytes: of a long piece half each is done here and by merging
 	if m.bytes != nil {
 		for i := range len(piece) {
-			if i%watchEvery == watchEvery-1 && !w.ask() {
-				return out
+			if i%watchEvery == watchEvery-1 {
+				if told += watchEvery / 2; !w.pass(watchEvery / 2) {
+					return out
+				}
 			}
 			out, pending = m.symbol(out, m.bytes[piece[i]], pending)
 		}
 	} else {
-		asked := 0
 		for i, r := range piece {
-			if i-asked >= watchEvery {
-				if asked = i; !w.ask() {
+			if i/2-told >= watchEvery/2 {
+				if told += watchEvery / 2; !w.pass(watchEvery / 2) {
 					return out
 				}
 			}
@@ -60,7 +62,7 @@ func (m *bpe) encode(out []int32, piece string, w *watch) []int32 {
 	if pending {
 		out = append(out, m.unknown)
 	}
-	n := m.merge(out[start:], len(piece), w)
+	n := m.merge(out[start:], len(piece)-told, w)
 	return out[:start+n]
 }
 
