@@ -60,8 +60,10 @@ func (a *app) convert(dir *modelDir, name string, o hf.GGUFOptions) (err error) 
 		return err
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
+	if errors.Is(err, os.ErrExist) {
 		return advise(err, "choose a file that is not there yet")
+	} else if err != nil {
+		return err
 	}
 	err = errors.Join(hf.WriteGGUF(f, cfg, tok, params, o), f.Sync(), f.Close())
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/shoalnet/shoal/diloco/shard"
 	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -75,7 +78,7 @@ Without --split the text is one stream.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.prepareData(cmd.Context(), args[0], pf) },
 	}
 	f := c.Flags()
-	f.StringVar(&pf.tokenizer, "tokenizer", charTokens, "char (each character of the text is a token), or a tokenizer.json")
+	f.StringVar(&pf.tokenizer, "tokenizer", charTokens, "char (each character of the text is a token), or a tokenizer.json, or the directory that holds it")
 	f.StringVar(&pf.into, "into", "", "manifest to write the CIDs into")
 	f.StringVar(&pf.split, "split", "", splitUsage)
 	f.StringVar(&pf.eos, "eos", "", "with --split: the token that ends a document (default: the separator, if it is a token; with char it always is)")
@@ -85,12 +88,9 @@ Without --split the text is one stream.`,
 }
 
 func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (err error) {
-	text, err := readBounded(name, maxText)
+	text, err := readText(ctx, name)
 	if err != nil {
-		return fmt.Errorf("text: %w", err)
-	}
-	if !utf8.Valid(text) {
-		return advise(fmt.Errorf("%s is not UTF-8 text", name), "convert it, e.g. with iconv -t UTF-8")
+		return err
 	}
 	if !(pf.val >= 0 && pf.val <= 0.9) {
 		return usagef("--val %g: want 0 to 0.9", pf.val)
@@ -106,7 +106,7 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 			}
 		}
 	}
-	p, err := pf.corpus(string(text))
+	p, err := pf.corpus(text)
 	if err != nil {
 		return err
 	}
@@ -125,12 +125,9 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 		}
 	}
 	if pf.out != "" {
-		f, err := os.Create(pf.out)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(s.store.ExportCAR(ctx, f, roots), f.Close()); err != nil {
-			return err
+		export := func(w io.Writer) error { return s.store.ExportCAR(ctx, w, roots) }
+		if err := writeOut(pf.out, export); err != nil {
+			return fmt.Errorf("--out: %w", err)
 		}
 	}
 	text2 := fmt.Sprintf("tokenizer: %s\ndata: %s\n", out.Tokenizer, out.Data)
@@ -151,6 +148,19 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 	return a.show(out, text2)
 }
 
+// writeOut writes a file whole or not at all, or into a pipe or device that is there.
+func writeOut(name string, write func(io.Writer) error) error {
+	fi, err := os.Stat(name)
+	if err != nil || fi.Mode().IsRegular() {
+		return writeFileBy(name, 0o644, write)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
 // A corpus is a text to train on, with its tokenizer.
 type corpus struct {
 	tok       *hf.Tokenizer
@@ -165,7 +175,14 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 			return nil, usagef("--eos %q without --split: a text that is not split has no documents", pf.eos)
 		}
 		c = &corpus{documents: []string{text}}
-		c.tok, err = loadTokenizer(pf.tokenizer, text)
+		switch {
+		case pf.tokenizer != charTokens:
+			c.tok, err = tokenizerOf(pf.tokenizer)
+		case text == "":
+			err = errors.New("the text is empty")
+		default:
+			c.tok, err = hf.NewChar(text)
+		}
 		return c, err
 	}
 	sep := unescape(pf.split)
@@ -184,7 +201,7 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 			c.tok, err = hf.NewChar(text, c.eos)
 		}
 	} else {
-		c.tok, err = loadTokenizer(pf.tokenizer, "")
+		c.tok, err = tokenizerOf(pf.tokenizer)
 	}
 	if err != nil {
 		return nil, err
@@ -200,29 +217,29 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 }
 
 // tokens are those of all documents.
-func (c *corpus) tokens() []int32 {
+func (c *corpus) tokens(ctx context.Context, a *app) ([]int32, error) {
+	docs, err := a.encode(ctx, c.tok, c.documents...)
+	if err != nil {
+		return nil, err
+	}
 	if c.separator == nil {
-		return c.tok.Encode(c.documents[0])
+		return docs[0], nil
 	}
 	var out []int32
-	before := c.tok.Prefix()
+	before, _ := c.tok.Around()
 	if slices.Contains(before, *c.separator) { // of tokenizers with one token for both ends
 		before = nil
 	}
-	for _, d := range c.documents {
-		out = append(out, before...)
-		out = append(out, c.tok.Encode(d)...)
-		out = append(out, *c.separator)
+	for _, ids := range docs {
+		out = append(append(append(out, before...), ids...), *c.separator)
 	}
-	return out
+	return out, nil
 }
 
-func loadTokenizer(name, text string) (*hf.Tokenizer, error) {
-	if name == charTokens {
-		if text == "" {
-			return nil, errors.New("the text is empty")
-		}
-		return hf.NewChar(text)
+// tokenizerOf reads a tokenizer.json, or that of a directory.
+func tokenizerOf(name string) (*hf.Tokenizer, error) {
+	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
+		name = filepath.Join(name, node.TokenizerFile)
 	}
 	b, err := readBounded(name, maxTokenizer)
 	if err != nil {
@@ -238,6 +255,10 @@ func loadTokenizer(name, text string) (*hf.Tokenizer, error) {
 // prepare stores tokenizer, shards and index, pins them and returns them all.
 func (s *session) prepare(ctx context.Context, c *corpus, val float64) (*prepared, []wire.CID, error) {
 	tok := c.tok
+	tokens, err := c.tokens(ctx, s.app)
+	if err != nil {
+		return nil, nil, err
+	}
 	t, err := s.blocks.PutFile(ctx, tok.JSON())
 	if err != nil {
 		return nil, nil, fmt.Errorf("store the tokenizer: %w", err)
@@ -246,7 +267,7 @@ func (s *session) prepare(ctx context.Context, c *corpus, val float64) (*prepare
 	if o.Val == 0 {
 		o.Val = -1
 	}
-	p, err := shard.Prepare(c.tokens(), t, uint64(tok.VocabSize()), o)
+	p, err := shard.Prepare(tokens, t, uint64(tok.VocabSize()), o)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -22,7 +22,12 @@ const (
 )
 
 // prepare settles the data directory and the log before any command runs.
-func (a *app) prepare(_ *cobra.Command) error {
+func (a *app) prepare(cmd *cobra.Command) error {
+	if f := cmd.Flags().Lookup("threads"); f != nil {
+		if n, err := cmd.Flags().GetInt("threads"); err == nil && (n < 0 || n > maxThreads) {
+			return usagef("--threads %d: want 1 to %d, or 0 for one for each core", n, maxThreads)
+		}
+	}
 	if a.dir == "" {
 		a.dir = os.Getenv("SHOAL_DIR")
 	}
@@ -105,8 +110,28 @@ func writeFile(name string, data []byte, mode os.FileMode) error {
 	})
 }
 
+// abandoned removes what a process left that was killed within writeFileBy of name.
+func abandoned(name string) error {
+	all, err := os.ReadDir(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	for _, f := range all {
+		digits, ok := strings.CutPrefix(f.Name(), "."+filepath.Base(name)+".")
+		if ok && digits != "" && strings.Trim(digits, "0123456789") == "" {
+			if err := os.Remove(filepath.Join(filepath.Dir(name), f.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // writeFileBy is writeFile of what write writes.
 func writeFileBy(name string, mode os.FileMode, write func(io.Writer) error) error {
+	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // a rename would replace a device
+		return fmt.Errorf("write %s: it is not a regular file", name)
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {
 		return err

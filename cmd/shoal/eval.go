@@ -2,17 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
-	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/llama"
 )
 
@@ -21,8 +19,6 @@ type evalFlags struct {
 	skip, documents    int
 	threads            int
 }
-
-const longDocument = 1 << 14 // tokens, from which on memory may be short
 
 // evaluation is what eval prints.
 type evaluation struct {
@@ -40,12 +36,14 @@ func (a *app) evalCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "eval --model MODEL --text FILE",
 		Short: "Measure how well a model predicts a text",
-		Long: `Each document is the tokenizer's BOS, where it has one, and the text, cut to the model's
-maximum length. Every token but the first of a document is predicted from those before
-it; mean_nll is the mean over all of them in nats, ppl its exponential.
+		Long: `Each document is what the tokenizer puts before a text, such as a BOS, and the text, cut
+to the model's maximum length. Every token but the first of a document is predicted from
+those before it; mean_nll is the mean over all of them in nats, ppl its exponential.
 
 Without --split the file is one document, as it is. With it the file is cut at the
-separator, documents lose the white space around them, and empty ones do not count.`,
+separator, documents lose the white space around them, and empty ones do not count.
+
+` + bosHelp,
 		Example: `  shoal eval --model model/ --text corpus.txt
   shoal eval --model model/ --text stories.txt --split '<|endoftext|>' --json
   shoal eval --model model/ --text stories.txt --split '<|endoftext|>' --skip 1 --documents 200`,
@@ -77,68 +75,88 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if ef.skip < 0 || ef.documents < 0 {
 		return usagef("--skip %d, --documents %d: want numbers from 0 on", ef.skip, ef.documents)
 	}
-	text, err := readBounded(ef.text, maxText)
+	text, err := readText(ctx, ef.text)
 	if err != nil {
-		return fmt.Errorf("text: %w", err)
-	}
-	if !utf8.Valid(text) {
-		return advise(fmt.Errorf("%s is not UTF-8 text", ef.text), "convert it, e.g. with iconv -t UTF-8")
+		return err
 	}
 	o, err := dir.open(ef.threads)
 	if err != nil {
 		return err
 	}
 	defer o.close()
-	bos, err := bosTokens(o.tok, dir.files[tokenizerConfigFile])
+	before, _, err := around(o.tok, dir.files[tokenizerConfigFile])
 	if err != nil {
 		return err
 	}
-	docs := documents(string(text), unescape(ef.split))
+	docs := documents(text, unescape(ef.split))
+	if n := len(docs); ef.skip >= n && n > 0 {
+		return usagef("--skip %d: %s holds %d documents", ef.skip, ef.text, n)
+	}
 	docs = docs[min(ef.skip, len(docs)):]
 	if ef.documents > 0 {
 		docs = docs[:min(ef.documents, len(docs))]
 	}
 	start := time.Now()
-	var out evaluation
-	var sum float64
-	scr := a.screen()
-	defer scr.clear()
-	for i, d := range docs {
-		ids := append(append([]int32{}, bos...), o.tok.Encode(d)...)
+	all, err := a.encode(ctx, o.tok, docs...)
+	if err != nil {
+		return err
+	}
+	longest, total := 0, 0
+	for i, ids := range all {
+		ids = slices.Concat(before, ids[:min(len(ids), o.cfg.MaxPositionEmbeddings)])
 		ids = ids[:min(len(ids), o.cfg.MaxPositionEmbeddings)]
-		if len(ids) < 2 {
-			continue
-		}
 		if err := o.knows(ids); err != nil {
 			return fmt.Errorf("document %d: %w", i+1, err)
 		}
-		if len(ids) > longDocument { // contexts may be long
-			what := fmt.Sprintf("document %d of %d tokens", i+1, len(ids))
-			if err := fits(what, llama.EvalMemory(o.cfg, len(ids)), freeMemory(), "cut the text into documents with --split"); err != nil {
-				return err
-			}
+		all[i], longest, total = ids, max(longest, len(ids)), total+max(0, len(ids)-1)
+	}
+	if longest < 2 {
+		return advise(fmt.Errorf("%s holds no document of two tokens", ef.text), "a document needs a token to predict another from")
+	}
+	out, err := a.score(ctx, o, all, longest, total)
+	if err != nil {
+		return err
+	}
+	out.Seconds = time.Since(start).Seconds()
+	return a.show(out, fmt.Sprintf("predicted  %d\nmean_nll   %.6f\nppl        %.6f\n", out.Predicted, out.MeanNLL, out.PPL))
+}
+
+// score is the evaluation of documents of up to longest tokens, total predictions in all.
+func (a *app) score(ctx context.Context, o *opened, docs [][]int32, longest, total int) (out evaluation, err error) {
+	need, err := llama.ScorerMemory(o.cfg, longest)
+	if err != nil {
+		return out, err
+	}
+	if err := fits(fmt.Sprintf("documents of up to %d tokens", longest), need, freeMemory(), "cut the text into shorter documents with --split, or use a smaller model"); err != nil {
+		return out, err
+	}
+	s, err := o.m.NewScorer(longest)
+	if err != nil {
+		return out, err
+	}
+	scr, start, sum := a.screen(), time.Now(), 0.0
+	defer scr.clear()
+	for i, ids := range docs {
+		if len(ids) < 2 {
+			continue
 		}
-		nll, err := o.m.Loss(ids)
+		nll, err := s.Score(ctx, ids, func(done int) {
+			if time.Since(start) > patience {
+				done += out.Predicted
+				scr.now(fmt.Sprintf("document %d of %d, %s of %s tokens, %s tok/s", i+1, len(docs), count(float64(done)), count(float64(total)),
+					count(float64(done)/time.Since(start).Seconds())), 5*time.Second)
+			}
+		})
 		if err != nil {
-			return fmt.Errorf("document %d: %w", i+1, err)
+			return out, fmt.Errorf("document %d of %d: %w", i+1, len(docs), err)
 		}
 		out.Documents++
 		out.Predicted += len(ids) - 1
 		sum += nll * float64(len(ids)-1)
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if time.Since(start) > time.Second {
-			scr.now(fmt.Sprintf("document %d of %d", i+1, len(docs)), 5*time.Second)
-		}
-	}
-	if out.Predicted == 0 {
-		return advise(fmt.Errorf("%s holds no document of two tokens", ef.text), "a document needs a token to predict another from")
 	}
 	out.MeanNLL = sum / float64(out.Predicted)
 	out.PPL = math.Exp(out.MeanNLL)
-	out.Seconds = time.Since(start).Seconds()
-	return a.show(out, fmt.Sprintf("predicted  %d\nmean_nll   %.6f\nppl        %.6f\n", out.Predicted, out.MeanNLL, out.PPL))
+	return out, nil
 }
 
 const splitUsage = `what stands between documents, e.g. '<|endoftext|>'; \n, \r, \t and \\ are understood`
@@ -160,29 +178,4 @@ func documents(text, sep string) []string {
 		}
 	}
 	return out
-}
-
-// bosTokens are those that begin a document: what the tokenizer's
-// post-processor puts there, or else the bos_token of tokenizer_config.json,
-// which may be missing (nil).
-func bosTokens(tok *hf.Tokenizer, config []byte) ([]int32, error) {
-	if p := tok.Prefix(); len(p) > 0 || config == nil {
-		return p, nil
-	}
-	var j struct {
-		BOS json.RawMessage `json:"bos_token"`
-		Add *bool           `json:"add_bos_token"`
-	}
-	if err := json.Unmarshal(config, &j); err != nil {
-		return nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
-	}
-	name := tokenName(j.BOS)
-	if name == "" || j.Add != nil && !*j.Add {
-		return nil, nil
-	}
-	id, ok := tok.ID(name)
-	if !ok {
-		return nil, fmt.Errorf("%s: bos_token %.40q is not in the vocabulary", tokenizerConfigFile, name)
-	}
-	return []int32{id}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,27 +50,48 @@ func TestEvalStories(t *testing.T) {
 	}
 }
 
-func TestBOS(t *testing.T) {
-	tok, err := hf.NewChar("ab")
+// What is put around a text is what tokenizer(text) of transformers puts there.
+func TestAround(t *testing.T) {
+	char, err := hf.NewChar("ab", "<s>", "<e>")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for config, want := range map[string]int{
-		``: 0, `{}`: 0, `{"bos_token": null}`: 0,
-		`{"bos_token": "b"}`:                          1,
-		`{"bos_token": {"content": "b"}}`:             1,
-		`{"bos_token": "b", "add_bos_token": true}`:   1,
-		`{"bos_token": "b", "add_bos_token": false}`:  0,
-		`{"bos_token": "<s>", "add_bos_token": true}`: -1,
-		`[`: -1,
+	processed, err := hf.LoadTokenizer(bytes.Replace(char.JSON(), []byte(`"post_processor": null`), []byte(`"post_processor": {"type": "TemplateProcessing",
+		"single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<e>"}}],
+		"special_tokens": {"<s>": {"ids": [2]}, "<e>": {"ids": [3]}}}`), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for config, want := range map[string][2]string{ // without a post-processor, and with this one
+		``: {"ab", "<s>ab<e>"}, `{}`: {"ab", "<s>ab<e>"}, `{"bos_token": null}`: {"ab", "<s>ab<e>"},
+		`{"bos_token": "<s>"}`:                                                                   {"ab", "<s>ab<e>"}, // named, and not asked for
+		`{"bos_token": "b", "add_bos_token": true}`:                                              {"bab", "bab"},
+		`{"bos_token": {"content": "<s>"}, "add_bos_token": true}`:                               {"<s>ab", "<s>ab"},
+		`{"bos_token": "<s>", "eos_token": "<e>", "add_eos_token": true}`:                        {"ab<e>", "ab<e>"},
+		`{"bos_token": "<s>", "eos_token": "<e>", "add_bos_token": true, "add_eos_token": true}`: {"<s>ab<e>", "<s>ab<e>"},
+		`{"bos_token": "<s>", "add_bos_token": false}`:                                           {"ab", "ab"},
+		`{"add_bos_token": true}`:                                                                {"ab", "ab"},
+		`{"tokenizer_class": "LlamaTokenizer"}`:                                                  {"<s>ab", "<s>ab<e>"},
+		`{"tokenizer_class": "LlamaTokenizerFast", "bos_token": "b"}`:                            {"bab", "<s>ab<e>"},
+		`{"tokenizer_class": "LlamaTokenizer", "add_eos_token": true, "eos_token": "<e>"}`:       {"<s>ab<e>", "<s>ab<e>"},
+		`{"tokenizer_class": "GemmaTokenizer"}`:                                                  {"ab", "<s>ab<e>"}, // it has no <bos>
+		`{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}`:                     {"ab", "<s>ab<e>"},
+		`{"bos_token": "<x>", "add_bos_token": true}`:                                            {"!", "!"},
+		`[`: {"!", "!"},
 	} {
 		var b []byte
 		if config != "" {
 			b = []byte(config)
 		}
-		got, err := bosTokens(tok, b)
-		if (err != nil) != (want < 0) || want >= 0 && len(got) != want {
-			t.Errorf("%s: %v, %v", config, got, err)
+		for i, tok := range []*hf.Tokenizer{char, processed} {
+			before, after, err := around(tok, b)
+			got := tok.Decode(slices.Concat(before, tok.Encode("ab"), after))
+			if err != nil {
+				got = "!"
+			}
+			if got != want[i] {
+				t.Errorf("%s, tokenizer %d: %q, want %q (%v)", config, i, got, want[i], err)
+			}
 		}
 	}
 }
@@ -110,7 +132,7 @@ func TestTokenizeVectors(t *testing.T) {
 			}
 			want.WriteByte('\n')
 		}
-		if err := tokenizeLines(tok, &in, &out); err != nil || out.String() != want.String() {
+		if err := tokenizeLines(t.Context(), tok, &in, &out); err != nil || out.String() != want.String() {
 			t.Errorf("%s: %v, or other tokens", name, err)
 		}
 	}
@@ -122,12 +144,12 @@ func TestTokenizeBounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	err = tokenizeLines(tok, strings.NewReader("\"ab\"\n\""+strings.Repeat("a", maxLine)), &out)
+	err = tokenizeLines(t.Context(), tok, strings.NewReader("\"ab\"\n\""+strings.Repeat("a", maxLine)), &out)
 	if err == nil || !strings.Contains(err.Error(), "limit") || out.String() != "[0,1]\n" {
 		t.Errorf("%v after %q", err, out.String())
 	}
 	out.Reset()
-	err = tokenizeLines(tok, strings.NewReader("\"b\"\n\n\"a\xff\"\n"), &out)
+	err = tokenizeLines(t.Context(), tok, strings.NewReader("\"b\"\n\n\"a\xff\"\n"), &out)
 	if err == nil || !strings.Contains(err.Error(), "line 3: it is not UTF-8") || out.String() != "[1]\n" {
 		t.Errorf("%v after %q", err, out.String())
 	}

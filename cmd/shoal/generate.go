@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,7 @@ type generateFlags struct {
 	logProbs    bool
 	ignoreEOS   bool
 	given       func(flag string) bool // on the command line
+	reading     func(done, all int)    // is told how much of a long prompt is read
 	eos         []int                  // tokens that end the text
 	seed        uint64
 	threads     int
@@ -52,7 +54,10 @@ that are not given. Logits go through penalties, temperature, top-k, top-p and m
 this order, as in Hugging Face transformers.
 
 With --chat the prompt is what a user says: the model's own chat template makes the
-text of it, and what is written is the answer.`,
+text of it, and what is written is the answer. Otherwise the prompt begins with what the
+tokenizer puts before a text, such as a BOS.
+
+` + bosHelp,
 		Example: `  shoal generate model/ -p "Call me "
   shoal generate model/ --chat -p "Who is Ishmael?"
   shoal generate model/ --messages conversation.json --chat-vars '{"enable_thinking": false}'
@@ -121,13 +126,20 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if gf.ignoreEOS {
 		gf.eos = nil
 	}
-	ids := o.tok.EncodePrompt(gf.prompt)
+	var before, after []int32
 	if gf.chat.asked() {
-		if gf.prompt, err = gf.chat.render(dir.files, gf.prompt); err != nil {
-			return err
-		}
-		ids = o.tok.Encode(gf.prompt) // a template writes BOS itself
+		gf.prompt, err = gf.chat.render(dir.files, gf.prompt) // a template writes BOS itself
+	} else {
+		before, after, err = around(o.tok, dir.files[tokenizerConfigFile])
 	}
+	if err != nil {
+		return err
+	}
+	read, err := a.encode(ctx, o.tok, gf.prompt)
+	if err != nil {
+		return err
+	}
+	ids := slices.Concat(before, read[0], after)
 	if len(ids) == 0 {
 		return usageError{fmt.Errorf("the prompt %q has no token of this model", gf.prompt), `give some text with -p "Call me "`}
 	}
@@ -147,6 +159,16 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 		w.out = io.MultiWriter(a.out, &text)
 		fmt.Fprint(a.out, gf.prompt)
 	}
+	scr, start := a.screen(), time.Now()
+	gf.reading = func(done, all int) {
+		switch {
+		case done == all:
+			scr.clear()
+		case done%64 == 0 && time.Since(start) > patience:
+			scr.now(fmt.Sprintf("reading the prompt, %d of %d tokens", done, all), 5*time.Second)
+		}
+	}
+	defer scr.clear()
 	err = write(ctx, o.writes, w, gf, o.cfg)
 	if errors.Is(err, errStopText) {
 		err = nil
@@ -195,6 +217,9 @@ func (gf *generateFlags) options() llama.GenerateOptions {
 		Repetition: gf.repetition, Frequency: gf.frequency, Presence: gf.presence, LogProbs: gf.logProbs}
 }
 
+// longPrompt is of how many tokens a prompt is for reading to be told of.
+const longPrompt = 1 << 10
+
 // write lets the model go on until gf.tokens are written. Where its context is
 // full it reads the latter half again.
 func write(ctx context.Context, m generator, w *speaker, gf generateFlags, cfg hf.Config) error {
@@ -208,6 +233,13 @@ func write(ctx context.Context, m generator, w *speaker, gf generateFlags, cfg h
 		o.MaxTokens, o.Seed = left, gf.seed+part<<32
 		for _, e := range gf.eos {
 			o.Stop = append(o.Stop, int32(e))
+		}
+		if len(prompt) >= longPrompt && gf.reading != nil {
+			o.Hidden = func(position int, _ []float32) {
+				if position < len(prompt) {
+					gf.reading(position+1, len(prompt))
+				}
+			}
 		}
 		var werr error
 		room := cfg.Context() - len(prompt) + 1
@@ -235,6 +267,8 @@ type speaker struct {
 	ids  []int32
 	said int // how many of ids are written
 	out  io.Writer
+
+	broken bool // out takes no more
 
 	stop     []string // texts that end it
 	held     string   // text that may be the beginning of one
@@ -269,6 +303,7 @@ func (w *speaker) put(text string) error {
 		end -= keep
 	}
 	_, err := io.WriteString(w.out, w.held[:end])
+	w.broken = err != nil
 	if w.held = w.held[end:]; stopped != nil {
 		w.held = ""
 	}
@@ -277,6 +312,9 @@ func (w *speaker) put(text string) error {
 
 // flush writes what was held back, at the end of the text.
 func (w *speaker) flush() error {
+	if w.broken { // that was told
+		return nil
+	}
 	if w.said < len(w.ids) {
 		if err := w.tell(true); err != nil && !errors.Is(err, errStopText) {
 			return err

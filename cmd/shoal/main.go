@@ -5,7 +5,8 @@
 //
 // Output that a script may want goes to standard output, everything said to a
 // person to standard error, with a "shoal: " prefix for errors. Exit codes: 0 is success, 1 a
-// failure, 2 wrong usage; a check that could not be made is 3 where that differs from its failing.
+// failure, 2 wrong usage; a check that could not be made is 3 where that differs from its failing;
+// what a signal cut short is 128 and its number.
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -28,8 +30,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 func run(args []string, in *os.File, out, errw io.Writer) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	stop := interrupts(cancel, errw)
-	defer stop()
+	end := interrupts(cancel, errw)
 
 	a := &app{in: in, out: out, err: errw}
 	root := a.root()
@@ -38,8 +39,12 @@ func run(args []string, in *os.File, out, errw io.Writer) int {
 	root.SetOut(out)
 	root.SetErr(errw)
 	err := root.ExecuteContext(ctx)
+	sig := end()
 	if err == nil {
 		return 0
+	}
+	if sig != nil && errors.Is(err, context.Canceled) {
+		err = exitError{interrupted{err}, 128 + int(sig.(syscall.Signal))}
 	}
 	a.report(err)
 	var use usageError
@@ -53,29 +58,45 @@ func run(args []string, in *os.File, out, errw io.Writer) int {
 	return 1
 }
 
+// interrupted is an error that came of a signal.
+type interrupted struct{ error }
+
+func (e interrupted) Error() string {
+	return strings.ReplaceAll(e.error.Error(), context.Canceled.Error(), "interrupted")
+}
+func (e interrupted) Unwrap() error { return e.error }
+
 // interrupts cancels on the first SIGINT or SIGTERM, so that what runs may
-// leave in order, and ends the process at once on the second.
-func interrupts(cancel func(), errw io.Writer) (stop func()) {
+// leave in order, says so where that lasts, and ends the process at once on the second. end
+// stops it and returns the signal that came, if any.
+func interrupts(cancel func(), errw io.Writer) (end func() os.Signal) {
 	c := make(chan os.Signal, 2)
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
-	over := make(chan struct{})
+	over, came := make(chan struct{}), make(chan os.Signal, 1)
 	go func() {
-		for n := 0; ; n++ {
+		var first os.Signal
+		var late <-chan time.Time
+		for {
 			select {
 			case <-over:
+				came <- first
 				return
-			case <-c:
+			case <-late:
+				fmt.Fprintln(errw, "shoal: ending; Ctrl-C once more ends it at once")
+			case sig := <-c:
+				if first != nil {
+					fmt.Fprintln(errw, "shoal: stopped at once")
+					os.Exit(130)
+				}
+				first, late = sig, time.After(2*time.Second)
+				cancel()
 			}
-			if n > 0 {
-				fmt.Fprintln(errw, "shoal: stopped at once")
-				os.Exit(130)
-			}
-			cancel()
 		}
 	}()
-	return func() {
+	return func() os.Signal {
 		signal.Stop(c)
 		close(over)
+		return <-came
 	}
 }
 

@@ -297,6 +297,8 @@ func (s *session) local(ctx context.Context) (*manifest.Manifest, wire.CID) {
 }
 
 // threads is how many threads compute: as asked, or one for each core.
+const maxThreads = 1024 // that compute
+
 func threads(n int) int {
 	if n <= 0 {
 		return runtime.GOMAXPROCS(0)

@@ -53,6 +53,9 @@ func (b *baseline) resume(t node.Trainer) (at trained, err error) {
 	if b.snapshot == "" {
 		return at, nil
 	}
+	if err := abandoned(b.snapshot); err != nil {
+		return at, fmt.Errorf("--snapshot: %w", err)
+	}
 	f, err := os.Open(b.snapshot)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -3,19 +3,17 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/gpu/hf"
-	"github.com/shoalnet/shoal/node"
 )
 
 const maxLine = 64 << 20 // bytes of a line of --jsonl
@@ -35,31 +33,30 @@ array of its IDs; blank lines are passed over.`,
   jq -c .text corpus.jsonl | shoal tokenize --tokenizer tokenizer.json --jsonl > ids.jsonl`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
 			if name == "" {
 				return usageError{errors.New("shoal tokenize: --tokenizer is needed"), "shoal tokenize --tokenizer DIR"}
 			}
-			if fi, err := os.Stat(name); err == nil && fi.IsDir() {
-				name = filepath.Join(name, node.TokenizerFile)
-			}
-			b, err := readBounded(name, maxTokenizer)
-			if err != nil {
-				return fmt.Errorf("tokenizer: %w", err)
-			}
-			tok, err := hf.LoadTokenizer(b)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			if lines {
-				return tokenizeLines(tok, a.in, a.out)
-			}
-			text, err := io.ReadAll(io.LimitReader(a.in, maxText+1))
+			tok, err := tokenizerOf(name)
 			if err != nil {
 				return err
+			}
+			in := interruptible(ctx, a.in)
+			if lines {
+				return tokenizeLines(ctx, tok, in, a.out)
+			}
+			text, err := io.ReadAll(io.LimitReader(in, maxText+1))
+			if err != nil {
+				return fmt.Errorf("standard input: %w", err)
 			}
 			if len(text) > maxText {
 				return fmt.Errorf("standard input: over the limit of %d bytes", int64(maxText))
 			}
-			_, err = a.out.Write(appendIDs(nil, tok.Encode(string(text))))
+			ids, err := a.encode(ctx, tok, string(text))
+			if err != nil {
+				return err
+			}
+			_, err = a.out.Write(appendIDs(nil, ids[0]))
 			return err
 		},
 	}
@@ -70,7 +67,7 @@ array of its IDs; blank lines are passed over.`,
 
 // tokenizeLines answers whenever it has read all there is, so that a program
 // can ask through a pipe.
-func tokenizeLines(tok *hf.Tokenizer, in io.Reader, out io.Writer) error {
+func tokenizeLines(ctx context.Context, tok *hf.Tokenizer, in io.Reader, out io.Writer) error {
 	r := bufio.NewReaderSize(in, 1<<16)
 	w := bufio.NewWriterSize(out, 1<<16)
 	var line, ids []byte
@@ -87,7 +84,11 @@ func tokenizeLines(tok *hf.Tokenizer, in io.Reader, out io.Writer) error {
 			if jerr := json.Unmarshal(trimmed, &text); jerr != nil || text == nil {
 				return errors.Join(w.Flush(), advise(fmt.Errorf("line %d: %.40q is not a JSON string", n, trimmed), "without --jsonl the whole input is one text"))
 			}
-			ids = appendIDs(ids[:0], tok.Encode(*text))
+			got, ok := tok.EncodeWhile(*text, func(int) bool { return ctx.Err() == nil })
+			if !ok {
+				return errors.Join(w.Flush(), fmt.Errorf("line %d: %w", n, ctx.Err()))
+			}
+			ids = appendIDs(ids[:0], got)
 			if _, werr := w.Write(ids); werr != nil {
 				return werr
 			}

@@ -91,24 +91,33 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 		return advise(fmt.Errorf("tokenizer %s: %w", m.Tokenizer, err), "prepare the data here: shoal data prepare TEXT --into %s", tf.config)
 	}
 	points := []testnet.Point{}
-	if !a.json {
-		fmt.Fprintf(a.out, "%8s %12s %9s %10s %9s\n", "step", "tokens", "seconds", "train_loss", "val_loss")
+	var told error // the first failure to print a line: what was trained is not lost with it
+	tell := func(format string, args ...any) {
+		if !a.json {
+			if _, err := fmt.Fprintf(a.out, format, args...); told == nil {
+				told = err
+			}
+		}
 	}
+	tell("%8s %12s %9s %10s %9s\n", "step", "tokens", "seconds", "train_loss", "val_loss")
 	b := baseline{m: m, run: run, peers: []int{1}, windows: tf.windows, blocks: s.blocks,
 		microBatch: tf.microBatch, checkpoint: tf.checkpoint, bf16: tf.bf16, snapshot: tf.snapshot}
 	params, err := b.train(ctx, threads(tf.threads), func(p testnet.Point) {
 		points = append(points, p)
-		if !a.json {
-			fmt.Fprintf(a.out, "%8d %12d %9.1f %10.4f %9.4f\n", p.Step, p.Tokens, p.Seconds, p.TrainLoss, p.ValLoss)
-		}
+		tell("%8d %12d %9.1f %10.4f %9.4f\n", p.Step, p.Tokens, p.Seconds, p.TrainLoss, p.ValLoss)
 	})
+	done := err == nil
+	err = errors.Join(err, told)
 	if errors.Is(err, node.ErrNotFound) {
 		err = advise(err, "prepare the data here: shoal data prepare TEXT --into %s", tf.config)
+	}
+	if tf.snapshot != "" && errors.Is(err, context.Canceled) {
+		err = advise(err, "the same command goes on from %s", tf.snapshot)
 	}
 	if params == nil {
 		return err
 	}
-	if tf.out != "" && (err == nil || tf.snapshot == "") {
+	if tf.out != "" && (done || tf.snapshot == "") {
 		if werr := writeTrained(tf.out, m.Model.Config.HF(), tok, params); werr != nil {
 			return errors.Join(err, werr)
 		}

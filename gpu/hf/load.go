@@ -356,6 +356,7 @@ func (t *Tokenizer) loadModel(m *modelJSON) error {
 		}
 		b.merges[pair(int32(x), int32(y))] = merge{int32(i), int32(z)}
 	}
+	b.cuts(m.Merges, m.Vocab)
 	t.bpe = b
 	return nil
 }

@@ -3,7 +3,6 @@ package hf
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -11,103 +10,30 @@ import (
 const maxPattern = 4 << 10 // bytes of a regular expression
 
 // A finder returns where the first match in s begins and ends; len(s) twice
-// where there is none. What it finds is not empty.
-type finder func(s string) (start, stop int)
+// where there is none. What it finds is not empty. The memo is one for each text, of which s
+// is the rest.
+type finder func(s string, m *memo) (start, stop int)
 
 // findRegex compiles a pattern of a Split, which Hugging Face's tokenizers gives
-// to Oniguruma, for Go's regexp: that finds a match in time linear in the text,
-// whoever wrote the pattern, and prefers alternatives in the same order. What it
-// cannot say is an error, but for the one look-ahead that all byte-level
-// tokenizers have: an alternative `\s+(?!\S)`.
+// to Oniguruma: matches are found in time linear in the text, whoever wrote the pattern.
+// What it cannot say is an error. Of what looks ahead it knows what all byte-level
+// tokenizers have, `(?!\S)`.
 func findRegex(pattern string) (finder, error) {
 	if len(pattern) > maxPattern {
 		return nil, fmt.Errorf("a pattern of %d bytes, at most %d", len(pattern), maxPattern)
 	}
-	alternatives, err := topLevel(pattern)
+	p, err := translate(pattern)
 	if err != nil {
 		return nil, err
 	}
-	at := -1 // of the look-ahead
-	for i, a := range alternatives {
-		if a == `\s+(?!\S)` {
-			if at >= 0 {
-				return nil, errors.New("the same look-ahead twice")
-			}
-			at, alternatives[i] = i, "("+spaceRun+")"
-		} else if alternatives[i], err = translate(a); err != nil {
-			return nil, err
-		}
-	}
-	all, err := regexp.Compile(strings.Join(alternatives, "|"))
+	x, err := newRegex(p)
 	if err != nil {
 		return nil, err
 	}
-	if all.MatchString("") {
+	if x.nullable() {
 		return nil, errors.New("it matches nothing, everywhere")
 	}
-	if at < 0 {
-		return func(s string) (int, int) {
-			if m := all.FindStringIndex(s); m != nil {
-				return m[0], m[1]
-			}
-			return len(s), len(s)
-		}, nil
-	}
-	var rest *regexp.Regexp // the alternatives after the look-ahead
-	if at+1 < len(alternatives) {
-		if rest, err = regexp.Compile(`\A(?:` + strings.Join(alternatives[at+1:], "|") + `)`); err != nil {
-			return nil, err
-		}
-	}
-	return func(s string) (int, int) {
-		for from := 0; ; {
-			m := all.FindStringSubmatchIndex(s[from:])
-			if m == nil {
-				return len(s), len(s)
-			}
-			start, stop := from+m[0], from+m[1]
-			if m[2] < 0 || stop == len(s) { // another alternative, or nothing ahead
-				return start, stop
-			}
-			_, last := utf8.DecodeLastRuneInString(s[:stop])
-			if stop-last > start { // a space is ahead of all spaces but the last
-				return start, stop - last
-			}
-			if rest != nil {
-				if m := rest.FindStringIndex(s[start:]); m != nil {
-					return start, start + m[1]
-				}
-			}
-			from = stop
-		}
-	}, nil
-}
-
-// topLevel cuts a pattern at the bars that are in no group and no class.
-func topLevel(p string) ([]string, error) {
-	var out []string
-	start, groups, classes := 0, 0, 0
-	for i := 0; i < len(p); i++ {
-		switch c := p[i]; {
-		case c == '\\':
-			i++
-		case c == '[':
-			classes++
-		case c == ']' && classes > 0:
-			classes--
-		case classes > 0:
-		case c == '(':
-			groups++
-		case c == ')':
-			groups--
-		case c == '|' && groups == 0:
-			out, start = append(out, p[start:i]), i+1
-		}
-	}
-	if groups != 0 || classes != 0 {
-		return nil, errors.New("brackets without their other half")
-	}
-	return append(out, p[start:]), nil
+	return x.find, nil
 }
 
 // Oniguruma's classes are Unicode's, as members of a class of Go's.
@@ -115,11 +41,10 @@ const (
 	spaceSet    = `\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}`
 	notSpaceSet = `\x00-\x08\x0e-\x1f!-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff}`
 	wordSet     = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}`
-	spaceRun    = `[` + spaceSet + `]+`
 	wordsOrNot  = `[` + wordSet + `\x{200c}\x{200d}]+|[^` + wordSet + `\x{200c}\x{200d}` + spaceSet + `]+`
 )
 
-// translate says in Go's syntax what p says in Oniguruma's Ruby syntax.
+// translate says in Go's syntax what p says in Oniguruma's Ruby syntax, as newRegex wants it.
 func translate(p string) (string, error) {
 	var b strings.Builder
 	classes := 0
@@ -151,6 +76,9 @@ func translate(p string) (string, error) {
 			return "", errors.New("&& in a class is not supported")
 		case classes > 0:
 			b.WriteString(p[:n])
+		case strings.HasPrefix(p, `(?!\S)`) && classes == 0:
+			b.WriteString("()")
+			n = len(`(?!\S)`)
 		case c == '(' && next == '?' && !strings.HasPrefix(p, "(?:") && !strings.HasPrefix(p, "(?i:"):
 			return "", fmt.Errorf("the group %.20q is not supported", p)
 		case c == '(' && next != '?':

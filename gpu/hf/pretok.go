@@ -10,7 +10,7 @@ import (
 // A stage is one pre-tokenizer: it may change a piece of text, and cuts it.
 type stage struct {
 	change func(s string, first bool) string // nil: as it is; first: the text begins with s
-	next   func(s string) int                // the length of the first piece, negative if it is left out; nil: all of s
+	next   func(s string, m *memo) int       // the length of the first piece, negative if it is left out; nil: all of s
 }
 
 // loadPreTokenizer makes stages of what the file has. A ByteLevel at the end is
@@ -51,7 +51,7 @@ func (t *Tokenizer) loadByteLevel(p *stageJSON, last bool) {
 		}
 	}
 	if p.UseRegex == nil || *p.UseRegex {
-		s.next, t.pattern = splitGPT2, patternGPT2
+		s.next, t.pattern = plain(splitGPT2), patternGPT2
 	}
 	if s.change != nil || s.next != nil {
 		t.stages = append(t.stages, s)
@@ -76,7 +76,7 @@ func (t *Tokenizer) preTokenizer(p *stageJSON) ([]stage, error) {
 		covers := p.Behavior == "Isolated" || p.Behavior == "Removed" && p.Invert
 		if next := splits[p.Pattern.Regex]; next != nil && covers {
 			t.pattern = p.Pattern.Regex
-			return []stage{{next: next}}, nil
+			return []stage{{next: plain(next)}}, nil
 		}
 		find, err := findRegex(p.Pattern.Regex)
 		if err != nil {
@@ -156,7 +156,7 @@ func (t *Tokenizer) metaspace(p *stageJSON) ([]stage, error) {
 }
 
 func findString(sep string) finder {
-	return func(s string) (int, int) {
+	return func(s string, _ *memo) (int, int) {
 		if i := strings.Index(s, sep); i >= 0 {
 			return i, i + len(sep)
 		}
@@ -165,7 +165,7 @@ func findString(sep string) finder {
 }
 
 func findRune(is func(rune) bool) finder {
-	return func(s string) (int, int) {
+	return func(s string, _ *memo) (int, int) {
 		i := strings.IndexFunc(s, is)
 		if i < 0 {
 			return len(s), len(s)
@@ -175,20 +175,25 @@ func findRune(is func(rune) bool) finder {
 	}
 }
 
+// plain is a scanner by hand, which needs no memo.
+func plain(next func(string) int) func(string, *memo) int {
+	return func(s string, _ *memo) int { return next(s) }
+}
+
 // splitBy cuts at what find finds, the match becoming what behavior says.
-func splitBy(find finder, behavior string, invert bool) (func(string) int, error) {
+func splitBy(find finder, behavior string, invert bool) (func(string, *memo) int, error) {
 	switch {
 	case behavior == "Isolated": // a piece of its own
-		return func(s string) int {
-			start, stop := find(s)
+		return func(s string, m *memo) int {
+			start, stop := find(s, m)
 			if start > 0 {
 				return start
 			}
 			return stop
 		}, nil
 	case behavior == "Removed": // left out; inverted, what is between is
-		return func(s string) int {
-			start, stop := find(s)
+		return func(s string, m *memo) int {
+			start, stop := find(s, m)
 			switch {
 			case start > 0 && invert:
 				return -start
@@ -200,13 +205,13 @@ func splitBy(find finder, behavior string, invert bool) (func(string) int, error
 			return -stop
 		}, nil
 	case behavior == "Contiguous": // one piece with those next to it
-		return func(s string) int {
-			start, stop := find(s)
+		return func(s string, m *memo) int {
+			start, stop := find(s, m)
 			if start > 0 {
 				return start
 			}
 			for stop < len(s) {
-				start, n := find(s[stop:])
+				start, n := find(s[stop:], m)
 				if start > 0 {
 					break
 				}
@@ -215,14 +220,14 @@ func splitBy(find finder, behavior string, invert bool) (func(string) int, error
 			return stop
 		}, nil
 	case behavior == "MergedWithPrevious" && !invert:
-		return func(s string) int { _, stop := find(s); return stop }, nil
+		return func(s string, m *memo) int { _, stop := find(s, m); return stop }, nil
 	case behavior == "MergedWithNext" && !invert:
-		return func(s string) int {
-			start, stop := find(s)
+		return func(s string, m *memo) int {
+			start, stop := find(s, m)
 			if start > 0 {
 				return start
 			}
-			next, _ := find(s[stop:])
+			next, _ := find(s[stop:], m)
 			return stop + next
 		}, nil
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // The patterns of the pre-tokenizers that most models have, which scanners by
-// hand do several times as fast as findRegex.
+// hand do several times as fast as a regex.
 const (
 	patternGPT2      = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 	patternGPT2Short = `'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`

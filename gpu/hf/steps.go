@@ -126,8 +126,9 @@ func replace(j *stageJSON) (step, error) {
 	}
 	return each(func(s string) string {
 		var b strings.Builder
+		var m memo
 		for len(s) > 0 {
-			start, stop := find(s)
+			start, stop := find(s, &m)
 			b.WriteString(s[:start])
 			if start < stop {
 				b.WriteString(j.Content)

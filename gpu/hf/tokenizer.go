@@ -56,27 +56,63 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 // cannot express becomes its unknown token or, where there is none, nothing; what
 // is not UTF-8 is read as U+FFFD, one for each maximal subpart.
 func (t *Tokenizer) Encode(text string) []int32 {
-	return t.encode(make([]int32, 0, len(text)/3+1), text)
+	return t.encode(make([]int32, 0, len(text)/3+1), text, nil)
 }
 
-// EncodePrompt is Encode with the tokens that the post-processor puts before
-// and after a text, such as a leading BOS.
-func (t *Tokenizer) EncodePrompt(text string) []int32 {
-	out := t.encode(append(make([]int32, 0, len(text)/3+2), t.before...), text)
-	return append(out, t.after...)
+// EncodeWhile is Encode of a long text: it asks more every so often, with about how many
+// bytes are behind it, and gives up (false) once that says no.
+func (t *Tokenizer) EncodeWhile(text string, more func(done int) bool) ([]int32, bool) {
+	w := &watch{more: more}
+	if !w.pass(0) {
+		return nil, false
+	}
+	out := t.encode(make([]int32, 0, len(text)/3+1), text, w)
+	return out, !w.over
 }
 
-// Prefix returns the tokens that the post-processor puts before a text, such as
-// BOS; nil if none.
-func (t *Tokenizer) Prefix() []int32 { return slices.Clone(t.before) }
+// A watch asks whether to go on; nil always does.
+type watch struct {
+	more       func(done int) bool
+	done, next int // bytes; of the next question
+	over       bool
+}
 
-func (t *Tokenizer) encode(out []int32, text string) []int32 {
+const watchEvery = 1 << 16 // bytes
+
+// pass says that n more bytes are done, and whether to go on.
+func (w *watch) pass(n int) bool {
+	if w == nil {
+		return true
+	}
+	if w.done += n; w.done >= w.next {
+		w.next = w.done + watchEvery
+		return w.ask()
+	}
+	return !w.over
+}
+
+// ask asks at once.
+func (w *watch) ask() bool {
+	if w == nil {
+		return true
+	}
+	w.over = w.over || !w.more(w.done)
+	return !w.over
+}
+
+// Around returns the tokens that the post-processor puts before a text, such as
+// BOS, and after it; nil if none.
+func (t *Tokenizer) Around() (before, after []int32) {
+	return slices.Clone(t.before), slices.Clone(t.after)
+}
+
+func (t *Tokenizer) encode(out []int32, text string, w *watch) []int32 {
 	if !utf8.ValidString(text) {
 		text = lossy([]byte(text))
 	}
 	return t.parts(out, text, &t.cut, true, func(out []int32, s string, first bool) []int32 {
 		return t.parts(out, t.normalized(s), &t.cutNormal, first, func(out []int32, s string, first bool) []int32 {
-			return t.pieces(out, s, first, t.stages)
+			return t.pieces(out, s, first, t.stages, w)
 		})
 	})
 }
@@ -141,24 +177,25 @@ func beginsWithWord(s string) bool {
 
 // pieces puts s through stages and encodes what comes of it; first says that
 // the text begins with s.
-func (t *Tokenizer) pieces(out []int32, s string, first bool, stages []stage) []int32 {
+func (t *Tokenizer) pieces(out []int32, s string, first bool, stages []stage, w *watch) []int32 {
 	if len(stages) == 0 {
-		return t.bpe.encode(out, s)
+		return t.bpe.encode(out, s, w)
 	}
 	g := &stages[0]
 	if g.change != nil {
 		s = g.change(s, first)
 	}
 	if g.next == nil {
-		return t.pieces(out, s, first, stages[1:])
+		return t.pieces(out, s, first, stages[1:], w)
 	}
-	for ; len(s) > 0; first = false {
-		n := g.next(s)
+	var m memo
+	for ; len(s) > 0 && w.pass(0); first = false {
+		n := g.next(s, &m)
 		if n < 0 {
 			s = s[-n:]
 			continue
 		}
-		out = t.pieces(out, s[:n], first, stages[1:])
+		out = t.pieces(out, s[:n], first, stages[1:], w)
 		s = s[n:]
 	}
 	return out

@@ -249,7 +249,7 @@ func (m *Model) Generate(ctx context.Context, prompt []int32, o GenerateOptions,
 	if err != nil {
 		return err
 	}
-	w := m.newWriter(min(len(prompt), 256), 1, s.need(), false)
+	w := m.newWriter(m.passRows(len(prompt)), 1, s.need(), false)
 	if err := w.sched.add(s); err != nil {
 		return err
 	}

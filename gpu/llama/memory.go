@@ -17,13 +17,16 @@ func TrainingMemory(cfg hf.Config, seqs, length int, o Options) int64 {
 	return 4 * c.n
 }
 
-// EvalMemory is how many bytes Eval of one sequence of length predictions takes
-// besides the parameters.
-func EvalMemory(cfg hf.Config, length int) int64 {
+// ScorerMemory is how many bytes a Scorer of documents of up to longest tokens takes
+// besides the parameters, of which it has a copy in its device's order.
+func ScorerMemory(cfg hf.Config, longest int) (int64, error) {
 	c := &counter{}
-	newPlan(c, cfg, length, false)
-	tables := int64(length) * int64(cfg.HeadSize()) // cosines and sines
-	return 4 * (c.n + tables + int64(length)*int64(cfg.HiddenSize))
+	m, err := newModel(c, cfg, gpu.Buffer{N: int(cfg.NumParams())})
+	if err != nil {
+		return 0, err
+	}
+	m.newScorer(longest)
+	return 4 * (c.n + int64(longest)*int64(cfg.HeadSize())), nil // with cosines and sines
 }
 
 // CacheMemory is how many bytes the keys and values of so many positions take.
@@ -43,3 +46,11 @@ func (c *counter) Alloc(n int) gpu.Buffer {
 }
 
 func (*counter) Upload(gpu.Buffer, []float32) {}
+
+func (c *counter) Pack(_ bool, w ...gpu.Matrix) gpu.Packed {
+	rows, cols := 0, 0
+	for _, m := range w {
+		rows, cols = rows+m.Rows, m.Cols
+	}
+	return gpu.Packed{Buffer: c.Alloc(rows * cols), Rows: rows, Cols: cols}
+}

@@ -103,7 +103,7 @@ func TestRefusals(t *testing.T) {
 		"{% include '/etc/passwd' %}":                  `line 1: statement "include" is not supported`,
 		"a\n{% import 'x' as y %}":                     "line 2",
 		"{% extends 'x' %}":                            "not supported",
-		"{{ 'x' | xmlattr }}":                          `filter "xmlattr" is not supported`,
+		"{{ 'x' | urlize }}":                           `filter "urlize" is not supported`,
 		"{{ 1 is prime }}":                             `test "prime" is not supported`,
 		"{{ ''.__class__.__mro__ }}":                   "not defined",
 		"{{ messages.__class__ }}{{ x.y }}":            "not defined",

@@ -129,7 +129,7 @@ func init() {
 				if i, ok := decimal(s, int(base)); ok {
 					return small(i)
 				}
-				if f, err := strconv.ParseFloat(s, 64); err == nil {
+				if f, ok := parseFloat(s); ok {
 					v = f
 				}
 			}
@@ -144,7 +144,7 @@ func init() {
 		},
 		"float": func(_ *eval, v any, a args) (any, error) {
 			if s, ok := v.(string); ok {
-				if f, err := strconv.ParseFloat(strings.TrimFunc(s, blank), 64); err == nil {
+				if f, ok := parseFloat(strings.TrimFunc(s, blank)); ok {
 					return f, nil
 				}
 			}
@@ -344,6 +344,16 @@ func init() {
 		},
 	}
 	regrouping()
+	markup()
+}
+
+// parseFloat is Python's float of a string: decimal only, and infinite beyond the range.
+func parseFloat(s string) (float64, bool) {
+	if strings.ContainsAny(s, "xX") {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	return f, err == nil || errors.Is(err, strconv.ErrRange)
 }
 
 func escape(s string) string {

@@ -3,6 +3,7 @@ package chat
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"strconv"
 	"strings"
@@ -92,7 +93,18 @@ func (e *eval) json(b *strings.Builder, v any, s jsonStyle, depth int) error {
 		b.WriteString("null")
 	case bool:
 		b.WriteString(strconv.FormatBool(v))
-	case int64, *big.Int, float64:
+	case float64:
+		switch { // Python's json writes what is no JSON, too
+		case math.IsInf(v, 1):
+			b.WriteString("Infinity")
+		case math.IsInf(v, -1):
+			b.WriteString("-Infinity")
+		case math.IsNaN(v):
+			b.WriteString("NaN")
+		default:
+			return e.number(b, v)
+		}
+	case int64, *big.Int:
 		return e.number(b, v)
 	case string:
 		return e.quote(b, v, s.ascii)

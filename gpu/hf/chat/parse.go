@@ -3,7 +3,6 @@ package chat
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -483,6 +482,9 @@ func number(t token) (any, error) {
 		}
 		return small(b)
 	}
-	f, err := strconv.ParseFloat(s, 64)
-	return f, err
+	f, ok := parseFloat(s)
+	if !ok {
+		return nil, fmt.Errorf("%.40q is no number", s)
+	}
+	return f, nil
 }

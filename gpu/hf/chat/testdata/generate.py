@@ -37,6 +37,13 @@ env.globals["raise_exception"] = raise_exception
 env.globals["strftime_now"] = lambda f: datetime(2026, 7, 4, 15, 6, 7, 123456).strftime(f)
 
 TEMPLATES = r'''
+{{ 'inf' | float | tojson }} {{ '-inf' | float | tojson }} {{ 'nan' | float | tojson }} {{ [1e400, {'a': -1e400}] | tojson }} {{ 'inf' | float }} {{ 'nan' | float }} {{ {1e400: 1} | tojson }}
+{{ '1e999' | float }} {{ '-1e999' | float | tojson }} {{ '0x10' | float }} {{ '0x1p4' | float(3) }} {{ 'Infinity' | float }} {{ '1e-999' | float }} {{ 'inf' | int(5) }}
+{{ 'a b/c?d=é&"~' | urlencode }}|{{ {'k k': 'v/v', 'n': 1} | urlencode }}|{{ [('a', 'b c'), ('d', none)] | urlencode }}|{{ 17 | urlencode }}|{{ '' | urlencode }}
+{{ '<p>a <b>b</b>\n c</p> &lt;x&gt; <!-- <i> --> d' | striptags }}|{{ 'a < b' | striptags }}|{{ '<<b>x>' | striptags }}|{{ '<!<!-- -->-- x -->y' | striptags }}|{{ 5 | striptags }}
+{{ 0 | filesizeformat }} {{ 1 | filesizeformat }} {{ 999 | filesizeformat }} {{ 1000 | filesizeformat }} {{ 1500 | filesizeformat }} {{ 1048576 | filesizeformat(true) }} {{ 1e6 | filesizeformat }} {{ 1e30 | filesizeformat }} {{ '2048' | filesizeformat(binary=true) }} {{ 1e9 | filesizeformat }} {{ -5 | filesizeformat }}
+{{ {'a': 1, 'b': none, 'c': '<"x">', 'd': u} | xmlattr }}|{{ {'a': 1} | xmlattr(false) }}|{{ {} | xmlattr }}|
+{{ {'a b': 1} | xmlattr }}
 plain text
 {{ 1 }}{{ 1.5 }}{{ 1e3 }}{{ 1e20 }}{{ 0.00001 }}{{ true }}{{ none }}{{ 'a' }}{{ "b\n\t\x41\u00e9" }}
 {{ undefined_name }}|{{ messages[9] }}|{{ messages[0].nothing }}|{{ messages[0]['role'] }}

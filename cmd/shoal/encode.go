@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+)
+
+// patience is for how long work goes on without a word about how far it is.
+const patience = time.Second
+
+// encode is tok.Encode of each text. It tells how far it is where that takes long, and
+// ends with ctx.
+func (a *app) encode(ctx context.Context, tok *hf.Tokenizer, texts ...string) ([][]int32, error) {
+	var total, before int
+	for _, t := range texts {
+		total += len(t)
+	}
+	scr, start := a.screen(), time.Now()
+	defer scr.clear()
+	out := make([][]int32, len(texts))
+	for i, t := range texts {
+		var ok bool
+		out[i], ok = tok.EncodeWhile(t, func(done int) bool {
+			if time.Since(start) > patience {
+				scr.now(fmt.Sprintf("tokenizing, %s of %s", size(int64(before+min(done, len(t)))), size(int64(total))), 5*time.Second)
+			}
+			return ctx.Err() == nil
+		})
+		if !ok {
+			return nil, fmt.Errorf("tokenize: %w", ctx.Err())
+		}
+		before += len(t)
+	}
+	return out, nil
+}
+
+// interruptible is in, whose reads end with ctx: what waits for a terminal or a pipe
+// cannot be woken otherwise. A read that is left alone holds nothing up; the process ends.
+func interruptible(ctx context.Context, in io.Reader) io.Reader {
+	return &waiting{ctx: ctx, in: in, got: make(chan piece, 1), buf: make([]byte, 1<<16)}
+}
+
+type waiting struct {
+	ctx  context.Context
+	in   io.Reader
+	buf  []byte // of the read under way
+	got  chan piece
+	left []byte
+	err  error
+}
+
+type piece struct {
+	n   int
+	err error
+}
+
+func (w *waiting) Read(p []byte) (int, error) {
+	if len(w.left) == 0 && w.err == nil {
+		go func() {
+			n, err := w.in.Read(w.buf)
+			w.got <- piece{n, err}
+		}()
+		select {
+		case x := <-w.got:
+			w.left, w.err = w.buf[:x.n], x.err
+		case <-w.ctx.Done():
+			w.err = fmt.Errorf("read: %w", w.ctx.Err())
+		}
+	}
+	n := copy(p, w.left)
+	if w.left = w.left[n:]; len(w.left) > 0 || n > 0 {
+		return n, nil
+	}
+	return 0, w.err
+}
+
+// readText reads a file of text, which may be a pipe, and ends with ctx.
+func readText(ctx context.Context, name string) (string, error) {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return "", fmt.Errorf("text: %w", err)
+	}
+	limit := int64(maxText)
+	if free := freeMemory(); free > 0 {
+		limit = min(limit, free/4) // a copy, and tokens
+	}
+	tooLarge := advise(fmt.Errorf("text: %s: over %s, which is what there is memory for", name, size(limit)), "give a part of it")
+	if fi.Mode().IsRegular() && fi.Size() > limit {
+		return "", tooLarge
+	}
+	in, err := open(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("text: %w", err)
+	}
+	defer in.Close()
+	var b strings.Builder
+	n, err := io.Copy(&b, io.LimitReader(interruptible(ctx, in), limit+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("text: %w", err)
+	case n > limit:
+		return "", tooLarge
+	case !utf8.ValidString(b.String()):
+		return "", advise(fmt.Errorf("%s is not UTF-8 text", name), "convert it, e.g. with iconv -t UTF-8")
+	}
+	return b.String(), nil
+}
+
+// open is os.Open that ends with ctx: that of a pipe lasts until somebody writes to it.
+func open(ctx context.Context, name string) (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	got := make(chan result, 1)
+	go func() { // as in interruptible
+		f, err := os.Open(name)
+		got <- result{f, err}
+	}()
+	select {
+	case x := <-got:
+		return x.f, x.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("open %s: %w", name, ctx.Err())
+	}
+}
+
+// bosByDefault are classes of tokenizers that put a BOS before a text unless
+// tokenizer_config.json says otherwise, and its name where the file leaves it out.
+var bosByDefault = map[string]string{
+	"LlamaTokenizer": "<s>", "LlamaTokenizerFast": "<s>", "CodeLlamaTokenizer": "<s>", "CodeLlamaTokenizerFast": "<s>",
+	"GemmaTokenizer": "<bos>", "GemmaTokenizerFast": "<bos>",
+}
+
+// bosHelp is around, for --help.
+const bosHelp = `The BOS is that of transformers' tokenizer(text): bos_token where tokenizer_config.json says
+add_bos_token: true, none where it says false; else what the post-processor of
+tokenizer.json adds.`
+
+// around are the tokens that transformers' tokenizer(text) puts before and after a text.
+// Where tokenizer_config.json, which may be missing (nil), says add_bos_token or
+// add_eos_token, these are its bos_token and eos_token, as transformers 5 has it; else what the post-processor
+// of tokenizer.json puts there. Without either only tokenizers of Llama's and Gemma's classes have a BOS.
+func around(tok *hf.Tokenizer, config []byte) (before, after []int32, err error) {
+	before, after = tok.Around()
+	if config == nil {
+		return before, after, nil
+	}
+	var j struct {
+		Class  string          `json:"tokenizer_class"`
+		BOS    json.RawMessage `json:"bos_token"`
+		EOS    json.RawMessage `json:"eos_token"`
+		AddBOS *bool           `json:"add_bos_token"`
+		AddEOS *bool           `json:"add_eos_token"`
+	}
+	if err := json.Unmarshal(config, &j); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
+	}
+	byDefault, ofClass := bosByDefault[j.Class]
+	bare := len(before)+len(after) == 0
+	if j.AddBOS == nil && j.AddEOS == nil && !(bare && ofClass) {
+		return before, after, nil
+	}
+	find := func(field, name string) ([]int32, error) {
+		if name == "" {
+			return nil, nil
+		}
+		id, ok := tok.ID(name)
+		if !ok {
+			return nil, fmt.Errorf("%s: %s %.40q is not in the vocabulary", tokenizerConfigFile, field, name)
+		}
+		return []int32{id}, nil
+	}
+	before, after = nil, nil
+	if j.AddBOS != nil && *j.AddBOS || j.AddBOS == nil && ofClass {
+		name := tokenName(j.BOS)
+		if _, there := tok.ID(byDefault); name == "" && there {
+			name = byDefault
+		}
+		before, err = find("bos_token", name)
+	}
+	if err == nil && j.AddEOS != nil && *j.AddEOS {
+		after, err = find("eos_token", tokenName(j.EOS))
+	}
+	return before, after, err
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/gpu/llama"
+)
+
+// longModel is a model that takes minutes over its whole context.
+func longModel(t *testing.T) string {
+	t.Helper()
+	tok, err := hf.NewChar("ab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := hf.Config{HiddenSize: 64, IntermediateSize: 96, NumHiddenLayers: 4, NumAttentionHeads: 4, NumKeyValueHeads: 4, HeadDim: 16,
+		VocabSize: 2, MaxPositionEmbeddings: 1 << 17, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true}
+	dir := filepath.Join(t.TempDir(), "model")
+	if err := writeTrained(dir, cfg, tok.JSON(), llama.Genesis(cfg, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Whatever takes long says how far it is, and ends soon after a signal: within one
+// document, one prompt, one text, or waiting for standard input.
+func TestInterrupted(t *testing.T) {
+	model := longModel(t)
+	dir := t.TempDir()
+	text, slow := filepath.Join(dir, "long.txt"), filepath.Join(dir, "slow.json")
+	long := strings.Repeat("abbaab", 20_000)
+	for name, s := range map[string]string{
+		text: long,
+		// Merges that leave nothing to be cut, so that the whole text is one heap.
+		slow: `{"model": {"type": "BPE", "vocab": {"a": 0, "aa": 1, "aaaa": 2, "aaaaaaaa": 3}, "merges": ["a a", "aa aa", "aaaa aaaa"]}}`,
+	} {
+		if err := os.WriteFile(name, []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exe, err := exec.LookPath("shoal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args  []string
+		stdin string
+		says  string // before it is interrupted, on standard error; "": at once
+		sig   syscall.Signal
+	}{
+		"eval":     {[]string{"eval", "--model", model, "--text", text}, "", "document 1 of 1, ", syscall.SIGINT},
+		"generate": {[]string{"generate", model, "-p", long[:100_000]}, "", "reading the prompt, ", syscall.SIGTERM},
+		"worker":   {[]string{"generate", model, "-p", long[:100_000], "--engine", "worker"}, "", "reading the prompt, ", syscall.SIGINT},
+		"tokenize": {[]string{"tokenize", "--tokenizer", slow}, strings.Repeat("a", 40<<20), "tokenizing, ", syscall.SIGINT},
+		"line":     {[]string{"tokenize", "--tokenizer", slow, "--jsonl"}, `"` + strings.Repeat("a", 60<<20) + "\"\n", "", syscall.SIGINT},
+		"input":    {[]string{"tokenize", "--tokenizer", slow}, strings.Repeat("a", 1<<20), "", syscall.SIGTERM},
+		"lines":    {[]string{"tokenize", "--tokenizer", slow, "--jsonl"}, strings.Repeat("\"b\"\n", 1<<18), "", syscall.SIGINT},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command(exe, c.args...)
+			cmd.Env = append(os.Environ(), "SHOAL_DIR="+t.TempDir())
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			said, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			// What a pipe cannot hold is read by a process whose signals are its own.
+			if _, err := io.WriteString(in, c.stdin); err != nil {
+				t.Fatal(err)
+			}
+			out := bufio.NewReader(said)
+			if c.says != "" {
+				if err := in.Close(); err != nil {
+					t.Fatal(err)
+				}
+				line, err := out.ReadString('\n')
+				if err != nil || !strings.HasPrefix(line, c.says) {
+					t.Errorf("it says %q (%v)", line, err)
+				}
+			}
+			ended(t, cmd, c.sig, out)
+		})
+	}
+}
+
+// ended sends a signal and wants a clear and timely end.
+func ended(t *testing.T, cmd *exec.Cmd, sig syscall.Signal, out *bufio.Reader) {
+	t.Helper()
+	start := time.Now()
+	if err := cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	took := time.Since(start)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 128+int(sig) || !strings.Contains(string(rest), "interrupted") || strings.Contains(string(rest), "canceled") {
+		t.Errorf("%v: it says %q", err, rest)
+	}
+	if t.Logf("ended after %v: %s", took, rest); took > 10*time.Second { // a second on an idle machine
+		t.Errorf("it took %v to end", took)
+	}
+}
