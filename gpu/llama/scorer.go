@@ -29,11 +29,11 @@ type Scorer struct {
 
 // NewScorer makes a scorer of documents of up to longest tokens.
 func (m *Model) NewScorer(longest int) (*Scorer, error) {
-	if longest < 2 || longest > m.cfg.MaxPositionEmbeddings+1 {
-		return nil, fmt.Errorf("llama: score: %d tokens, want 2 to %d", longest, m.cfg.MaxPositionEmbeddings+1)
+	if longest < 2 || longest > m.cfg.Context()+1 {
+		return nil, fmt.Errorf("llama: score: %d tokens, want 2 to %d", longest, m.cfg.Context()+1)
 	}
 	s := m.newScorer(longest)
-	m.rotary(longest - 1)
+	m.tables(longest, longest-1)
 	return s, nil
 }
 
@@ -62,7 +62,7 @@ func (s *Scorer) Score(ctx context.Context, tokens []int32, told func(done int))
 			return 0, err
 		}
 		rows := min(n-at, d.rows)
-		d.pass([]gpu.Span{{Rows: rows, Start: at, Pages: s.pages[:pages(at+rows)]}}, tokens[at:at+rows])
+		d.pass([]gpu.Span{{Rows: rows, Start: at, Pages: s.pages[:pages(at+rows)]}}, []int{len(tokens)}, tokens[at:at+rows])
 		for i := 0; i < rows; i += len(s.want) {
 			k := min(len(s.want), rows-i)
 			for j := range k {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/shoalnet/shoal/gpu/hf"
@@ -12,8 +13,18 @@ import (
 // A scorer's losses are Loss's, bit for bit on devices that say so, whatever was
 // scored before; it tells how far it is and ends when it is asked to.
 func TestScorer(t *testing.T) {
-	for name, cfg := range map[string]hf.Config{"tied": small(true), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "mlp bias": mlpBias()} {
+	windowed, dynamic, long := family(hf.Qwen3, true), small(true), small(true)
+	windowed.SlidingWindow, windowed.Sliding = 100, make([]bool, windowed.NumHiddenLayers)
+	windowed.Sliding[windowed.NumHiddenLayers-1] = true
+	dynamic.RopeScaling = &hf.RopeScaling{Kind: hf.RopeDynamic, Factor: 3} // another RoPE for each length above 200
+	half := long.HeadSize() / 2
+	long.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLong, Factor: 2, Original: 260, Short: slices.Repeat([]float64{1.2}, half), Long: slices.Repeat([]float64{3}, half)}
+	for name, cfg := range map[string]hf.Config{"tied": small(true), "qwen2": family(hf.Qwen2, false), "qwen3": family(hf.Qwen3, true), "mlp bias": mlpBias(),
+		"windowed": windowed, "dynamic": dynamic, "longrope": long} {
 		cfg.MaxPositionEmbeddings = 600
+		if name == "dynamic" {
+			cfg.MaxPositionEmbeddings = 200
+		}
 		for _, dev := range devices(t) {
 			rng := rand.New(rand.NewPCG(5, 12))
 			m, err := New(dev, cfg, wild(cfg, rng))
