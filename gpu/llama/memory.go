@@ -26,6 +26,10 @@ func ScorerMemory(cfg hf.Config, longest int) (int64, error) {
 		return 0, err
 	}
 	m.newScorer(longest)
+	if n := min(longest-1, m.atOnce()); n > 0 {
+		newPlan(c, cfg, n, false)
+		c.n += int64(n) * int64(cfg.HiddenSize)
+	}
 	return 4 * (c.n + int64(longest)*int64(cfg.HeadSize())), nil // with cosines and sines
 }
 

@@ -26,7 +26,11 @@ func TestScorerAndCacheMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.NewScorer(33); err != nil {
+	s, err := m.NewScorer(33)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Score(t.Context(), make([]int32, 33), nil); err != nil {
 		t.Fatal(err)
 	}
 	want, err := ScorerMemory(cfg, 33)
@@ -34,7 +38,7 @@ func TestScorerAndCacheMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Packed weights are padded to whole panels, or not counted where the device makes them.
-	if got := 4 * dev.n; got > want+want/4 || got+4*cfg.NumParams() < want {
+	if got := 4 * (dev.n + int64(cap(m.hidden))); got > want+want/4 || got+4*cfg.NumParams() < want {
 		t.Errorf("a scorer takes %d bytes, %d were told", got, want)
 	}
 	d := m.newDecoder(1, pages(70), 1, false)

@@ -16,12 +16,16 @@ func (m *Model) passRows(n int) int {
 	return max(1, min(n, 256, int(passWork/m.cfg.NumParams())))
 }
 
+// atOnce is how many tokens Loss reads instead, at most: in one pass, whose rows threads share better.
+func (m *Model) atOnce() int { return int(min(1024, passWork/8/m.cfg.NumParams())) }
+
 // A Scorer computes losses of long documents, a stretch at a time: what it keeps
 // besides the weights are keys and values, and it ends within a pass of being asked to.
 // Its losses are those of Model.Loss. It is for one goroutine.
 type Scorer struct {
 	d       *decoder
 	pages   []int32
+	once    int        // tokens that Loss reads
 	loss    gpu.Buffer // (want)
 	targets []int32
 	want    []int
@@ -41,7 +45,7 @@ func (m *Model) newScorer(longest int) *Scorer {
 	rows := m.passRows(longest - 1)
 	some := min(rows, max(16, 1<<22/m.cfg.VocabSize))
 	n := pages(longest - 1)
-	return &Scorer{d: m.newDecoder(rows, n, some, false), pages: sequential(n), loss: m.dev.Alloc(some),
+	return &Scorer{once: m.atOnce(), d: m.newDecoder(rows, n, some, false), pages: sequential(n), loss: m.dev.Alloc(some),
 		targets: make([]int32, some), want: make([]int, some)}
 }
 
@@ -55,6 +59,16 @@ func (s *Scorer) Score(ctx context.Context, tokens []int32, told func(done int))
 	}
 	if err := m.checkIDs(tokens); err != nil {
 		return 0, fmt.Errorf("llama: score: %w", err)
+	}
+	if n <= s.once {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		loss, err := m.Loss(tokens)
+		if err == nil && told != nil {
+			told(n)
+		}
+		return loss, err
 	}
 	var sum float64
 	for at := 0; at < n; {

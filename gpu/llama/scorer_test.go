@@ -35,6 +35,10 @@ func TestScorer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if s.once < 590 {
+				t.Fatalf("%s: %d tokens at once", name, s.once)
+			}
+			s.once = 65
 			for _, n := range []int{590, 2, 65, 257, 258, 300} {
 				ids := batch(rng, 1, n-1, cfg.VocabSize)[0]
 				want, err := m.Loss(ids)
