@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,7 +36,7 @@ of one, which is fetched. Numbers stay float32 unless --bf16 rounds the matrices
 				return err
 			}
 			name := filepath.Base(filepath.Clean(args[0]))
-			return a.convert(dir, args[1], hf.GGUFOptions{Name: name, BF16: bf16})
+			return a.convert(cmd.Context(), dir, args[1], hf.GGUFOptions{Name: name, BF16: bf16})
 		},
 	}
 	kf.add(c)
@@ -43,7 +45,23 @@ of one, which is fetched. Numbers stay float32 unless --bf16 rounds the matrices
 	return c
 }
 
-func (a *app) convert(dir *modelDir, name string, o hf.GGUFOptions) (err error) {
+// ending is a writer that fails once ctx is over.
+type ending struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (e ending) Write(b []byte) (int, error) {
+	if err := e.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return e.w.Write(b)
+}
+
+func (a *app) convert(ctx context.Context, dir *modelDir, name string, o hf.GGUFOptions) (err error) {
+	if _, err := os.Lstat(name); err == nil {
+		return advise(fmt.Errorf("%s: %w", name, os.ErrExist), "choose a file that is not there yet")
+	}
 	cfg, err := hf.ParseConfig(dir.files[node.ConfigFile])
 	if err != nil {
 		return err
@@ -59,15 +77,10 @@ func (a *app) convert(dir *modelDir, name string, o hf.GGUFOptions) (err error) 
 	if o.Template, _, err = chatTemplate(dir.files); err != nil && !errors.Is(err, errNoTemplate) {
 		return err
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, os.ErrExist) {
-		return advise(err, "choose a file that is not there yet")
-	} else if err != nil {
-		return err
-	}
-	err = errors.Join(hf.WriteGGUF(f, cfg, tok, params, o), f.Sync(), f.Close())
+	// Whole or not at all, also where the process is killed.
+	err = writeFileBy(name, 0o644, func(w io.Writer) error { return hf.WriteGGUF(ending{ctx, w}, cfg, tok, params, o) })
 	if err != nil {
-		return errors.Join(err, os.Remove(name))
+		return err
 	}
 	fi, err := os.Stat(name)
 	if err != nil {

@@ -135,7 +135,6 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 		text2 = fmt.Sprintf("%s now names\n  tokenizer  %s\n  data       %s\n", pf.into, out.Tokenizer, out.Data)
 	}
 	if p.separator != nil {
-		text2 += fmt.Sprintf("inner.separator: %d\n", *p.separator)
 		if target != nil {
 			text2 = fmt.Sprintf("%s now names\n  tokenizer  %s\n  data       %s\n  separator  %d, %q\n", pf.into, out.Tokenizer, out.Data, *p.separator, p.eos)
 		}
@@ -143,7 +142,11 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 	}
 	a.say("%s tokens to train on, %s to validate, a vocabulary of %d, %d shards in %s", count(float64(out.Train)), count(float64(out.Val)), out.Vocab, out.Shards, a.dir)
 	if target == nil && !a.json {
-		a.say("put these lines into the manifest, and vocab_size: %d into its model.config:", out.Vocab)
+		more := ""
+		if p.separator != nil {
+			more = fmt.Sprintf(", and separator: %d into its inner", *p.separator)
+		}
+		a.say("put these lines into the manifest, and vocab_size: %d into its model.config%s:", out.Vocab, more)
 	}
 	return a.show(out, text2)
 }

@@ -102,6 +102,9 @@ func readText(ctx context.Context, name string) (string, error) {
 	}
 	defer in.Close()
 	var b strings.Builder
+	if fi.Mode().IsRegular() {
+		b.Grow(int(fi.Size()))
+	}
 	n, err := io.Copy(&b, io.LimitReader(interruptible(ctx, in), limit+1))
 	switch {
 	case err != nil:

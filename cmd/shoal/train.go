@@ -76,6 +76,9 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	if tf.microBatch < 0 {
 		return usagef("--micro-batch %d: want 0 or more", tf.microBatch)
 	}
+	if tf.windows < 1 {
+		return usagef("--val-windows %d: want 1 or more", tf.windows)
+	}
 	if tf.out != "" {
 		if err := newDir(tf.out); err != nil {
 			return err

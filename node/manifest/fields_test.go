@@ -195,6 +195,14 @@ func TestParseRefusesDocuments(t *testing.T) {
 	}
 }
 
+// A warm-up that is too long is one problem, and not one of a decay that is not there.
+func TestWarmupIsOneProblem(t *testing.T) {
+	_, err := Parse(edit(t, goodYAML(), "inner.warmup", "601"))
+	if p := (Problems)(nil); !errors.As(err, &p) || len(p) != 1 || p[0].Path != "inner.warmup" {
+		t.Errorf("%v", err)
+	}
+}
+
 // Relations between fields that no single field shows.
 func TestCrossChecks(t *testing.T) {
 	for _, c := range []struct {

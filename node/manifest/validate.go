@@ -208,7 +208,7 @@ func (m *Manifest) validateInner(p *Problems) {
 			p.add("inner.decay_steps", 0, "%d, but only the wsd schedule has them: write 0", in.DecaySteps)
 		case in.Schedule == "wsd" && in.DecaySteps == 0:
 			p.add("inner.decay_steps", 0, "missing: the wsd schedule must decay")
-		case warm && steps > 0 && in.Warmup+in.DecaySteps > steps:
+		case warm && steps > 0 && in.DecaySteps > 0 && in.Warmup+in.DecaySteps > steps:
 			p.add("inner.decay_steps", 0, "%d and a warm-up of %d are more than the schedule's %d steps", in.DecaySteps, in.Warmup, steps)
 		}
 	}
