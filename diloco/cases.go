@@ -260,7 +260,7 @@ func (a *assembly) judge(verdicts []*Message, evict []wire.PeerID, voted func(wi
 			verdict(c.Peer, WhyWithheld)
 		case a.parent.Round+1 <= a.cfg.closes(c.Opened):
 			open = append(open, c)
-		case a.decides(wrong+withheld) && a.withdrew(&c):
+		case a.decides(wrong+withheld) && (a.withdrew(&c) || a.cameAndWent(&c, voted)):
 			verdict(c.Peer, WhyWithheld)
 		}
 	}
@@ -353,6 +353,28 @@ func (a *assembly) withholds(k *Case, voted func(wire.PeerID) bool) bool {
 		c = a.past(c.Parent)
 	}
 	return true
+}
+
+// cameAndWent reports, at a case's end, whether the accused is still a member and has voted as often as
+// withholds asks for, though not in a row: else it were enough to leave out every third vote.
+func (a *assembly) cameAndWent(k *Case, voted func(wire.PeerID) bool) bool {
+	if activeIn(a.parent.Roster, k.Peer) == nil {
+		return false
+	}
+	n := uint64(0)
+	if voted(k.Peer) {
+		n++
+	}
+	for c := a.parent; c != nil && c.Round >= k.Opened; c = a.past(c.Parent) {
+		was := caseOf(c.Cases, k.about())
+		if was == nil || !a.decides(a.weigh(was.Wrong)+a.weigh(was.Withheld)) {
+			break
+		}
+		if _, ok := slices.BinarySearchFunc(c.Votes, k.Peer, func(v wire.Signed, p wire.PeerID) int { return v.From.Compare(p) }); ok {
+			n++
+		}
+	}
+	return n > a.cfg.appeal()
 }
 
 // withdrew reports whether the accused has left the roster and taken its stake back since

@@ -52,8 +52,8 @@ type Member struct {
 //   - Wrong at 2/3: Peer is convicted, and so are the validators that said Pass.
 //   - Pass at 2/3: those that said Wrong are. (Withheld may have been true when it was said.) An accused
 //     validator counts: its verdict was its word.
-//   - Wrong and Withheld together at 2/3: Peer is, once it has voted for some rounds with the case open; or, at
-//     the end, if it has left the roster and its stake was withdrawn since.
+//   - Wrong and Withheld together at 2/3: Peer is, once it has voted for some rounds in a row with the case open; or, at
+//     the end, if it has voted as often, or has left the roster and its stake was withdrawn since.
 type Case struct {
 	Subject  wire.CID      `cbor:"subject" json:"subject"`
 	Peer     wire.PeerID   `cbor:"peer" json:"peer"`   // the accused

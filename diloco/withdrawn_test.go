@@ -9,7 +9,7 @@ import (
 
 // Who has done wrong work, or serves none of it, is convicted also where it leaves the
 // roster first: by taking its stake back, whether before the accusation, after it, or
-// once it is gone already. Who serves, or is only away, is not.
+// once it is gone already; or stays and leaves out votes. Who serves, or is only away, is not.
 func TestWithdrawnIsStillConvicted(t *testing.T) {
 	const acts = 8 // the round of the first work that is wrong, or withheld
 	for name, test := range map[string]struct {
@@ -20,6 +20,7 @@ func TestWithdrawnIsStillConvicted(t *testing.T) {
 		restakes uint64
 		silent   uint64 // it votes no more
 		leaves   uint64
+		skips    uint64 // it votes but in every so manieth round
 		want     string
 	}{
 		"withholds, unbonds at once":               {finding: Withheld, accusers: 4, unbonds: acts, want: WhyWithheld},
@@ -31,6 +32,9 @@ func TestWithdrawnIsStillConvicted(t *testing.T) {
 		"wrong, unbonds":                           {finding: Wrong, accusers: 4, unbonds: acts, want: WhyWork},
 		"wrong, leaves":                            {finding: Wrong, accusers: 4, leaves: acts + 1, want: WhyWork},
 		"withholds and stays":                      {finding: Withheld, accusers: 4, want: WhyWithheld},
+		"withholds, skips every third vote":        {finding: Withheld, accusers: 4, skips: 3, want: WhyWithheld},
+		"skips votes, serves late":                 {finding: Withheld, accusers: 4, skips: 3, serves: acts + 6},
+		"skips votes, two of four say so":          {finding: Withheld, accusers: 2, skips: 3},
 		"serves late, has unbonded":                {finding: Withheld, accusers: 4, unbonds: acts + 2, serves: acts + 4},
 		"two of four say so":                       {finding: Withheld, accusers: 2, unbonds: acts + 2},
 		"unbonds, and serves":                      {finding: Pass, accusers: 4, unbonds: acts + 2},
@@ -74,7 +78,7 @@ func TestWithdrawnIsStillConvicted(t *testing.T) {
 				}
 			}
 			sinner.says = func(v Vote) *Vote {
-				if test.silent > 0 && v.Round >= test.silent {
+				if test.silent > 0 && v.Round >= test.silent || test.skips > 0 && v.Round >= acts && v.Round%test.skips == 0 {
 					return nil
 				}
 				return &v

@@ -113,6 +113,7 @@ func TestWithholderWithdraws(t *testing.T) {
 		"killed":                {unserved, []Fault{{Kind: Crash, At: 150 * time.Second, Point: int(crashNow)}, {Kind: Unstake, At: 155 * time.Second}}},
 		"honest":                {trains, []Fault{{Kind: Unstake, At: 150 * time.Second}}},
 		"honest, after leaving": {trains, []Fault{{Kind: Leave, At: 150 * time.Second}, {Kind: Unstake, At: 165 * time.Second}}},
+		"honest, then down":     {trains, []Fault{{Kind: Unstake, At: 150 * time.Second}, {Kind: Crash, At: 160 * time.Second, Until: 230 * time.Second, Point: int(crashNow)}}},
 		"honest, only leaves":   {trains, []Fault{{Kind: Leave, At: 150 * time.Second}, {Kind: Unstake, At: time.Hour}}},
 	} {
 		t.Run(name, func(t *testing.T) {
