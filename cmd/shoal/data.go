@@ -38,6 +38,7 @@ type prepareFlags struct {
 	tokenizer, into, out string
 	split, eos           string
 	val                  float64
+	held                 *hf.Tokenizer // of the model that the manifest continues; nil: tokenizer says which
 }
 
 // prepared is what data prepare prints.
@@ -75,7 +76,7 @@ Without --split the text is one stream.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.prepareData(cmd.Context(), args[0], pf) },
 	}
 	f := c.Flags()
-	f.StringVar(&pf.tokenizer, "tokenizer", charTokens, "char (each character of the text is a token), or a tokenizer.json")
+	f.StringVar(&pf.tokenizer, "tokenizer", "", "char (each character of the text is a token), or a tokenizer.json (default: that of the model that the manifest continues, else char)")
 	f.StringVar(&pf.into, "into", "", "manifest to write the CIDs into")
 	f.StringVar(&pf.split, "split", "", splitUsage)
 	f.StringVar(&pf.eos, "eos", "", "with --split: the token that ends a document (default: the separator, if it is a token; with char it always is)")
@@ -105,6 +106,12 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 				return err
 			}
 		}
+		if pf.held, err = a.heldTokenizer(ctx, target, pf.tokenizer); err != nil {
+			return err
+		}
+	}
+	if pf.tokenizer == "" {
+		pf.tokenizer = charTokens
 	}
 	p, err := pf.corpus(string(text))
 	if err != nil {
@@ -165,7 +172,9 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 			return nil, usagef("--eos %q without --split: a text that is not split has no documents", pf.eos)
 		}
 		c = &corpus{documents: []string{text}}
-		c.tok, err = loadTokenizer(pf.tokenizer, text)
+		if c.tok = pf.held; c.tok == nil {
+			c.tok, err = loadTokenizer(pf.tokenizer, text)
+		}
 		return c, err
 	}
 	sep := unescape(pf.split)
@@ -176,7 +185,9 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 	if len(c.documents) == 0 {
 		return nil, errors.New("the text holds no document")
 	}
-	if pf.tokenizer == charTokens {
+	if pf.held != nil {
+		c.tok = pf.held
+	} else if pf.tokenizer == charTokens {
 		text = strings.Join(c.documents, "")
 		if utf8.RuneCountInString(c.eos) == 1 { // a character like the others
 			c.tok, err = hf.NewChar(text + c.eos)

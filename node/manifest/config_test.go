@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // configs holds model.config as YAML, one of everything that can be trained.
@@ -109,6 +110,43 @@ func TestConfigsHaveOneForm(t *testing.T) {
 	}
 	if _, err := Decode(plainBytes); err != nil {
 		t.Error(err)
+	}
+}
+
+// Continue's manifest says of the model what its config says, and lacks the data alone.
+func TestContinue(t *testing.T) {
+	base, tok, data := wire.SumCID(wire.CodecDagPB, []byte("base")), wire.SumCID(wire.CodecRaw, []byte("tok")), wire.SumCID(wire.CodecDagCBOR, []byte("index"))
+	for name, text := range configs {
+		of, err := Parse(edit(t, goodYAML(), "model.config", text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		y, err := Continue("on", of.Model.Config.HF(), base, tok)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Parse(y); err == nil || !strings.HasPrefix(err.Error(), "data: missing: a CID") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v\n%s", name, err, y)
+			continue
+		}
+		m, err := Parse(edit(t, y, "data", data.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(m.Model, Model{Config: of.Model.Config, Base: base}) || m.Tokenizer != tok || m.Name != "on" {
+			t.Errorf("%s: got %+v, want %+v", name, m.Model, of.Model)
+		}
+		if m.Inner.Sequence > m.Model.Config.MaxPositionEmbeddings || m.Inner.LR >= good(t).Inner.LR {
+			t.Errorf("%s: sequences of %d, a rate of %g", name, m.Inner.Sequence, m.Inner.LR)
+		}
+		for _, comment := range []string{"# the checkpoint", "inner:  ", "stop:\n"} {
+			if !strings.Contains(string(y), comment) {
+				t.Errorf("%s: no %q in\n%s", name, comment, y)
+			}
+		}
+	}
+	if _, err := Continue("on", hf.Config{}, base, tok); err == nil {
+		t.Error("a config of nothing is continued")
 	}
 }
 
