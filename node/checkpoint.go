@@ -26,6 +26,10 @@ const (
 	PositionFile  = "commit.json"
 )
 
+// ShardIndexFile stands in a base for WeightsFile where the weights are in more
+// than one file: which holds what.
+const ShardIndexFile = "model.safetensors.index.json"
+
 // A Position says where in a run's chain a state belongs: it is the state of
 // the commit of Round whose parent is Parent. It cannot name that commit, whose
 // CID depends on the state's.

@@ -13,7 +13,7 @@ import (
 
 // keeper says what the store must keep, by pins whose names tell why:
 //
-//	run/manifest, run/genesis, run/tokenizer, run/data, run/data/N
+//	run/manifest, run/genesis, run/base, run/tokenizer, run/data, run/data/N
 //	commit/ROUND/CID     every commit of the chain, and of forks
 //	delta/ROUND/CID      payloads that this peer checked; ROUND is their parent's
 //	state/ROUND/CID      the states of the last rounds

@@ -115,6 +115,9 @@ func TestBaseCheckpoint(t *testing.T) {
 		if err != nil || first.Params[3] != 0.5 {
 			t.Errorf("genesis weights %v, %v", first, err)
 		}
+		if got := m.shelf.pins[basePin]; got != base { // for those who come when the publisher is gone
+			t.Errorf("the base is pinned as %q", got)
+		}
 	})
 }
 

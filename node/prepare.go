@@ -197,7 +197,7 @@ func MakeGenesis(ctx context.Context, b Blocks, model *Model, m *manifest.Manife
 	var params []float32
 	var err error
 	if m.Model.Base.Defined() {
-		params, err = baseWeights(ctx, b, model, m.Model.Base, from)
+		params, err = BaseWeights(ctx, b, m.Model.Base, model.Tensors, from)
 	} else {
 		params, err = engine.Genesis()
 	}
@@ -213,25 +213,6 @@ func MakeGenesis(ctx context.Context, b Blocks, model *Model, m *manifest.Manife
 		return nil, err
 	}
 	return &diloco.Commit{Version: 1, Run: model.Run, State: c}, nil
-}
-
-func baseWeights(ctx context.Context, b Blocks, model *Model, base wire.CID, from []wire.PeerID) ([]float32, error) {
-	if err := b.FetchDir(ctx, base, from, model.Limit(), nil); err != nil {
-		return nil, fmt.Errorf("base checkpoint %s: %w", base, err)
-	}
-	files, err := b.GetDir(ctx, base, model.Limit())
-	if err != nil {
-		return nil, fmt.Errorf("base checkpoint %s: %w", base, err)
-	}
-	weights, ok := files[WeightsFile]
-	if !ok {
-		return nil, fmt.Errorf("base checkpoint %s: %w: it holds no %s", base, ErrBadContent, WeightsFile)
-	}
-	params, err := model.flat(weights)
-	if err != nil {
-		return nil, fmt.Errorf("base checkpoint %s: %w: %w", base, ErrBadContent, err)
-	}
-	return params, nil
 }
 
 const (
@@ -259,6 +240,9 @@ func (n *Node) makeGenesis(ctx context.Context, p *parts) (*diloco.Commit, error
 		}
 	}
 	if err := p.keeper.pin(genesisPin, first.State); err != nil {
+		return nil, err
+	}
+	if err := p.keepBase(); err != nil {
 		return nil, err
 	}
 	block, err := first.Encode()

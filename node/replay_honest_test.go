@@ -32,9 +32,23 @@ func TestManyHonestAudits(t *testing.T) {
 		d, f, layers   int
 		codec          string
 		steps, segment uint64
+		change         func(*manifest.Config)
 	}
+	same := func(*manifest.Config) {}
 	kinds := []kind{
-		{"16 wide, int8", 16, 44, 1, "int8", 8, 2}, {"32 wide, int4", 32, 88, 2, "int4", 10, 3}, {"64 wide, topk", 64, 172, 2, "topk", 6, 3},
+		{"16 wide, int8", 16, 44, 1, "int8", 8, 2, same}, {"32 wide, int4", 32, 88, 2, "int4", 10, 3, same}, {"64 wide, topk", 64, 172, 2, "topk", 6, 3, same},
+		{"Qwen 3 with a window", 16, 44, 2, "int8", 8, 2, func(c *manifest.Config) {
+			c.Architectures = []string{"Qwen3ForCausalLM"}
+			c.SlidingWindow, c.LayerTypes = 7, []string{"sliding_attention", "full_attention"}
+		}},
+		{"Qwen 2, YaRN", 16, 44, 1, "int4", 8, 3, func(c *manifest.Config) {
+			c.Architectures, c.TieWordEmbeddings = []string{"Qwen2ForCausalLM"}, false
+			c.RopeScaling = &manifest.RopeScaling{Kind: "yarn", Factor: 4, Original: 8}
+		}},
+		{"biases, Llama 3's RoPE", 16, 44, 1, "topk", 8, 2, func(c *manifest.Config) {
+			c.AttentionBias, c.MLPBias = true, true
+			c.RopeScaling = &manifest.RopeScaling{Kind: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, Original: 16}
+		}},
 	}
 	count, other, wrong := 0, 0, 0
 	for round := uint64(0); count < want; round++ {
@@ -46,6 +60,7 @@ func TestManyHonestAudits(t *testing.T) {
 			NumAttentionHeads: 2, NumKeyValueHeads: 2, HeadDim: k.d / 2, VocabSize: 32, MaxPositionEmbeddings: 32,
 			RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true,
 		}
+		k.change(&m.Model.Config)
 		m.Inner.LR, m.Inner.Batch, m.Inner.Sequence = 3e-3, 4, 32
 		m.Round.InnerSteps, m.Stop.Rounds, m.Codec.Chunk, m.Codec.Kind = k.steps, 100, 256, k.codec
 		if k.codec == "topk" {

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/diloco/shard"
-	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -177,15 +176,7 @@ func (b *baseline) begin(ctx context.Context, e engine) ([]float32, error) {
 	if !b.m.Model.Base.Defined() {
 		return e.Genesis()
 	}
-	files, err := b.blocks.GetDir(ctx, b.m.Model.Base, maxModel)
-	if err != nil {
-		return nil, fmt.Errorf("model.base: %w", err)
-	}
-	st, err := hf.ReadSafetensors(files[node.WeightsFile])
-	if err != nil {
-		return nil, fmt.Errorf("model.base: %s: %w", node.WeightsFile, err)
-	}
-	return st.Flat(e.cfg.Tensors())
+	return node.BaseWeights(ctx, b.blocks, b.m.Model.Base, e.cfg.Tensors(), nil)
 }
 
 // open finds the data of the manifest in the local store.

@@ -41,6 +41,7 @@ type prepareFlags struct {
 	tokenizer, into, out string
 	split, eos           string
 	val                  float64
+	held                 *hf.Tokenizer // of the model that the manifest continues; nil: tokenizer says which
 }
 
 // prepared is what data prepare prints.
@@ -78,7 +79,7 @@ Without --split the text is one stream.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.prepareData(cmd.Context(), args[0], pf) },
 	}
 	f := c.Flags()
-	f.StringVar(&pf.tokenizer, "tokenizer", charTokens, "char (each character of the text is a token), or a tokenizer.json, or the directory that holds it")
+	f.StringVar(&pf.tokenizer, "tokenizer", "", "char (each character of the text is a token), or a tokenizer.json, or the directory that holds it (default: that of the model that the manifest continues, else char)")
 	f.StringVar(&pf.into, "into", "", "manifest to write the CIDs into")
 	f.StringVar(&pf.split, "split", "", splitUsage)
 	f.StringVar(&pf.eos, "eos", "", "with --split: the token that ends a document (default: the separator, if it is a token; with char it always is)")
@@ -105,6 +106,12 @@ func (a *app) prepareData(ctx context.Context, name string, pf prepareFlags) (er
 				return err
 			}
 		}
+		if pf.held, err = a.heldTokenizer(ctx, target, pf.tokenizer); err != nil {
+			return err
+		}
+	}
+	if pf.tokenizer == "" {
+		pf.tokenizer = charTokens
 	}
 	p, err := pf.corpus(text)
 	if err != nil {
@@ -179,6 +186,8 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 		}
 		c = &corpus{documents: []string{text}}
 		switch {
+		case pf.held != nil:
+			c.tok = pf.held
 		case pf.tokenizer != charTokens:
 			c.tok, err = tokenizerOf(pf.tokenizer)
 		case text == "":
@@ -196,7 +205,9 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 	if len(c.documents) == 0 {
 		return nil, errors.New("the text holds no document")
 	}
-	if pf.tokenizer == charTokens {
+	if pf.held != nil {
+		c.tok = pf.held
+	} else if pf.tokenizer == charTokens {
 		text = strings.Join(c.documents, "")
 		if utf8.RuneCountInString(c.eos) == 1 { // a character like the others
 			c.tok, err = hf.NewChar(text + c.eos)
@@ -211,9 +222,9 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 	}
 	id, ok := c.tok.ID(c.eos)
 	if !ok && pf.eos == "" {
-		return nil, advise(fmt.Errorf("the separator %q is no token of %s", sep, pf.tokenizer), "name the token that is to end a document, e.g. --eos '</s>'")
+		return nil, advise(fmt.Errorf("the separator %q is no token of the tokenizer", sep), "name the token that is to end a document, e.g. --eos '</s>'")
 	} else if !ok {
-		return nil, usagef("--eos %q is no token of %s", c.eos, pf.tokenizer)
+		return nil, usagef("--eos %q is no token of the tokenizer", c.eos)
 	}
 	c.separator = &id
 	return c, nil

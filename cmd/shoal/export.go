@@ -99,7 +99,7 @@ func (s *session) export(ctx context.Context, run, head wire.CID, dir string) er
 func (s *session) gather(ctx context.Context, run wire.CID, m *manifest.Manifest, model *node.Model, head wire.CID, peers []wire.PeerID) (*diloco.Commit, []wire.CID, error) {
 	roots := []wire.CID{head, run, m.Tokenizer}
 	if m.Model.Base.Defined() {
-		if err := s.blocks.FetchDir(ctx, m.Model.Base, peers, model.Limit(), nil); err != nil {
+		if err := s.blocks.FetchDir(ctx, m.Model.Base, peers, node.BaseLimit(model.Tensors), nil); err != nil {
 			return nil, nil, err
 		}
 		roots = append(roots, m.Model.Base)

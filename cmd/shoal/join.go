@@ -209,6 +209,9 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
 
 // publish makes sure that this peer can serve all that the run starts from.
 func (s *session) publish(ctx context.Context, m *manifest.Manifest, run wire.CID) error {
+	if c := m.Model.Base; c.Defined() && !s.store.Has(c) {
+		return advise(fmt.Errorf("the manifest's model.base %s is not in %s", c, s.app.dir), "`shoal manifest init --from DIR` puts it there; or join the run instead if others serve it")
+	}
 	for what, c := range map[string]wire.CID{"tokenizer": m.Tokenizer, "data": m.Data} {
 		if !c.Defined() {
 			return advise(fmt.Errorf("the manifest names no %s", what), "shoal data prepare TEXT --into MANIFEST puts it there")

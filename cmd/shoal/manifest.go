@@ -17,25 +17,10 @@ func (a *app) manifestCmd() *cobra.Command {
 		Long: `A manifest fixes everything that the peers of a run must agree on. Its CID is the
 run's ID: change one value, and it is another run.`,
 		Example: `  shoal manifest init --name moby > run.yaml
+  shoal manifest init --from Qwen2.5-0.5B/ > run.yaml
   shoal manifest check run.yaml
   shoal manifest cid run.yaml`,
 	}, a.manifestInitCmd(), a.manifestCheckCmd(), a.manifestCIDCmd(), a.manifestSignCmd())
-}
-
-func (a *app) manifestInitCmd() *cobra.Command {
-	var name string
-	c := &cobra.Command{
-		Use:     "init",
-		Short:   "Print a commented manifest to begin with",
-		Example: "  shoal manifest init --name moby > run.yaml",
-		Args:    exactly(),
-		RunE: func(*cobra.Command, []string) error {
-			_, err := a.out.Write(manifest.Template(name, "", "", 0))
-			return err
-		},
-	}
-	c.Flags().StringVar(&name, "name", "my-run", "name of the run: a-z, 0-9 and -")
-	return c
 }
 
 func readManifest(name string) (*manifest.Manifest, wire.CID, error) {
@@ -71,7 +56,10 @@ func (a *app) manifestCheckCmd() *cobra.Command {
 			fmt.Fprintf(&b, "%s is valid\n", args[0])
 			fmt.Fprintf(&b, "  run      %s\n", c)
 			fmt.Fprintf(&b, "  name     %s, %s\n", m.Name, m.Licence)
-			fmt.Fprintf(&b, "  model    %s parameters, %d layers, vocabulary of %d\n", count(float64(cfg.NumParams())), cfg.NumHiddenLayers, cfg.VocabSize)
+			fmt.Fprintf(&b, "  model    %s, %s parameters, %d layers, vocabulary of %d\n", cfg.Architecture(), count(float64(cfg.NumParams())), cfg.NumHiddenLayers, cfg.VocabSize)
+			if m.Model.Base.Defined() {
+				fmt.Fprintf(&b, "  from     %s\n", m.Model.Base)
+			}
 			fmt.Fprintf(&b, "  rounds   %d of %d inner steps, deltas as %s\n", m.Stop.Rounds, m.Round.InnerSteps, m.Codec.Kind)
 			fmt.Fprintf(&b, "  a peer   %s tokens in all, %d sequences of %d tokens a step\n", count(float64(tokens)), m.Inner.Batch, m.Inner.Sequence)
 			if m.Inner.Separator != nil {

@@ -24,8 +24,8 @@ const maxModel = 1 << 38 // bytes of a model directory
 const (
 	tokenizerConfigFile = "tokenizer_config.json"
 	generationFile      = "generation_config.json"
-	chatTemplateFile    = "chat_template.jinja"          // instead of chat_template in tokenizer_config.json
-	shardIndexFile      = "model.safetensors.index.json" // instead of model.safetensors
+	chatTemplateFile    = "chat_template.jinja" // instead of chat_template in tokenizer_config.json
+	shardIndexFile      = node.ShardIndexFile   // instead of model.safetensors
 )
 
 // A modelDir is a model's directory. Weights that lie on disk stay there until
@@ -167,17 +167,7 @@ func (m *modelDir) tensors(read func(name string) (*hf.File, error)) (*hf.File, 
 	if index == nil {
 		return read(node.WeightsFile)
 	}
-	x, err := hf.ParseShardIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	parts := map[string]*hf.File{}
-	for _, name := range x.Files {
-		if parts[name], err = read(name); err != nil {
-			return nil, err
-		}
-	}
-	return x.Join(parts)
+	return hf.ReadShards(index, read)
 }
 
 // A mapping is a file's bytes: mapped where the system can, read otherwise.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/block"
@@ -48,28 +49,70 @@ func (t pacedTrainer) Step(batch [][]int32, lr float64) (float64, error) {
 // models, hosts, stores and verdicts. The cheat is convicted, on evidence that
 // whoever has the blocks can check; the honest are not.
 func TestSimSwarmConvictsACheat(t *testing.T) {
-	convictsOne(t, func(*manifest.Manifest) {}, func(e *paced, _ manifest.Manifest) { e.cheat = true })
+	convictsOne(t, simOptions{}, func(e *paced, _ manifest.Manifest) { e.cheat = true }, nil)
 }
 
 // Where the manifest has a separator, trainers and replays keep documents apart, to the same
 // bits; who trains across their borders, and is honest but for that, is convicted.
 func TestSimSwarmPacked(t *testing.T) {
 	sep := 5
-	convictsOne(t, func(m *manifest.Manifest) { m.Inner.Separator = &sep }, func(e *paced, m manifest.Manifest) {
+	convictsOne(t, simOptions{change: func(m *manifest.Manifest) { m.Inner.Separator = &sep }}, func(e *paced, m manifest.Manifest) {
 		m.Inner.Separator = nil
 		e.Engine = newEngine(&m, 1)
+	}, nil)
+}
+
+// A run that goes on from a Qwen 3 with biases, a window and a stretched RoPE, whose weights
+// are bfloat16 in shards: everybody begins with them, and honest phases and replays come
+// to the same bits.
+func TestSimSwarmContinuesAQwen(t *testing.T) {
+	var want []float32
+	convictsOne(t, simOptions{
+		change: func(m *manifest.Manifest) {
+			c := &m.Model.Config
+			c.Architectures, c.NumHiddenLayers, c.AttentionBias = []string{"Qwen3ForCausalLM"}, 2, true
+			c.SlidingWindow, c.LayerTypes = 3, []string{"full_attention", "sliding_attention"}
+			c.RopeScaling = &manifest.RopeScaling{Kind: "yarn", Factor: 4, Original: 4}
+		},
+		base: func(cfg hf.Config) (files map[string][]byte) {
+			files, want = shardedBF16(t, cfg, 3)
+			return files
+		},
+	}, func(e *paced, _ manifest.Manifest) { e.cheat = true }, func(s *simSwarm) {
+		t, p := s.t, s.peers[5]
+		b := blocks{p.store, p.ex}
+		_, model, err := node.LoadRun(t.Context(), b, s.run, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pins, err := b.Pins()
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, err := model.Load(t.Context(), b, pins["run/genesis"])
+		if err != nil || !slices.Equal(first.Params, want) {
+			t.Errorf("the run begins with other weights: %v", err)
+		}
+		if pins["run/base"] != s.manifest.Model.Base {
+			t.Error("the base is not pinned")
+		}
 	})
 }
 
-// convictsOne runs a swarm in which the engine of one trainer is not as it should be.
-func convictsOne(t *testing.T, change func(*manifest.Manifest), spoil func(*paced, manifest.Manifest)) {
+// convictsOne runs a swarm in which the engine of one trainer is not as it should be;
+// see looks at it at the end.
+func convictsOne(t *testing.T, o simOptions, spoil func(*paced, manifest.Manifest), see func(*simSwarm)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSimSwarm(t, simOptions{change: func(m *manifest.Manifest) {
+		change := o.change
+		o.change = func(m *manifest.Manifest) {
 			m.Verification.AuditRate, m.Verification.Segments = 5000, 3
 			m.Admission.MinPeers, m.Stop.Rounds = 4, 8
 			m.Round.InnerSteps = 6
-			change(m)
-		}})
+			if change != nil {
+				change(m)
+			}
+		}
+		s := newSimSwarm(t, o)
 		const trainers, peers, cheat = 4, 7, 2
 		for i := range peers {
 			p := s.peer(i)
@@ -115,6 +158,9 @@ func convictsOne(t *testing.T, change func(*manifest.Manifest), spoil func(*pace
 			t.Errorf("%d verdicts pass somebody", passes)
 		}
 		t.Logf("banned by the commit of round %d; %d verdicts", l.Convicted[0].Round, len(l.Verdicts))
+		if see != nil {
+			see(s)
+		}
 		evidence := l.Convicted[0].Evidence
 		s.stopAll()
 		// The accuser's store alone is enough to see it again.

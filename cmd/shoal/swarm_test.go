@@ -34,6 +34,7 @@ type simSwarm struct {
 	run      wire.CID
 	params   int
 	publish  []blockOf                 // what the publisher's store holds
+	base     map[string][]byte         // and a directory there, see simOptions
 	speed    func(i int) time.Duration // of an inner step of peer i
 	peers    map[int]*simPeer
 
@@ -53,6 +54,7 @@ type simOptions struct {
 	hidden int                       // width of the model: 8 has 1,000 parameters, 256 660,000
 	speed  func(i int) time.Duration // of an inner step; default 200 ms
 	change func(*manifest.Manifest)
+	base   func(hf.Config) map[string][]byte // files of the checkpoint that the run starts from; nil is none
 }
 
 // newSimSwarm makes a run without peers. Call it inside a bubble.
@@ -114,6 +116,14 @@ func newSimSwarm(t *testing.T, o simOptions) *simSwarm {
 	m.Admission.MinPeers, m.Stop.Rounds = 3, 6
 	if o.change != nil {
 		o.change(m)
+	}
+	if o.base != nil {
+		s.base = o.base(m.Model.Config.HF())
+		store, err := block.Open(t.TempDir(), block.Options{NoSync: true, Log: slog.New(slog.DiscardHandler)})
+		must(err)
+		m.Model.Base, err = store.PutDir(t.Context(), s.base)
+		must(err)
+		must(store.Close())
 	}
 	for _, tensor := range m.Model.Config.HF().Tensors() {
 		n := 1
@@ -187,6 +197,11 @@ func (p *simPeer) start(bootstrap ...string) {
 			_, err := p.store.Put(t.Context(), b.cid.Codec(), b.data)
 			must(err)
 			must(p.store.Pin("test/"+b.cid.String(), b.cid))
+		}
+		if p.s.base != nil {
+			c, err := p.store.PutDir(t.Context(), p.s.base)
+			must(err)
+			must(p.store.Pin("test/base", c))
 		}
 	}
 	var err error

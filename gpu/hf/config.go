@@ -3,6 +3,7 @@ package hf
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -98,6 +99,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("bos_token_id: %d is not below vocab_size %d", *c.BOS, c.VocabSize)
 	case c.Family != "" && c.Family != Qwen2 && c.Family != Qwen3:
 		return fmt.Errorf("model_type: %.40q, want llama, qwen2 or qwen3", c.Family)
+	case c.AttentionBias && c.Family == Qwen2:
+		return errors.New("attention_bias: a qwen2 has the biases that it has without")
 	case c.MLPBias && c.Family != "":
 		return fmt.Errorf("mlp_bias: a %s has none", c.Family)
 	case len(c.EOS) > 16:
@@ -361,7 +364,7 @@ func (c Config) Marshal() ([]byte, error) {
 	e := json.NewEncoder(&out)
 	e.SetIndent("", "  ")
 	err := e.Encode(configJSON{
-		Architectures:         []string{architectures[c.ModelType()]},
+		Architectures:         []string{c.Architecture()},
 		AttentionBias:         c.AttentionBias,
 		MLPBias:               c.MLPBias,
 		BOS:                   c.BOS,

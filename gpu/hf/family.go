@@ -28,6 +28,25 @@ func (c Config) ModelType() string {
 	return c.Family
 }
 
+// Architecture is the class that transformers has for the family, as in
+// "LlamaForCausalLM": what config.json names in architectures.
+func (c Config) Architecture() string { return architectures[c.ModelType()] }
+
+// FamilyOf is the Family of an architecture; ok is false where it is none of
+// those that Config covers.
+func FamilyOf(architecture string) (family string, ok bool) {
+	for f, a := range architectures {
+		switch {
+		case a != architecture:
+		case f == Llama:
+			return "", true
+		default:
+			return f, true
+		}
+	}
+	return "", false
+}
+
 // QKVBias says whether queries, keys and values have biases, OBias whether the
 // output of attention has one: Qwen 2 has the former, attention_bias of the
 // others means both.
@@ -78,7 +97,7 @@ func (j *configJSON) family() (string, error) {
 		return "", fmt.Errorf("hidden_act: %.40q, want \"silu\"", j.HiddenAct)
 	case j.ModelType == Llama && j.UseSlidingWindow:
 		return "", errors.New("use_sliding_window: a llama has full attention only")
-	case j.ModelType == Llama && slices.ContainsFunc(j.LayerTypes, func(s string) bool { return s != fullAttention }):
+	case j.ModelType == Llama && slices.ContainsFunc(j.LayerTypes, func(s string) bool { return s != FullAttention }):
 		return "", errors.New("layer_types: a llama has full_attention only")
 	case len(j.Quantization) > 0 && string(j.Quantization) != "null":
 		return "", errors.New("quantization_config: quantized weights are not supported")

@@ -49,26 +49,32 @@ func (r *RopeScaling) validate(c *Config) error {
 	case kind != RopeLinear && kind != RopeLlama3 && kind != RopeYarn && kind != RopeDynamic && kind != RopeLong:
 		return unknownRope(kind)
 	case !(r.Factor >= 1 && r.Factor <= 1e6):
-		return fmt.Errorf("factor %g is not in [1, 1e6]", r.Factor)
-	case !reflect.DeepEqual(*r, r.only()):
-		return fmt.Errorf("%s does not have all that is set: %+v", kind, *r)
+		return fmt.Errorf("factor: %g is not in [1, 1e6]", r.Factor)
+	case r.foreign() != "":
+		return fmt.Errorf("%s: %s has none", r.foreign(), kind)
 	case kind == RopeLlama3 && !(r.LowFreq > 0 && r.LowFreq < r.HighFreq && r.HighFreq <= 1e6):
-		return fmt.Errorf("low_freq_factor %g and high_freq_factor %g: want 0 < low < high", r.LowFreq, r.HighFreq)
+		name := "low_freq_factor"
+		if r.LowFreq > 0 && !(r.HighFreq > 0 && r.HighFreq <= 1e6) {
+			name = "high_freq_factor"
+		}
+		return fmt.Errorf("%s: low_freq_factor is %g and high_freq_factor %g, want 0 < low < high <= 1e6", name, r.LowFreq, r.HighFreq)
 	case kind != RopeLinear && kind != RopeDynamic && (r.Original < 1 || r.Original > MaxPositions):
-		return fmt.Errorf("original_max_position_embeddings %d is not in 1..%d", r.Original, MaxPositions)
+		return fmt.Errorf("original_max_position_embeddings: %d is not in 1..%d", r.Original, MaxPositions)
 	case kind == RopeYarn && c.RopeTheta <= 1:
-		return fmt.Errorf("yarn with rope_theta %g: want above 1", c.RopeTheta)
+		return fmt.Errorf("rope_type: yarn with rope_theta %g, want above 1", c.RopeTheta)
 	case kind == RopeDynamic && d < 4:
-		return fmt.Errorf("dynamic with head_dim %d: want 4 or more", d)
-	case kind == RopeLong && (short != d/2 || long != d/2):
-		return fmt.Errorf("short_factor and long_factor have %d and %d numbers, want half of head_dim, %d", short, long, d/2)
+		return fmt.Errorf("rope_type: dynamic with head_dim %d, want 4 or more", d)
+	case kind == RopeLong && short != d/2:
+		return fmt.Errorf("short_factor: %d numbers, want half of head_dim, %d", short, d/2)
+	case kind == RopeLong && long != d/2:
+		return fmt.Errorf("long_factor: %d numbers, want half of head_dim, %d", long, d/2)
 	case kind == RopeLong && r.Original < 2:
-		return errors.New("original_max_position_embeddings 1: longrope wants 2 or more")
+		return errors.New("original_max_position_embeddings: 1, longrope wants 2 or more")
 	}
 	for i := range r.Short {
-		for _, x := range []float64{r.Short[i], r.Long[i]} {
+		for j, x := range []float64{r.Short[i], r.Long[i]} {
 			if !(x >= 0.05 && x <= 1e6) { // angles must stay in sincos's range
-				return fmt.Errorf("short_factor or long_factor: %g is not in [0.05, 1e6]", x)
+				return fmt.Errorf("%s: %g is not in [0.05, 1e6]", [...]string{"short_factor", "long_factor"}[j], x)
 			}
 		}
 	}
@@ -76,7 +82,7 @@ func (r *RopeScaling) validate(c *Config) error {
 }
 
 func unknownRope(kind string) error {
-	return fmt.Errorf("type %.40q is not supported, only linear, dynamic, yarn, longrope and llama3", kind)
+	return fmt.Errorf("rope_type: %.40q is not supported, only linear, dynamic, yarn, longrope and llama3", kind)
 }
 
 // only is r with what its kind knows.
@@ -92,6 +98,36 @@ func (r *RopeScaling) only() RopeScaling {
 		s.Original, s.Attention, s.Short, s.Long = r.Original, r.Attention, r.Short, r.Long
 	}
 	return s
+}
+
+// foreign is the first thing that is set and that r's kind does not know, "" if none.
+func (r *RopeScaling) foreign() string {
+	s := r.only()
+	switch {
+	case r.LowFreq != s.LowFreq:
+		return "low_freq_factor"
+	case r.HighFreq != s.HighFreq:
+		return "high_freq_factor"
+	case r.Original != s.Original:
+		return "original_max_position_embeddings"
+	case r.Attention != s.Attention:
+		return "attention_factor"
+	case r.BetaFast != s.BetaFast:
+		return "beta_fast"
+	case r.BetaSlow != s.BetaSlow:
+		return "beta_slow"
+	case r.MScale != s.MScale:
+		return "mscale"
+	case r.MScaleAll != s.MScaleAll:
+		return "mscale_all_dim"
+	case r.Exact != s.Exact:
+		return "truncate"
+	case len(r.Short) != len(s.Short):
+		return "short_factor"
+	case len(r.Long) != len(s.Long):
+		return "long_factor"
+	}
+	return ""
 }
 
 // Context is how many tokens a text may have: MaxPositionEmbeddings, but what

@@ -52,6 +52,21 @@ func ParseShardIndex(b []byte) (*ShardIndex, error) {
 	return out, nil
 }
 
+// ReadShards is the File of all files that an index names; read reads one of them.
+func ReadShards(index []byte, read func(name string) (*File, error)) (*File, error) {
+	x, err := ParseShardIndex(index)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]*File{}
+	for _, name := range x.Files {
+		if files[name], err = read(name); err != nil {
+			return nil, err
+		}
+	}
+	return x.Join(files)
+}
+
 // Join makes one File of the files of x, by name: each tensor must be in the
 // file that x says, and nowhere else.
 func (x *ShardIndex) Join(files map[string]*File) (*File, error) {

@@ -8,9 +8,10 @@ import (
 	"strconv"
 )
 
+// The kinds of layers that layer_types names.
 const (
-	fullAttention    = "full_attention"
-	slidingAttention = "sliding_attention"
+	FullAttention    = "full_attention"
+	SlidingAttention = "sliding_attention"
 )
 
 // Window is how many tokens one of layer n sees, itself included; 0 is all that
@@ -26,8 +27,10 @@ func (c *Config) validateWindow() error {
 	switch {
 	case c.SlidingWindow == 0 && c.Sliding == nil:
 		return nil
+	case c.SlidingWindow == 0:
+		return errors.New("layer_types: they want a sliding_window, and none is set")
 	case c.Family == "":
-		return errors.New("use_sliding_window: a llama has full attention only")
+		return errors.New("sliding_window: a llama has full attention only")
 	case c.SlidingWindow < 1 || c.SlidingWindow > MaxPositions:
 		return fmt.Errorf("sliding_window: %d is not in 1..%d", c.SlidingWindow, MaxPositions)
 	case len(c.Sliding) != c.NumHiddenLayers:
@@ -67,11 +70,11 @@ func (j *configJSON) windows(c Config) (size int, sliding []bool, err error) {
 		switch {
 		case j.LayerTypes == nil:
 			sliding[i] = size > 0 && i >= first
-		case j.LayerTypes[i] == slidingAttention && size == 0:
+		case j.LayerTypes[i] == SlidingAttention && size == 0:
 			return 0, nil, errors.New("layer_types: sliding_attention without use_sliding_window and sliding_window")
-		case j.LayerTypes[i] == slidingAttention:
+		case j.LayerTypes[i] == SlidingAttention:
 			sliding[i] = true
-		case j.LayerTypes[i] != fullAttention:
+		case j.LayerTypes[i] != FullAttention:
 			return 0, nil, fmt.Errorf("layer_types: %.40q, want full_attention or sliding_attention", j.LayerTypes[i])
 		}
 	}
@@ -95,7 +98,7 @@ func (c *Config) window() (w windowJSON) {
 	}
 	w.size = strconv.AppendInt(nil, int64(c.SlidingWindow), 10)
 	for _, s := range c.Sliding {
-		w.layers = append(w.layers, map[bool]string{false: fullAttention, true: slidingAttention}[s])
+		w.layers = append(w.layers, map[bool]string{false: FullAttention, true: SlidingAttention}[s])
 	}
 	if first := slices.Index(c.Sliding, true); !slices.Contains(c.Sliding[first:], false) {
 		w.from = &first

@@ -49,9 +49,9 @@ func TestWindows(t *testing.T) {
 		}
 	}
 	for want, c := range map[string]Config{
-		"full attention only": windowed("", 4, func(int) bool { return true }),
-		"no layer has it":     windowed(Qwen2, 4, func(int) bool { return false }),
-		"sliding_window: 0":   windowed(Qwen2, 0, func(int) bool { return true }),
+		"full attention only":   windowed("", 4, func(int) bool { return true }),
+		"no layer has it":       windowed(Qwen2, 4, func(int) bool { return false }),
+		"want a sliding_window": windowed(Qwen2, 0, func(int) bool { return true }),
 	} {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error about %q", err, want)

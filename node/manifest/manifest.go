@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -60,43 +59,6 @@ type Model struct {
 	Config Config   `yaml:"config" cbor:"config"`
 	Base   wire.CID `yaml:"base,omitempty" cbor:"base"` // optional: the checkpoint to start from
 	Seed   uint64   `yaml:"seed" cbor:"seed"`           // of the genesis weights, where there is no base
-}
-
-// Config is the model's config.json. See hf.Config for the fields.
-type Config struct {
-	Architectures         []string `yaml:"architectures,flow" cbor:"architectures"` // LlamaForCausalLM
-	HiddenSize            int      `yaml:"hidden_size" cbor:"hidden_size"`
-	IntermediateSize      int      `yaml:"intermediate_size" cbor:"intermediate_size"`
-	NumHiddenLayers       int      `yaml:"num_hidden_layers" cbor:"num_hidden_layers"`
-	NumAttentionHeads     int      `yaml:"num_attention_heads" cbor:"num_attention_heads"`
-	NumKeyValueHeads      int      `yaml:"num_key_value_heads" cbor:"num_key_value_heads"` // default: num_attention_heads
-	HeadDim               int      `yaml:"head_dim" cbor:"head_dim"`                       // default: hidden_size / num_attention_heads
-	VocabSize             int      `yaml:"vocab_size" cbor:"vocab_size"`
-	MaxPositionEmbeddings int      `yaml:"max_position_embeddings" cbor:"max_position_embeddings"` // default: inner.sequence
-	RMSNormEps            float64  `yaml:"rms_norm_eps" cbor:"rms_norm_eps"`
-	RopeTheta             float64  `yaml:"rope_theta" cbor:"rope_theta"`
-	TieWordEmbeddings     bool     `yaml:"tie_word_embeddings" cbor:"tie_word_embeddings"`
-	BOS                   *int     `yaml:"bos_token_id,omitempty" cbor:"bos_token_id,omitempty"`      // optional
-	EOS                   []int    `yaml:"eos_token_id,omitempty,flow" cbor:"eos_token_id,omitempty"` // optional
-}
-
-// HF returns the config as package hf has it.
-func (c Config) HF() hf.Config {
-	return hf.Config{
-		HiddenSize:            c.HiddenSize,
-		IntermediateSize:      c.IntermediateSize,
-		NumHiddenLayers:       c.NumHiddenLayers,
-		NumAttentionHeads:     c.NumAttentionHeads,
-		NumKeyValueHeads:      c.NumKeyValueHeads,
-		HeadDim:               c.HeadDim,
-		VocabSize:             c.VocabSize,
-		MaxPositionEmbeddings: c.MaxPositionEmbeddings,
-		RMSNormEps:            c.RMSNormEps,
-		RopeTheta:             c.RopeTheta,
-		TieWordEmbeddings:     c.TieWordEmbeddings,
-		BOS:                   c.BOS,
-		EOS:                   c.EOS,
-	}
 }
 
 // Inner is the optimizer that each peer runs between two merges.

@@ -374,6 +374,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(goodYAML())
 	f.Add([]byte("version: 1\nname: &a x\nlicence: *a\nround: {deadline: 1s, inner_steps: -1}\nadmission: {allow: [1, {}, []]}\n"))
 	f.Add([]byte("sponsor: {address: '0x', signature: 3}\nversion: 1\nversion: 1"))
+	for _, config := range configs {
+		f.Add(edit(f, goodYAML(), "model.config", config))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Parse(b)
 		if err != nil {
@@ -399,6 +402,16 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	for _, config := range configs {
+		m, err := Parse(edit(f, goodYAML(), "model.config", config))
+		if err != nil {
+			f.Fatal(err)
+		}
+		if b, err = m.Encode(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Decode(b)
 		if err != nil {

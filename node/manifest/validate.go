@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"time"
 
@@ -138,52 +139,6 @@ func link(p *Problems, path string, c wire.CID, must bool, codecs ...uint64) {
 	p.add(path, 0, "%s does not name the right kind of block (its codec is 0x%x)", c, c.Codec())
 }
 
-func (m *Manifest) validateModel(p *Problems) {
-	c := &m.Model.Config
-	if len(c.Architectures) != 1 || c.Architectures[0] != "LlamaForCausalLM" {
-		p.add("model.config.architectures", 0, "%.60q: only [LlamaForCausalLM] can be trained", c.Architectures)
-	}
-	whole := true
-	for _, f := range c.counts() {
-		path := "model.config." + f.name
-		switch {
-		case f.v != 0:
-			whole = p.int(path, f.v, 1, f.max) && whole
-			continue
-		case f.name == "max_position_embeddings" && m.Inner.Sequence < 1, // derived from what has a problem itself
-			f.name == "num_key_value_heads" && c.NumAttentionHeads < 1,
-			f.name == "head_dim" && (c.HiddenSize < 1 || c.NumAttentionHeads < 1):
-		case f.name == "head_dim":
-			p.add("model.config.num_attention_heads", 0, "%d heads do not divide hidden_size %d: change one, or set head_dim", c.NumAttentionHeads, c.HiddenSize)
-		default:
-			p.add(path, 0, "missing")
-		}
-		whole = false
-	}
-	p.float("model.config.rms_norm_eps", c.RMSNormEps, above(0), from(0.1))
-	p.float("model.config.rope_theta", c.RopeTheta, from(1), from(1e12))
-	if c.VocabSize > 0 {
-		if c.BOS != nil {
-			p.int("model.config.bos_token_id", *c.BOS, 0, c.VocabSize-1)
-		}
-		if p.int("model.config.eos_token_id", len(c.EOS), 0, 16) {
-			for _, e := range c.EOS {
-				p.int("model.config.eos_token_id", e, 0, c.VocabSize-1)
-			}
-		}
-	}
-	if whole { // what remains are the relations between them
-		if err := c.HF().Validate(); err != nil {
-			name, what, ok := strings.Cut(err.Error(), ": ")
-			if !ok {
-				name, what = "hidden_size", err.Error()
-			}
-			p.add("model.config."+name, 0, "%s", what)
-		}
-	}
-	link(p, "model.base", m.Model.Base, false, wire.CodecDagPB)
-}
-
 func (m *Manifest) validateInner(p *Problems) {
 	in := &m.Inner
 	p.oneOf("inner.optimizer", in.Optimizer, "adamw")
@@ -217,8 +172,17 @@ func (m *Manifest) validateInner(p *Problems) {
 	}
 	b := p.int("inner.batch", in.Batch, 1, MaxBatch)
 	if p.int("inner.sequence", in.Sequence, 1, MaxSequence) {
-		if c := &m.Model.Config; c.MaxPositionEmbeddings > 0 && in.Sequence > c.MaxPositionEmbeddings {
-			p.add("inner.sequence", 0, "%d is above model.config.max_position_embeddings, %d", in.Sequence, c.MaxPositionEmbeddings)
+		c := m.Model.Config.HF()
+		if in.Separator != nil && c.RopeLength(in.Sequence) != 0 {
+			p.add("inner.separator", 0, "documents cannot be kept apart in sequences of %d tokens: from that length on %s turns a text by its length, leave the separator out or write a shorter inner.sequence",
+				in.Sequence, c.RopeScaling.Kind)
+		}
+		if most := c.Context(); c.MaxPositionEmbeddings > 0 && in.Sequence > most {
+			stretched := ""
+			if most > c.MaxPositionEmbeddings {
+				stretched = fmt.Sprintf(", which rope_scaling stretches to %d", most)
+			}
+			p.add("inner.sequence", 0, "%d is above model.config.max_position_embeddings, %d%s", in.Sequence, c.MaxPositionEmbeddings, stretched)
 		} else if b && in.Batch*in.Sequence > MaxWindow {
 			p.add("inner.batch", 0, "%d sequences of %d tokens are above the limit of %d tokens", in.Batch, in.Sequence, MaxWindow)
 		}

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/shoalnet/shoal/gpu/hf"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -31,25 +30,6 @@ func Default() *Manifest {
 		Admission:    Admission{Kind: "open", MinPeers: 1, MinStake: "0"},
 		Verification: Verification{Segments: defaultSegments, Window: 8, Tolerance: Tolerance{Exponents: 38, MantissaMean: 10, MantissaMedian: 8}},
 		Rewards:      Rewards{Budget: "0", Trainers: Whole},
-	}
-}
-
-// A count is a field of Config that must be set.
-type count struct {
-	name   string
-	v, max int
-}
-
-func (c *Config) counts() []count {
-	return []count{
-		{"hidden_size", c.HiddenSize, hf.MaxHidden},
-		{"intermediate_size", c.IntermediateSize, hf.MaxInner},
-		{"num_hidden_layers", c.NumHiddenLayers, hf.MaxLayers},
-		{"num_attention_heads", c.NumAttentionHeads, hf.MaxHeads},
-		{"num_key_value_heads", c.NumKeyValueHeads, hf.MaxHeads},
-		{"head_dim", c.HeadDim, hf.MaxHeadDim},
-		{"vocab_size", c.VocabSize, hf.MaxVocab},
-		{"max_position_embeddings", c.MaxPositionEmbeddings, hf.MaxPositions},
 	}
 }
 
@@ -75,9 +55,7 @@ func (m *Manifest) derive(set map[string]int) {
 
 // trim makes empty lists nil, so that equal manifests are deeply equal.
 func (m *Manifest) trim() {
-	if len(m.Model.Config.EOS) == 0 {
-		m.Model.Config.EOS = nil
-	}
+	m.Model.Config.trim()
 	if len(m.Admission.Allow) == 0 {
 		m.Admission.Allow = nil
 	}

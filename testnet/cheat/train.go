@@ -39,7 +39,7 @@ func (l *Liar) Engine(make func(context.Context, *manifest.Manifest) (node.Engin
 		}
 		if l.kind == SmallModel {
 			small := *m
-			small.Model.Config.NumHiddenLayers = max(1, m.Model.Config.NumHiddenLayers/2)
+			small.Model.Config = m.Model.Config.Resize(max(1, m.Model.Config.NumHiddenLayers/2))
 			if out.small, err = make(ctx, &small); err != nil {
 				return nil, err
 			}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/manifest"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+func (a *app) manifestInitCmd() *cobra.Command {
+	var name, from string
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Print a commented manifest to begin with",
+		Long: `Without --from, the manifest of a small Llama that begins with random weights.
+
+With --from, that of a run that goes on from a model: DIR is a Hugging Face directory of a
+Llama, a Qwen 2 or a Qwen 3 with config.json, tokenizer.json and model.safetensors or its
+shards, or what shoal export wrote. Weights and tokenizer are put as blocks into the data
+directory, as they are, from where publish serves them; the manifest names them (model.base
+and tokenizer), and model.config says what config.json said. The run trains in float32,
+whatever the weights are in.
+
+model.config has the names of config.json. What the comments do not show, all of it optional:
+
+  architectures       [LlamaForCausalLM], [Qwen2ForCausalLM] or [Qwen3ForCausalLM]
+  attention_bias      true: biases of attention's projections (Llama, Qwen 3)
+  mlp_bias            true: biases of the MLP's projections (Llama)
+  rope_scaling        rope_type (linear, dynamic, yarn, longrope or llama3), factor and what
+                      that type has: low_freq_factor, high_freq_factor, beta_fast,
+                      original_max_position_embeddings, attention_factor, beta_slow, mscale,
+                      mscale_all_dim, truncate, short_factor, long_factor
+  sliding_window      tokens that a token sees in the layers that layer_types says (Qwen)
+  layer_types         full_attention or sliding_attention, one for each layer`,
+		Example: `  shoal manifest init --name moby > run.yaml
+  shoal manifest init --from Qwen2.5-0.5B/ --name whales > run.yaml
+  shoal data prepare corpus.txt --into run.yaml    # with the model's own tokenizer`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text := manifest.Template(name, "", "", 0)
+			if cmd.Flags().Changed("from") {
+				var err error
+				if text, err = a.continued(cmd.Context(), name, from); err != nil {
+					return err
+				}
+			}
+			_, err := a.out.Write(text)
+			return err
+		},
+	}
+	c.Flags().StringVar(&name, "name", "my-run", "name of the run: a-z, 0-9 and -")
+	c.Flags().StringVar(&from, "from", "", "directory of a model that the run goes on from")
+	return c
+}
+
+// continued stores the model in path and returns the manifest that goes on from it.
+func (a *app) continued(ctx context.Context, name, path string) (text []byte, err error) {
+	dir, err := localModel(path)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := hf.ParseConfig(dir.files[node.ConfigFile])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	tok, err := hf.LoadTokenizer(dir.files[node.TokenizerFile])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if n := tok.VocabSize(); n > cfg.VocabSize {
+		return nil, advise(fmt.Errorf("%s: %s has %d tokens, %s a vocab_size of %d", path, node.TokenizerFile, n, node.ConfigFile, cfg.VocabSize), "the tokenizer is another model's: use the one that this model was trained with")
+	}
+	if _, err := dir.params(cfg); err != nil { // all are there, of the right shape, and finite
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	s, err := a.offline()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	base, err := s.putBase(ctx, dir, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	t, err := s.blocks.PutFile(ctx, tok.JSON())
+	if err != nil {
+		return nil, fmt.Errorf("store the tokenizer: %w", err)
+	}
+	if err := s.store.Pin("prepared/"+base.String(), base, t); err != nil {
+		return nil, err
+	}
+	a.say("%s, %s parameters, from %s, is in %s\nnext: shoal data prepare TEXT --into the manifest; its licence must be one that the model's allows",
+		cfg.Architecture(), count(float64(cfg.NumParams())), path, a.dir)
+	return manifest.Continue(name, cfg, base, t)
+}
+
+// putBase stores what a base needs of a model's directory, which is mapped meanwhile.
+func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (base wire.CID, err error) {
+	files := map[string][]byte{node.ConfigFile: dir.files[node.ConfigFile], node.TokenizerFile: dir.files[node.TokenizerFile]}
+	names := []string{node.WeightsFile}
+	if index := dir.files[shardIndexFile]; index != nil {
+		x, err := hf.ParseShardIndex(index)
+		if err != nil {
+			return "", err
+		}
+		files[shardIndexFile], names = index, x.Files
+	}
+	for _, name := range names {
+		m, err := mapFile(filepath.Join(dir.path, name))
+		if err != nil {
+			return "", notAModel(err)
+		}
+		defer func() { err = errors.Join(err, m.close()) }()
+		files[name] = m.data
+	}
+	total := int64(0)
+	for _, b := range files {
+		total += int64(len(b))
+	}
+	if most := node.BaseLimit(cfg.Tensors()); total > most {
+		return "", fmt.Errorf("its files have %s, those of a model of %d parameters at most %s", size(total), cfg.NumParams(), size(most))
+	}
+	err = faults(func() error {
+		base, err = s.blocks.PutDir(ctx, files)
+		return err
+	})
+	return base, err
+}
+
+// heldTokenizer is the tokenizer of the model that a manifest continues, nil where it
+// continues none. asked is --tokenizer: another one than the model's is refused, since
+// its tokens would mean nothing to the model.
+func (a *app) heldTokenizer(ctx context.Context, e *editable, asked string) (tok *hf.Tokenizer, err error) {
+	top, err := e.top()
+	if err != nil {
+		return nil, err
+	}
+	_, model := field(top, "model")
+	_, base := field(model, "base")
+	_, named := field(top, "tokenizer")
+	if base == nil || named == nil {
+		return nil, nil
+	}
+	c, err := wire.ParseCID(named.Value)
+	if err != nil {
+		return nil, nil // check says what is wrong with it
+	}
+	s, err := a.offline()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	b, err := s.blocks.GetFile(ctx, c, maxTokenizer)
+	if errors.Is(err, node.ErrNotFound) {
+		return nil, advise(fmt.Errorf("%s continues a model whose tokenizer %s is not in %s", e.name, c, a.dir), "put it there: shoal manifest init --from DIR")
+	} else if err != nil {
+		return nil, err
+	}
+	if tok, err = hf.LoadTokenizer(b); err != nil || asked == "" {
+		return tok, err
+	}
+	if asked != charTokens {
+		other, err := tokenizerOf(asked)
+		if err != nil {
+			return nil, err
+		}
+		if got, err := s.blocks.PutFile(ctx, other.JSON()); err != nil || got == c {
+			return tok, err
+		}
+	}
+	return nil, advise(fmt.Errorf("--tokenizer %s: %s continues a model with another one", asked, e.name), "leave --tokenizer out, or take model.base out of the manifest")
+}

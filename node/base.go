@@ -1,0 +1,85 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/p2p/wire"
+)
+
+// A base is what a manifest's model.base names, the checkpoint that a run starts
+// from: a flat UnixFS directory with weights as Hugging Face has them, in one file or
+// in shards, of any precision, or a state of another run. Its other files count
+// for nothing here, though a base with config.json and tokenizer.json is a model by itself.
+
+// BaseLimit bounds the bytes of a base with these tensors: as float64 and as what
+// comes with them, a tokenizer and momentum say.
+func BaseLimit(tensors []hf.Tensor) int64 {
+	n := int64(0)
+	for _, t := range tensors {
+		n += int64(t.Len())
+	}
+	return 8*n + 1024*int64(len(tensors)) + 128<<20
+}
+
+// BaseWeights reads the weights of a base in the order of tensors, widened to
+// float32. It is fetched where it is not held.
+func BaseWeights(ctx context.Context, b Blocks, base wire.CID, tensors []hf.Tensor, from []wire.PeerID) ([]float32, error) {
+	limit := BaseLimit(tensors)
+	if err := b.FetchDir(ctx, base, from, limit, nil); err != nil {
+		return nil, fmt.Errorf("model.base %s: %w", base, err)
+	}
+	files, err := b.GetDir(ctx, base, limit)
+	if err != nil {
+		return nil, fmt.Errorf("model.base %s: %w", base, err)
+	}
+	params, err := flatBase(files, tensors)
+	if err != nil {
+		return nil, fmt.Errorf("model.base %s: %w: %w", base, ErrBadContent, err)
+	}
+	return params, nil
+}
+
+func flatBase(files map[string][]byte, tensors []hf.Tensor) ([]float32, error) {
+	read := func(name string) (*hf.File, error) {
+		data, ok := files[name]
+		if !ok {
+			return nil, errors.New("it holds no " + name)
+		}
+		f, err := hf.ReadSafetensors(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		return f, nil
+	}
+	var f *hf.File
+	var err error
+	index := files[ShardIndexFile]
+	if _, whole := files[WeightsFile]; whole || index == nil { // of the same, where there are both
+		f, err = read(WeightsFile)
+	} else {
+		f, err = hf.ReadShards(index, read)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.Flat(tensors)
+}
+
+const basePin = "run/base"
+
+// keepBase pins the base, if there is one and it is still here: who comes later
+// begins with it, too, and need not find the one who published the run.
+func (p *parts) keepBase() error {
+	base := p.manifest.Model.Base
+	if !base.Defined() {
+		return nil
+	}
+	err := p.keeper.pin(basePin, base)
+	if errors.Is(err, ErrNotFound) { // an earlier version let it go
+		return nil
+	}
+	return err
+}
