@@ -46,6 +46,9 @@ model.config has the names of config.json. What the comments do not show, all of
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text := manifest.Template(name, "", "", 0)
 			if cmd.Flags().Changed("from") {
+				if from == "" {
+					return usagef("--from: want the directory of a model")
+				}
 				var err error
 				if text, err = a.continued(cmd.Context(), name, from); err != nil {
 					return err

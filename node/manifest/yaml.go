@@ -206,7 +206,7 @@ func (w *walker) fields(path string, n *yaml.Node, v reflect.Value) {
 
 // elsewhere are names that other people and config.json have for a field.
 var elsewhere = map[string]string{
-	"license": "licence",
+	"license":    "licence",
 	"model_type": "architectures", "rope_parameters": "rope_scaling", "type": "rope_type", "use_sliding_window": "sliding_window", "max_window_layers": "layer_types",
 }
 
