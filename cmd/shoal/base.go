@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -169,12 +170,16 @@ func (a *app) heldTokenizer(ctx context.Context, e *editable, asked string) (tok
 	if tok, err = hf.LoadTokenizer(b); err != nil || asked == "" {
 		return tok, err
 	}
-	other, err := loadTokenizer(asked, "-")
-	if err != nil {
-		return nil, err
+	same := false
+	if asked != charTokens {
+		other, err := loadTokenizer(asked, "")
+		if err != nil {
+			return nil, err
+		}
+		same = bytes.Equal(other.JSON(), b)
 	}
-	if got, err := s.blocks.PutFile(ctx, other.JSON()); err != nil || got != c {
-		return nil, errors.Join(err, advise(fmt.Errorf("--tokenizer %s: %s continues a model with another one", asked, e.name), "leave --tokenizer out, or take model.base out of the manifest"))
+	if !same {
+		return nil, advise(fmt.Errorf("--tokenizer %s: %s continues a model with another one", asked, e.name), "leave --tokenizer out, or take model.base out of the manifest")
 	}
 	return tok, nil
 }
