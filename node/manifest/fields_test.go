@@ -199,6 +199,30 @@ func TestProblemsAreCollectedInOrder(t *testing.T) {
 	}
 }
 
+// Names that config.json has and a manifest spells otherwise lead to the field.
+func TestSuggestions(t *testing.T) {
+	for path, want := range map[string]string{
+		"license":                            "licence",
+		"model.config.rope_parameters":       "rope_scaling",
+		"model.config.rope_scaling.type":     "rope_type",
+		"model.config.use_sliding_window":    "sliding_window",
+		"model.config.max_window_layers":     "layer_types",
+		"model.config.model_type":            "architectures",
+		"model.config.attentionBias":         "attention_bias",
+		"inner.type":                         "",
+		"model.config.rope_scaling.rope_typ": "",
+	} {
+		_, err := Parse(edit(t, goodYAML(), path, "1"))
+		line := path + ": unknown field"
+		if want != "" {
+			line += ": did you mean " + want + "?"
+		}
+		if err == nil || !strings.Contains(err.Error(), line+" (") {
+			t.Errorf("%v, want %q", err, line)
+		}
+	}
+}
+
 func TestParseRefusesDocuments(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"empty":     {"", "empty"},

@@ -204,13 +204,19 @@ func (w *walker) fields(path string, n *yaml.Node, v reflect.Value) {
 	}
 }
 
+// elsewhere are names that other people and config.json have for a field.
+var elsewhere = map[string]string{
+	"license":    "licence",
+	"model_type": "architectures", "rope_parameters": "rope_scaling", "type": "rope_type", "use_sliding_window": "sliding_window", "max_window_layers": "layer_types",
+}
+
 // suggest names the field that an unknown one may have been meant to be.
 func suggest(key string, index map[string]int) string {
 	plain := func(s string) string {
 		return strings.ToLower(strings.NewReplacer("_", "", "-", "", " ", "").Replace(s))
 	}
-	if plain(key) == "license" {
-		key = "licence"
+	if other, ok := elsewhere[strings.ToLower(key)]; ok {
+		key = other
 	}
 	for name := range index {
 		if plain(name) == plain(key) {
