@@ -195,3 +195,28 @@ func around(tok *hf.Tokenizer, config []byte) (before, after []int32, err error)
 	}
 	return before, after, err
 }
+
+// beginning is what a document begins with that is to be predicted from its first token on: what
+// around says, and where that is nothing and config does not forbid it, its bos_token.
+func beginning(tok *hf.Tokenizer, config []byte) ([]int32, error) {
+	before, _, err := around(tok, config)
+	if err != nil || len(before) > 0 || config == nil {
+		return before, err
+	}
+	var j struct {
+		BOS json.RawMessage `json:"bos_token"`
+		Add *bool           `json:"add_bos_token"`
+	}
+	if err := json.Unmarshal(config, &j); err != nil {
+		return nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
+	}
+	name := tokenName(j.BOS)
+	if name == "" || j.Add != nil && !*j.Add {
+		return nil, nil
+	}
+	id, ok := tok.ID(name)
+	if !ok {
+		return nil, fmt.Errorf("%s: bos_token %.40q is not in the vocabulary", tokenizerConfigFile, name)
+	}
+	return []int32{id}, nil
+}

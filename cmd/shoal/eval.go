@@ -43,7 +43,7 @@ those before it; mean_nll is the mean over all of them in nats, ppl its exponent
 Without --split the file is one document, as it is. With it the file is cut at the
 separator, documents lose the white space around them, and empty ones do not count.
 
-` + bosHelp,
+` + bosHelp + ` Where that is nothing, and is not said to be, eval takes bos_token.`,
 		Example: `  shoal eval --model model/ --text corpus.txt
   shoal eval --model model/ --text stories.txt --split '<|endoftext|>' --json
   shoal eval --model model/ --text stories.txt --split '<|endoftext|>' --skip 1 --documents 200`,
@@ -84,7 +84,7 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 		return err
 	}
 	defer o.close()
-	before, _, err := around(o.tok, dir.files[tokenizerConfigFile])
+	before, err := beginning(o.tok, dir.files[tokenizerConfigFile])
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,38 @@ func TestAround(t *testing.T) {
 	}
 }
 
+// A document that eval measures begins with a BOS wherever there is one that nobody has forbidden.
+func TestBeginning(t *testing.T) {
+	tok, err := hf.NewChar("ab", "<s>", "<e>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for config, want := range map[string]string{
+		``: "", `{}`: "", `{"bos_token": null}`: "", `{"add_bos_token": true}`: "",
+		`{"bos_token": "<s>"}`: "<s>", // generate has none here
+		`{"tokenizer_class": "GPT2Tokenizer", "bos_token": "b"}`:        "b",
+		`{"bos_token": "<s>", "add_bos_token": false}`:                  "",
+		`{"bos_token": "<s>", "add_bos_token": true}`:                   "<s>",
+		`{"tokenizer_class": "LlamaTokenizer"}`:                         "<s>",
+		`{"bos_token": "<s>", "eos_token": "b", "add_eos_token": true}`: "<s>",
+		`{"bos_token": "<x>"}`:                                          "!",
+		`[`:                                                             "!",
+	} {
+		var b []byte
+		if config != "" {
+			b = []byte(config)
+		}
+		ids, err := beginning(tok, b)
+		got := tok.Decode(ids)
+		if err != nil {
+			got = "!"
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q (%v)", config, got, want, err)
+		}
+	}
+}
+
 func TestTokenizeVectors(t *testing.T) {
 	b, err := os.ReadFile(reference(t, "vectors/tokenizer.json"))
 	if err != nil {
