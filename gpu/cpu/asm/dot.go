@@ -54,16 +54,7 @@ func dots() {
 // last of an odd number has a row of 0 beside it.
 func stripsDot(nv int, together Mem) {
 	w := zmm
-	TEXT(fmt.Sprintf("stripsDot512x%d", nv), attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
-	Pragma("noescape")
-	k := Load(Param("k"), GP64())
-	n := Load(Param("n"), GP64())
-	h := Load(Param("h"), GP64())
-	last := Load(Param("last"), GP64())
-	s := Load(Param("src"), GP64())
-	ss := Load(Param("ss"), GP64())
-	d := Load(Param("dst"), GP64())
-	ds := Load(Param("ds"), GP64())
+	k, n, h, last, s, ss, d, ds := stripsText(fmt.Sprintf("stripsDot512x%d", nv))
 	// Masks of whole pieces are K3 for the first row and K4 for the second, of the last piece K1 and
 	// K2, K5 and K6.
 	if nv == 1 { // the memory of what follows may be shorter than a vector

@@ -14,16 +14,7 @@ import (
 // elements; they go into rows of nv vectors of n blocks of dst, ds bytes apart. What lies in
 // a row beyond its piece is of no matter. Rows are asked for before they are read.
 func strips(w width, nv int) {
-	TEXT(fmt.Sprintf("strips%sx%d", w.name, nv), attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
-	Pragma("noescape")
-	k := Load(Param("k"), GP64())
-	n := Load(Param("n"), GP64())
-	h := Load(Param("h"), GP64())
-	last := Load(Param("last"), GP64())
-	s := Load(Param("src"), GP64())
-	ss := Load(Param("ss"), GP64())
-	d := Load(Param("dst"), GP64())
-	ds := Load(Param("ds"), GP64())
+	k, n, h, last, s, ss, d, ds := stripsText(fmt.Sprintf("strips%sx%d", w.name, nv))
 	at := func(p reg.Register, i int) Mem { return Mem{Base: p, Disp: w.bytes * i} }
 	v, masks, full := w.some(nv), w.some(nv), w.vec()
 	if w.halves == 1 {
@@ -91,6 +82,14 @@ func strips(w width, nv int) {
 	DECQ(k)
 	JNE(LabelRef("row"))
 	end()
+}
+
+// stripsText begins a function of strips' signature.
+func stripsText(name string) (k, n, h, last, src, ss, dst, ds reg.Register) {
+	TEXT(name, attr.NOSPLIT, "func(k, n, h, last int, src *float32, ss int, dst *float32, ds int)")
+	Pragma("noescape")
+	arg := func(name string) reg.Register { return Load(Param(name), GP64()) }
+	return arg("k"), arg("n"), arg("h"), arg("last"), arg("src"), arg("ss"), arg("dst"), arg("ds")
 }
 
 // some are n registers.
