@@ -87,16 +87,6 @@ func (n *node) has(p wire.PeerID, round uint64) bool {
 	return false
 }
 
-// hasBad reports whether n or an ancestor is bad.
-func (n *node) hasBad() bool {
-	for ; n != nil; n = n.parent {
-		if n.bad {
-			return true
-		}
-	}
-	return false
-}
-
 // past finds n and its ancestors by CID.
 func (m *Machine) past(n *node) func(wire.CID) *Commit {
 	return func(id wire.CID) *Commit {

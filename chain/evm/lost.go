@@ -174,9 +174,7 @@ func (s *Sender) look(ctx context.Context) bool {
 		return true
 	}
 	if !same {
-		for n := range s.landed {
-			delete(s.landed, n)
-		}
+		clear(s.landed)
 		s.lose(0, Loss{What: fmt.Sprintf("the last %d transactions of %s", len(list), s.from), Tx: hashOf(list[0]),
 			Why: "the chain has none of them, nor the blocks that were before them: it is another one, begun anew; what they did must be done again"})
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -332,24 +331,7 @@ func TestReorganization(t *testing.T) {
 		}
 		return true, nil
 	}
-	stop := make(chan struct{})
-	var blocks sync.WaitGroup
-	defer blocks.Wait() // the chain is closed afterwards
-	defer close(stop)
-	blocks.Go(func() {
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				s.mu.Lock()
-				s.sim.Commit()
-				s.mu.Unlock()
-			}
-		}
-	})
+	s.beat(t)
 	if _, err := newSender(t, c, SenderOptions{File: file}).Send(t.Context(), to, data); err != nil {
 		t.Fatal(err)
 	}

@@ -148,39 +148,52 @@ const bosHelp = `The BOS is that of transformers' tokenizer(text): bos_token whe
 add_bos_token: true, none where it says false; else what the post-processor of
 tokenizer.json adds.`
 
+// bounds are what tokenizer_config.json says of a text's beginning and end.
+type bounds struct {
+	Class  string          `json:"tokenizer_class"`
+	BOS    json.RawMessage `json:"bos_token"`
+	EOS    json.RawMessage `json:"eos_token"`
+	AddBOS *bool           `json:"add_bos_token"`
+	AddEOS *bool           `json:"add_eos_token"`
+}
+
+// readBounds reads tokenizer_config.json, which may be missing (nil).
+func readBounds(config []byte) (b bounds, err error) {
+	if config == nil {
+		return b, nil
+	}
+	if err := json.Unmarshal(config, &b); err != nil {
+		return b, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
+	}
+	return b, nil
+}
+
+// named is the token that a field of tokenizer_config.json names; none where it names none.
+func named(tok *hf.Tokenizer, field, name string) ([]int32, error) {
+	if name == "" {
+		return nil, nil
+	}
+	id, ok := tok.ID(name)
+	if !ok {
+		return nil, fmt.Errorf("%s: %s %.40q is not in the vocabulary", tokenizerConfigFile, field, name)
+	}
+	return []int32{id}, nil
+}
+
 // around are the tokens that transformers' tokenizer(text) puts before and after a text.
 // Where tokenizer_config.json, which may be missing (nil), says add_bos_token or
 // add_eos_token, these are its bos_token and eos_token, as transformers 5 has it; else what the post-processor
 // of tokenizer.json puts there. Without either only tokenizers of Llama's and Gemma's classes have a BOS.
 func around(tok *hf.Tokenizer, config []byte) (before, after []int32, err error) {
+	j, err := readBounds(config)
+	if err != nil {
+		return nil, nil, err
+	}
 	before, after = tok.Around()
-	if config == nil {
-		return before, after, nil
-	}
-	var j struct {
-		Class  string          `json:"tokenizer_class"`
-		BOS    json.RawMessage `json:"bos_token"`
-		EOS    json.RawMessage `json:"eos_token"`
-		AddBOS *bool           `json:"add_bos_token"`
-		AddEOS *bool           `json:"add_eos_token"`
-	}
-	if err := json.Unmarshal(config, &j); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
-	}
 	byDefault, ofClass := bosByDefault[j.Class]
 	bare := len(before)+len(after) == 0
 	if j.AddBOS == nil && j.AddEOS == nil && !(bare && ofClass) {
 		return before, after, nil
-	}
-	find := func(field, name string) ([]int32, error) {
-		if name == "" {
-			return nil, nil
-		}
-		id, ok := tok.ID(name)
-		if !ok {
-			return nil, fmt.Errorf("%s: %s %.40q is not in the vocabulary", tokenizerConfigFile, field, name)
-		}
-		return []int32{id}, nil
 	}
 	before, after = nil, nil
 	if j.AddBOS != nil && *j.AddBOS || j.AddBOS == nil && ofClass {
@@ -188,10 +201,10 @@ func around(tok *hf.Tokenizer, config []byte) (before, after []int32, err error)
 		if _, there := tok.ID(byDefault); name == "" && there {
 			name = byDefault
 		}
-		before, err = find("bos_token", name)
+		before, err = named(tok, "bos_token", name)
 	}
 	if err == nil && j.AddEOS != nil && *j.AddEOS {
-		after, err = find("eos_token", tokenName(j.EOS))
+		after, err = named(tok, "eos_token", tokenName(j.EOS))
 	}
 	return before, after, err
 }
@@ -200,23 +213,12 @@ func around(tok *hf.Tokenizer, config []byte) (before, after []int32, err error)
 // around says, and where that is nothing and config does not forbid it, its bos_token.
 func beginning(tok *hf.Tokenizer, config []byte) ([]int32, error) {
 	before, _, err := around(tok, config)
-	if err != nil || len(before) > 0 || config == nil {
+	if err != nil || len(before) > 0 {
 		return before, err
 	}
-	var j struct {
-		BOS json.RawMessage `json:"bos_token"`
-		Add *bool           `json:"add_bos_token"`
+	j, err := readBounds(config)
+	if err != nil || j.AddBOS != nil && !*j.AddBOS {
+		return nil, err
 	}
-	if err := json.Unmarshal(config, &j); err != nil {
-		return nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
-	}
-	name := tokenName(j.BOS)
-	if name == "" || j.Add != nil && !*j.Add {
-		return nil, nil
-	}
-	id, ok := tok.ID(name)
-	if !ok {
-		return nil, fmt.Errorf("%s: bos_token %.40q is not in the vocabulary", tokenizerConfigFile, name)
-	}
-	return []int32{id}, nil
+	return named(tok, "bos_token", tokenName(j.BOS))
 }

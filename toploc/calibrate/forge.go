@@ -17,14 +17,9 @@ type forgery struct {
 	rows    func(seq int) []uint16
 }
 
-// chunk is the part of a sequence's rows that chunk j covers.
+// chunks are what a sequence's rows are proved in.
 func (m *measurement) chunks(seq int) []toploc.Chunk {
 	return m.c.Params.Chunks(m.prompts[seq], m.c.Tokens)
-}
-
-func (m *measurement) part(a []uint16, c toploc.Chunk) []uint16 {
-	d := m.c.Params.Hidden
-	return a[c.Start*d : (c.Start+c.Tokens)*d]
 }
 
 // prove makes the records of a sequence's rows.
