@@ -330,6 +330,18 @@ func (a *assembly) decides(n uint64) bool {
 // with every head: what was out of reach, behind a partition or a crash, is passed by then.
 func (cfg *Config) appeal() uint64 { return max(2, 3*cfg.AuditWindow/8) }
 
+// condemned reports whether after commit c the voices that k's work is wrong or withheld were enough.
+func (a *assembly) condemned(c *Commit, k *Case) bool {
+	was := caseOf(c.Cases, k.about())
+	return was != nil && a.decides(a.weigh(was.Wrong)+a.weigh(was.Withheld))
+}
+
+// votedBy reports whether a vote of the peer is in the commit.
+func (c *Commit) votedBy(p wire.PeerID) bool {
+	_, ok := slices.BinarySearchFunc(c.Votes, p, func(v wire.Signed, p wire.PeerID) int { return v.From.Compare(p) })
+	return ok
+}
+
 // withholds reports whether the accused has voted all the while: who is there and
 // does not serve withholds; who is not there is only absent, and leaves the roster
 // for that. See withdrew for who leaves with its stake.
@@ -342,12 +354,10 @@ func (a *assembly) withholds(k *Case, voted func(wire.PeerID) bool) bool {
 		if c == nil {
 			return false
 		}
-		was := caseOf(c.Cases, k.about())
-		if was == nil || !a.decides(a.weigh(was.Wrong)+a.weigh(was.Withheld)) {
+		if !a.condemned(c, k) {
 			return false
 		}
-		_, ok := slices.BinarySearchFunc(c.Votes, k.Peer, func(v wire.Signed, p wire.PeerID) int { return v.From.Compare(p) })
-		if !ok {
+		if !c.votedBy(k.Peer) {
 			return false
 		}
 		c = a.past(c.Parent)
@@ -366,11 +376,10 @@ func (a *assembly) cameAndWent(k *Case, voted func(wire.PeerID) bool) bool {
 		n++
 	}
 	for c := a.parent; c != nil && c.Round >= k.Opened; c = a.past(c.Parent) {
-		was := caseOf(c.Cases, k.about())
-		if was == nil || !a.decides(a.weigh(was.Wrong)+a.weigh(was.Withheld)) {
+		if !a.condemned(c, k) {
 			break
 		}
-		if _, ok := slices.BinarySearchFunc(c.Votes, k.Peer, func(v wire.Signed, p wire.PeerID) int { return v.From.Compare(p) }); ok {
+		if c.votedBy(k.Peer) {
 			n++
 		}
 	}
@@ -385,8 +394,7 @@ func (a *assembly) cameAndWent(k *Case, voted func(wire.PeerID) bool) bool {
 func (a *assembly) withdrew(k *Case) bool {
 	gone, left, c := false, activeIn(a.parent.Roster, k.Peer) == nil, a.parent
 	for n := uint64(0); c != nil && c.Round > k.Round && (left || n < a.cfg.appeal()); n++ {
-		was := caseOf(c.Cases, k.about())
-		if n < a.cfg.appeal() && (was == nil || !a.decides(a.weigh(was.Wrong)+a.weigh(was.Withheld))) {
+		if n < a.cfg.appeal() && !a.condemned(c, k) {
 			return false
 		}
 		left = left && activeIn(c.Roster, k.Peer) == nil
