@@ -185,16 +185,7 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 			return nil, usagef("--eos %q without --split: a text that is not split has no documents", pf.eos)
 		}
 		c = &corpus{documents: []string{text}}
-		switch {
-		case pf.held != nil:
-			c.tok = pf.held
-		case pf.tokenizer != charTokens:
-			c.tok, err = tokenizerOf(pf.tokenizer)
-		case text == "":
-			err = errors.New("the text is empty")
-		default:
-			c.tok, err = hf.NewChar(text)
-		}
+		c.tok, err = pf.load(text)
 		return c, err
 	}
 	sep := unescape(pf.split)
@@ -205,18 +196,11 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 	if len(c.documents) == 0 {
 		return nil, errors.New("the text holds no document")
 	}
-	if pf.held != nil {
-		c.tok = pf.held
-	} else if pf.tokenizer == charTokens {
-		text = strings.Join(c.documents, "")
-		if utf8.RuneCountInString(c.eos) == 1 { // a character like the others
-			c.tok, err = hf.NewChar(text + c.eos)
-		} else {
-			c.tok, err = hf.NewChar(text, c.eos)
-		}
-	} else {
-		c.tok, err = tokenizerOf(pf.tokenizer)
+	all, special := strings.Join(c.documents, ""), []string{c.eos}
+	if utf8.RuneCountInString(c.eos) == 1 { // a character like the others
+		all, special = all+c.eos, nil
 	}
+	c.tok, err = pf.load(all, special...)
 	if err != nil {
 		return nil, err
 	}
@@ -228,6 +212,19 @@ func (pf *prepareFlags) corpus(text string) (c *corpus, err error) {
 	}
 	c.separator = &id
 	return c, nil
+}
+
+// load is the tokenizer that was asked for; char is that of text and some special tokens.
+func (pf *prepareFlags) load(text string, special ...string) (*hf.Tokenizer, error) {
+	switch {
+	case pf.held != nil:
+		return pf.held, nil
+	case pf.tokenizer != charTokens:
+		return tokenizerOf(pf.tokenizer)
+	case text == "":
+		return nil, errors.New("the text is empty")
+	}
+	return hf.NewChar(text, special...)
 }
 
 // tokens are those of all documents.
