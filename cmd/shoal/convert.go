@@ -23,7 +23,11 @@ func (a *app) convertCmd() *cobra.Command {
 		Use:   "convert MODEL FILE.gguf",
 		Short: "Write a model as a GGUF file, for llama.cpp and its kin",
 		Long: `MODEL is a directory with config.json, model.safetensors and tokenizer.json, or the CID
-of one, which is fetched. Numbers stay float32 unless --bf16 rounds the matrices.`,
+of one, which is fetched. Numbers stay float32 unless --bf16 rounds the matrices.
+
+The chat template comes along, and which tokens begin and end a text: what tokenizer_config.json
+says, or else generation_config.json, config.json and tokenizer.json. GGUF has place for
+three that end one.`,
 		Example: `  shoal convert model/ model.gguf
   shoal convert model/ model.gguf --bf16`,
 		Args: exactly("MODEL", "FILE"),
@@ -68,6 +72,12 @@ func (a *app) convert(ctx context.Context, dir *modelDir, name string, o hf.GGUF
 	}
 	tok, err := hf.LoadTokenizer(dir.files[node.TokenizerFile])
 	if err != nil {
+		return err
+	}
+	if err := ends(&cfg, tok, dir.files); err != nil {
+		return err
+	}
+	if o.Before, o.After, err = around(tok, dir.files[tokenizerConfigFile]); err != nil {
 		return err
 	}
 	params, err := dir.params(cfg)

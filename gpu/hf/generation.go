@@ -8,7 +8,8 @@ import (
 // A Generation is what generation_config.json advises on how to sample. Nil
 // fields are not said.
 type Generation struct {
-	EOS         []int // tokens that end a text, none to 16
+	BOS         *int  // token that begins a text
+	EOS         []int // tokens that end one, none to 16
 	Sample      *bool // false: take the likeliest
 	Temperature *float64
 	TopK        *int
@@ -26,6 +27,7 @@ func ParseGeneration(b []byte) (Generation, error) {
 		return g, fmt.Errorf("generation_config.json: %d bytes are over the limit of %d", len(b), maxConfig)
 	}
 	var j struct {
+		BOS         *int      `json:"bos_token_id"`
 		EOS         tokenList `json:"eos_token_id"`
 		Sample      *bool     `json:"do_sample"`
 		Temperature *float64  `json:"temperature"`
@@ -46,6 +48,9 @@ func ParseGeneration(b []byte) (Generation, error) {
 			return g, fmt.Errorf("generation_config.json: eos_token_id: %d is not in 0..%d", e, MaxVocab-1)
 		}
 	}
+	if j.BOS != nil && (*j.BOS < 0 || *j.BOS >= MaxVocab) {
+		return g, fmt.Errorf("generation_config.json: bos_token_id: %d is not in 0..%d", *j.BOS, MaxVocab-1)
+	}
 	for _, f := range []struct {
 		name   string
 		v      *float64
@@ -61,5 +66,5 @@ func ParseGeneration(b []byte) (Generation, error) {
 	if j.MaxNew != nil && (*j.MaxNew < 1 || *j.MaxNew > MaxPositions) {
 		return g, fmt.Errorf("generation_config.json: max_new_tokens: %d is not in 1..%d", *j.MaxNew, MaxPositions)
 	}
-	return Generation{j.EOS, j.Sample, j.Temperature, j.TopK, j.TopP, j.MinP, j.Repetition, j.MaxNew}, nil
+	return Generation{j.BOS, j.EOS, j.Sample, j.Temperature, j.TopK, j.TopP, j.MinP, j.Repetition, j.MaxNew}, nil
 }

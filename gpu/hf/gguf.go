@@ -11,9 +11,10 @@ import (
 
 // GGUFOptions say what WriteGGUF writes.
 type GGUFOptions struct {
-	Name     string // general.name; may be empty
-	BF16     bool   // matrices rounded to bfloat16; otherwise all is float32
-	Template string // chat template, Jinja; may be empty
+	Name          string  // general.name; may be empty
+	BF16          bool    // matrices rounded to bfloat16; otherwise all is float32
+	Template      string  // chat template, Jinja; may be empty
+	Before, After []int32 // tokens put around a text: none or one each, that after it of Config.EOS
 }
 
 // WriteGGUF writes a model as one GGUF file, version 3, as llama.cpp reads it:
@@ -38,6 +39,9 @@ func WriteGGUF(w io.Writer, c Config, t *Tokenizer, flat []float32, o GGUFOption
 	g := &gguf{c: c, bf16: o.BF16}
 	g.model(o)
 	if err := g.vocabulary(t); err != nil {
+		return fmt.Errorf("gguf: %w", err)
+	}
+	if err := g.ends(o); err != nil {
 		return fmt.Errorf("gguf: %w", err)
 	}
 	if o.Template != "" {

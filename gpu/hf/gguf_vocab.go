@@ -101,17 +101,38 @@ func (g *gguf) vocabulary(t *Tokenizer) error {
 	for _, k := range kinds {
 		g.pairs = binary.LittleEndian.AppendUint32(g.pairs, uint32(k))
 	}
-	if g.c.BOS != nil {
-		g.u32("tokenizer.ggml.bos_token_id", *g.c.BOS)
-	}
-	if len(g.c.EOS) > 0 {
-		g.u32("tokenizer.ggml.eos_token_id", g.c.EOS[0])
-	}
 	if unknown >= 0 {
 		g.u32("tokenizer.ggml.unknown_token_id", unknown)
 	}
-	g.yes("tokenizer.ggml.add_bos_token", g.c.BOS != nil && len(t.before) > 0 && int(t.before[0]) == *g.c.BOS)
-	g.yes("tokenizer.ggml.add_eos_token", false)
+	return nil
+}
+
+// ends writes which tokens begin and end a text, and whether they are put around one.
+func (g *gguf) ends(o GGUFOptions) error {
+	bos, eos := g.c.BOS, g.c.EOS
+	if n := len(o.Before); n > 1 {
+		return fmt.Errorf("tokenizer: it puts %d tokens before a text, llama.cpp one", n)
+	} else if n == 1 {
+		first := int(o.Before[0])
+		bos = &first
+	}
+	if n := len(o.After); n > 0 {
+		at := slices.Index(eos, int(o.After[0]))
+		if n > 1 || at < 0 {
+			return fmt.Errorf("tokenizer: it puts %d after a text, llama.cpp an eos_token at most", o.After)
+		}
+		eos = slices.Concat(eos[at:at+1], eos[:at], eos[at+1:])
+	}
+	if bos != nil {
+		g.u32("tokenizer.ggml.bos_token_id", *bos)
+	}
+	for i, name := range []string{"eos", "eot", "eom"} { // any of them ends a text
+		if i < len(eos) {
+			g.u32("tokenizer.ggml."+name+"_token_id", eos[i])
+		}
+	}
+	g.yes("tokenizer.ggml.add_bos_token", len(o.Before) > 0)
+	g.yes("tokenizer.ggml.add_eos_token", len(o.After) > 0)
 	return nil
 }
 
