@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/shoalnet/shoal/node"
@@ -53,7 +54,7 @@ func (b *baseline) resume(t node.Trainer) (at trained, err error) {
 	if b.snapshot == "" {
 		return at, nil
 	}
-	if err := abandoned(b.snapshot); err != nil {
+	if _, err := abandoned(filepath.Dir(b.snapshot), b.snapshot); err != nil {
 		return at, fmt.Errorf("--snapshot: %w", err)
 	}
 	f, err := os.Open(b.snapshot)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,25 +17,11 @@ import (
 // bits of one that does not; a snapshot that is not its own is refused.
 func TestTrainingGoesOnFromSnapshot(t *testing.T) {
 	dir := t.TempDir()
-	shoal := func(args ...string) string {
-		var out, errw bytes.Buffer
-		if code := run(append([]string{"--dir", dir}, args...), os.Stdin, &out, &errw); code != 0 {
-			t.Fatalf("%v: %s", args, errw.String())
-		}
-		return out.String()
+	yaml := tinyRun(t, dir, "3")
+	conf, err := os.ReadFile(yaml)
+	if err != nil {
+		t.Fatal(err)
 	}
-	yaml, text := filepath.Join(dir, "run.yaml"), filepath.Join(dir, "text.txt")
-	conf := shoal("manifest", "init")
-	for field, value := range map[string]string{"hidden_size": "16", "intermediate_size": "32", "num_attention_heads": "2", "num_key_value_heads": "2",
-		"inner_steps": "3", "sequence": "16", "batch": "4", "rounds": "3", "warmup": "2"} {
-		conf = regexp.MustCompile(`(?m)^( *`+field+`:) \S+`).ReplaceAllString(conf, "$1 "+value)
-	}
-	for name, s := range map[string]string{yaml: conf, text: strings.Repeat("Call me Ishmael. Some years ago, never mind how long precisely. ", 40)} {
-		if err := os.WriteFile(name, []byte(s), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	shoal("data", "prepare", text, "--into", yaml, "--val", "0.2")
 	m, id, err := readManifest(yaml)
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +96,7 @@ func TestTrainingGoesOnFromSnapshot(t *testing.T) {
 	flipped := bytes.Clone(good)
 	flipped[len(good)-100] ^= 1
 	for name, b := range map[string][]byte{"empty": nil, "cut": good[:len(good)-1], "more": append(bytes.Clone(good), 0), "flipped": flipped,
-		"text": []byte(conf), "another run": bytes.Replace(good, []byte(id.String()), []byte("bafy"), 1),
+		"text": conf, "another run": bytes.Replace(good, []byte(id.String()), []byte("bafy"), 1),
 		"beyond": bytes.Replace(good, []byte(`"round":3`), []byte(`"round":4`), 1), "head only": good[:bytes.IndexByte(good, '\n')+1]} {
 		if err := os.WriteFile(state, b, 0o644); err != nil {
 			t.Fatal(err)

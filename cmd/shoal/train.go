@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -79,10 +77,12 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	if tf.windows < 1 {
 		return usagef("--val-windows %d: want 1 or more", tf.windows)
 	}
+	var out *draft
 	if tf.out != "" {
-		if err := newDir(tf.out); err != nil {
-			return err
+		if out, err = newDir(tf.out); err != nil {
+			return fmt.Errorf("--out: %w", err)
 		}
+		defer func() { err = errors.Join(err, out.discard()) }()
 	}
 	s, err := a.offline()
 	if err != nil {
@@ -120,8 +120,8 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	if params == nil {
 		return err
 	}
-	if tf.out != "" && (done || tf.snapshot == "") {
-		if werr := writeTrained(tf.out, m.Model.Config.HF(), tok, params); werr != nil {
+	if out != nil && (done || tf.snapshot == "") {
+		if werr := out.trained(m.Model.Config.HF(), tok, params); werr != nil {
 			return errors.Join(err, werr)
 		}
 		a.say("the model is in %s", tf.out)
@@ -132,24 +132,8 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	return err
 }
 
-// newDir says before the work whether dir, which must be empty or not there, can be
-// written after it.
-func newDir(dir string) error {
-	if err := emptyDir(dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".shoal-*")
-	if err != nil {
-		return err
-	}
-	return os.Remove(tmp)
-}
-
-// writeTrained writes a model directory, whole or not at all.
-func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32) error {
+// trained makes a draft the directory of a model.
+func (d *draft) trained(cfg hf.Config, tokenizer []byte, params []float32) error {
 	tok, err := hf.LoadTokenizer(tokenizer)
 	if err != nil {
 		return err
@@ -164,21 +148,5 @@ func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32)
 	if files[tokenizerConfigFile], err = hf.TokenizerConfig(tok, cfg); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".shoal-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp) // gone already where all went well
-	for name, data := range files {
-		if err := writeFile(filepath.Join(tmp, name), data, 0o644); err != nil {
-			return err
-		}
-	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err // it was empty before
-	}
-	return os.Rename(tmp, dir)
+	return d.place(files)
 }
