@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	logging "github.com/ipfs/go-log/v2"
@@ -21,6 +22,19 @@ const (
 	lockFile = "LOCK"
 )
 
+// homeless are the commands, and groups of them, that may do without a data directory; where one
+// of them needs it after all, housed says so.
+var homeless = []string{"eval", "generate", "convert", "tokenize", "bench", "worker", "toploc", "testnet", "manifest init", "manifest check", "manifest cid",
+	"lineage verify", "version", "help", "completion", "__complete", "__completeNoDesc"}
+
+// housed refuses what needs a data directory where none is known.
+func (a *app) housed() error {
+	if a.dir != "" {
+		return nil
+	}
+	return advise(errors.New("no data directory: $HOME is not set"), "name one with --dir or SHOAL_DIR")
+}
+
 // prepare settles the data directory and the log before any command runs.
 func (a *app) prepare(cmd *cobra.Command) error {
 	if f := cmd.Flags().Lookup("threads"); f != nil {
@@ -31,18 +45,22 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	if a.dir == "" {
 		a.dir = os.Getenv("SHOAL_DIR")
 	}
-	if a.dir == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return advise(fmt.Errorf("no home directory: %w", err), "name a data directory with --dir or SHOAL_DIR")
-		}
+	if home, err := os.UserHomeDir(); a.dir == "" && err == nil {
 		a.dir = filepath.Join(home, ".shoal")
 	}
-	dir, err := filepath.Abs(a.dir)
-	if err != nil {
-		return fmt.Errorf("data directory %s: %w", a.dir, err)
+	words := strings.TrimPrefix(cmd.CommandPath(), "shoal ") + " "
+	if !cmd.HasSubCommands() && !slices.ContainsFunc(homeless, func(c string) bool { return strings.HasPrefix(words, c+" ") }) {
+		if err := a.housed(); err != nil {
+			return err
+		}
 	}
-	a.dir = dir
+	if a.dir != "" {
+		dir, err := filepath.Abs(a.dir)
+		if err != nil {
+			return fmt.Errorf("data directory %s: %w", a.dir, err)
+		}
+		a.dir = dir
+	}
 
 	level := slog.LevelWarn
 	if a.logLevel != "" {
@@ -71,6 +89,9 @@ func (a *app) path(name ...string) string {
 // lock makes the data directory and takes its lock, which unlock gives back.
 // Two processes with one key would equivocate, and be evicted for it.
 func (a *app) lock() (unlock func(), err error) {
+	if err := a.housed(); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, advise(fmt.Errorf("data directory: %w", err), "choose another with --dir")
 	}

@@ -59,7 +59,7 @@ func (a *app) fitTo(ctx context.Context, m *manifest.Manifest, threadsAsked int,
 	f.Free = freeMemory()
 	f.room(m)
 	var old fit
-	if b, err := readBounded(a.path(fitFile), 1<<16); err == nil && json.Unmarshal(b, &old) == nil && old.For == key && old.At.Before(f.At) && f.At.Sub(old.At) < fitValid &&
+	if b, err := readBounded(a.path(fitFile), 1<<16); a.dir != "" && err == nil && json.Unmarshal(b, &old) == nil && old.For == key && old.At.Before(f.At) && f.At.Sub(old.At) < fitValid &&
 		old.Checkpoint == f.Checkpoint && old.MicroBatch == f.MicroBatch {
 		f.At, f.How, f.TokensPerS, f.Threads = old.At, old.How, old.TokensPerS, old.Threads
 		f.forecast(m)
@@ -70,6 +70,9 @@ func (a *app) fitTo(ctx context.Context, m *manifest.Manifest, threadsAsked int,
 		return f
 	}
 	f.forecast(m)
+	if a.dir == "" {
+		return f
+	}
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err == nil {
 		err = writeFile(a.path(fitFile), append(b, '\n'), 0o600)
@@ -86,8 +89,8 @@ func (a *app) showFit(ctx context.Context, config string, threadsAsked int) erro
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(a.dir, 0o700); err != nil {
-		return err
+	if a.dir != "" {
+		_ = os.MkdirAll(a.dir, 0o700) // where it cannot be, fitTo says that nothing is kept
 	}
 	f := a.fitTo(ctx, m, threadsAsked, false)
 	text := f.String() + "\n"

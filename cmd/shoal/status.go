@@ -76,6 +76,9 @@ func ledgerText(row func(name, format string, args ...any), l *agent.Status) {
 
 // running is the status of the node that runs with this data directory.
 func (a *app) running(ctx context.Context) (*status, error) {
+	if err := a.housed(); err != nil {
+		return nil, err
+	}
 	st := new(status)
 	if err := control.Dial(a.dir).Get(ctx, "/status", st); err != nil {
 		return nil, err
