@@ -345,6 +345,7 @@ func init() {
 	}
 	regrouping()
 	markup()
+	wrapping()
 }
 
 // parseFloat is Python's float of a string: decimal only, and infinite beyond the range.

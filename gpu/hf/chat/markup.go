@@ -8,8 +8,8 @@ import (
 )
 
 // markup adds the filters that Jinja has for web pages and that do the same everywhere.
-// Of Jinja's filters random is refused, since nobody could say what it gave, and pprint,
-// urlize and wordwrap, which lay text out for people.
+// Of Jinja's filters random is refused, since nobody could say what it gave, pprint and urlize,
+// which lay values and pages out for people; of its tests escaped, which strings here do not know.
 func markup() {
 	filters["urlencode"] = func(e *eval, v any, _ args) (any, error) {
 		if d, ok := v.(*dict); ok {

@@ -37,6 +37,13 @@ env.globals["raise_exception"] = raise_exception
 env.globals["strftime_now"] = lambda f: datetime(2026, 7, 4, 15, 6, 7, 123456).strftime(f)
 
 TEMPLATES = r'''
+{{ 'The quick brown fox jumped over the lazy dog-house, well-known to state-of-the-art---no? yes--well a--b x-y -- ab-cd' | wordwrap(10) }}|{{ 'a-b-c-d ef-gh-ij 12-34-56 x1-y2 e-mail é-à ab--cd' | wordwrap(4) }}|{{ 'a' | wordwrap }}|{{ '' | wordwrap }}|{{ '   ' | wordwrap(2) }}|{{ '  lead  and   trail   ' | wordwrap(6) }}
+{{ 'a\n\nb c d\r\ne f' | wordwrap(3) }}|{{ 'a b c\u2028d e' | wordwrap(3, wrapstring='<br>') }}|{{ 'abcdefghijkl mno' | wordwrap(5, false) }}|{{ 'abcdefghijkl-mno-p' | wordwrap(5, true, '/', false) }}|{{ 'ab-cdefghijkl' | wordwrap(5) }}|{{ '---abcdef' | wordwrap(2) }}|{{ '日本語のとても長い文 です' | wordwrap(3) }}|{{ 'a\tb\vc d' | wordwrap(2) }}
+{{ ('word ' * 60) | wordwrap }}|{{ 'x y' | wordwrap(width=1) }}|{{ 'ab cd' | wordwrap(9223372036854775807) }}|{{ 'e\u0301-x e\u0301e-xx \u00b2a-bc' | wordwrap(2) }}|{{ 'a "quoted-word," or-not! self--, --self a---b "x"--y' | wordwrap(6) }}
+{{ '_-.-²a é-!-aa1- a-b-cd' | wordwrap(4, false) }}
+{{ 'ab' | wordwrap(0) }}
+{{ 5 | wordwrap }}
+{{ 'ab' | wordwrap(2, true, 5) }}
 {{ 'inf' | float | tojson }} {{ '-inf' | float | tojson }} {{ 'nan' | float | tojson }} {{ [1e400, {'a': -1e400}] | tojson }} {{ 'inf' | float }} {{ 'nan' | float }} {{ {1e400: 1} | tojson }}
 {{ '1e999' | float }} {{ '-1e999' | float | tojson }} {{ '0x10' | float }} {{ '0x1p4' | float(3) }} {{ 'Infinity' | float }} {{ '1e-999' | float }} {{ 'inf' | int(5) }}
 {{ 'a b/c?d=é&"~' | urlencode }}|{{ {'k k': 'v/v', 'n': 1} | urlencode }}|{{ [('a', 'b c'), ('d', none)] | urlencode }}|{{ 17 | urlencode }}|{{ '' | urlencode }}
