@@ -251,6 +251,9 @@ func (c *corpus) tokens(ctx context.Context, a *app) ([]int32, error) {
 func tokenizerOf(name string) (*hf.Tokenizer, error) {
 	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
 		name = filepath.Join(name, node.TokenizerFile)
+		if err := regular(name); err != nil {
+			return nil, fmt.Errorf("tokenizer: %w", err)
+		}
 	}
 	b, err := readBounded(name, maxTokenizer)
 	if err != nil {
@@ -309,7 +312,7 @@ func (a *app) dataImportCmd() *cobra.Command {
 		Example: "  shoal data import data.car",
 		Args:    exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			f, err := os.Open(args[0])
+			f, err := open(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -319,7 +322,7 @@ func (a *app) dataImportCmd() *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, s.close()) }()
-			roots, err := s.store.ImportCAR(cmd.Context(), f, maxLineage)
+			roots, err := s.store.ImportCAR(cmd.Context(), interruptible(cmd.Context(), f), maxLineage)
 			if err != nil {
 				return advise(fmt.Errorf("%s: %w", args[0], err), "make it with `shoal data prepare TEXT --out %s`", args[0])
 			}

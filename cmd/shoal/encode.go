@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -116,6 +118,14 @@ func readText(ctx context.Context, name string) (string, error) {
 	return b.String(), nil
 }
 
+// regular refuses what is not a file with an end: to open a pipe could take for ever.
+func regular(name string) error {
+	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() {
+		return fmt.Errorf("%s (%s) is not a regular file", name, fi.Mode())
+	}
+	return nil
+}
+
 // open is os.Open that ends with ctx: that of a pipe lasts until somebody writes to it.
 func open(ctx context.Context, name string) (*os.File, error) {
 	type result struct {
@@ -133,4 +143,27 @@ func open(ctx context.Context, name string) (*os.File, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("open %s: %w", name, ctx.Err())
 	}
+}
+
+// readBounded reads a file that must not be longer than limit bytes.
+func readBounded(name string, limit int64) ([]byte, error) {
+	ctx := context.Background()
+	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // a pipe may keep one waiting for ever
+		var stop func()
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+	}
+	f, err := open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(interruptible(ctx, f), limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s: over the limit of %d bytes", name, limit)
+	}
+	return b, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/llama"
@@ -120,5 +123,60 @@ func ended(t *testing.T, cmd *exec.Cmd, sig syscall.Signal, out *bufio.Reader) {
 	}
 	if t.Logf("ended after %v: %s", took, rest); took > 10*time.Second { // a second on an idle machine
 		t.Errorf("it took %v to end", took)
+	}
+}
+
+// What waits for somebody to write to a pipe ends with a signal; a model's files are no pipes,
+// whoever sent them.
+func TestInterruptedPipe(t *testing.T) {
+	exe, err := exec.LookPath("shoal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, dir := longModel(t), t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"tokenizer": {"tokenize", "--tokenizer", pipe},
+		"manifest":  {"train", "--local", "--config", pipe},
+		"messages":  {"generate", model, "--messages", pipe},
+		"text":      {"eval", "--model", model, "--text", pipe},
+		"import":    {"data", "import", pipe},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "messages" {
+				if err := os.WriteFile(filepath.Join(model, chatTemplateFile), []byte("{{ messages }}"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command(exe, args...)
+			cmd.Env = append(os.Environ(), "SHOAL_DIR="+t.TempDir())
+			said, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(pipe, os.O_WRONLY, 0) // once it is being read
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			ended(t, cmd, syscall.SIGTERM, bufio.NewReader(said))
+		})
+	}
+	for _, name := range []string{"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"} {
+		dir := longModel(t)
+		name := filepath.Join(dir, name)
+		if err := errors.Join(os.RemoveAll(name), unix.Mkfifo(name, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		var errw bytes.Buffer
+		if code := run([]string{"generate", dir, "-p", "ab", "-n", "1"}, os.Stdin, &errw, &errw); code != 1 || !strings.Contains(errw.String(), name+" (p") {
+			t.Errorf("%d, %s", code, errw.String())
+		}
 	}
 }

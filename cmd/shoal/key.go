@@ -350,20 +350,3 @@ func (a *app) showKey(k *wire.Key) error {
 	}{k.Peer(), common.Address(addr).Hex(), a.path(keyFile)}
 	return a.show(v, fmt.Sprintf("peer     %s\naddress  %s\nfile     %s\n", v.Peer, v.Address, v.File))
 }
-
-// readBounded reads a file that must not be longer than limit bytes.
-func readBounded(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s: over the limit of %d bytes", name, limit)
-	}
-	return b, nil
-}

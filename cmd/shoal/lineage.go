@@ -64,6 +64,9 @@ directory and the swarm.`,
 
 // verifyDir checks an exported directory without a network.
 func (a *app) verifyDir(ctx context.Context, dir string, from uint64) error {
+	if err := regular(filepath.Join(dir, lineageFile)); err != nil {
+		return err
+	}
 	car, err := os.Open(filepath.Join(dir, lineageFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return advise(fmt.Errorf("%s holds no %s", dir, lineageFile), "`shoal export RUN DIR` writes one; weights alone have no history")
@@ -146,7 +149,7 @@ var checkpointFiles = []string{node.ConfigFile, node.WeightsFile, node.Tokenizer
 func sameFiles(ctx context.Context, b node.Blocks, dir string, state wire.CID) error {
 	files := map[string][]byte{}
 	for _, name := range checkpointFiles {
-		data, err := os.ReadFile(filepath.Join(dir, name))
+		data, err := required(dir, name, maxModel)
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func (a *app) model(ctx context.Context, name string, kf *keyFlags, nf *netFlags
 func localModel(path string) (_ *modelDir, err error) {
 	m := &modelDir{map[string][]byte{}, path}
 	for _, f := range []string{node.ConfigFile, node.TokenizerFile} {
-		if m.files[f], err = readBounded(filepath.Join(path, f), maxTokenizer); err != nil {
+		if m.files[f], err = required(path, f, maxTokenizer); err != nil {
 			return nil, notAModel(err)
 		}
 	}
@@ -178,16 +178,16 @@ type mapping struct {
 
 // mapFile maps a file for reading. Whoever reads data does so within faults.
 func mapFile(name string) (_ *mapping, err error) {
-	fi, err := os.Stat(name)
-	if err == nil && !fi.Mode().IsRegular() { // to open a pipe could take for ever
-		return nil, fmt.Errorf("%s (%s) is not a regular file", name, fi.Mode())
+	if err := regular(name); err != nil {
+		return nil, err
 	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }() // the mapping stays
-	if fi, err = f.Stat(); err != nil {
+	fi, err := f.Stat()
+	if err != nil {
 		return nil, err
 	}
 	n := fi.Size()
@@ -273,9 +273,18 @@ func (o *opened) knows(ids []int32) error {
 	return nil
 }
 
+// required reads a file of dir, which is nobody's pipe.
+func required(dir, name string, limit int64) ([]byte, error) {
+	name = filepath.Join(dir, name)
+	if err := regular(name); err != nil {
+		return nil, err
+	}
+	return readBounded(name, limit)
+}
+
 // optional reads a file of dir that need not be there.
 func optional(dir, name string, limit int64) ([]byte, error) {
-	b, err := readBounded(filepath.Join(dir, name), limit)
+	b, err := required(dir, name, limit)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

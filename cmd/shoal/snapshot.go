@@ -57,6 +57,9 @@ func (b *baseline) resume(t node.Trainer) (at trained, err error) {
 	if _, err := abandoned(filepath.Dir(b.snapshot), b.snapshot); err != nil {
 		return at, fmt.Errorf("--snapshot: %w", err)
 	}
+	if err := regular(b.snapshot); err != nil {
+		return at, fmt.Errorf("--snapshot: %w", err)
+	}
 	f, err := os.Open(b.snapshot)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
