@@ -35,7 +35,7 @@ func readBounds(config []byte) (b bounds, err error) {
 	if config == nil {
 		return b, nil
 	}
-	if err := json.Unmarshal(config, &b); err != nil {
+	if err := hf.Unmarshal(config, &b); err != nil {
 		return b, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
 	}
 	return b, nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/gpu/hf/chat"
 )
 
@@ -40,7 +41,7 @@ func (c *chatFlags) render(files map[string][]byte, prompt string) (string, erro
 		return "", err
 	}
 	if c.vars != "" {
-		err := json.Unmarshal([]byte(c.vars), &vars)
+		err := hf.Unmarshal([]byte(c.vars), &vars)
 		if err == nil && vars == nil {
 			err = errors.New("null is no object")
 		}
@@ -60,7 +61,7 @@ func (c *chatFlags) render(files map[string][]byte, prompt string) (string, erro
 		var list []struct {
 			Role *string `json:"role"`
 		}
-		if err := json.Unmarshal(messages, &list); err != nil {
+		if err := hf.Unmarshal(messages, &list); err != nil {
 			return "", usageError{fmt.Errorf("--messages: %s: %w", c.file, err), `[{"role": "user", "content": "Hello"}]`}
 		}
 		for i, m := range list {
@@ -101,7 +102,7 @@ func chatTemplate(files map[string][]byte) (string, map[string]json.RawMessage, 
 	source := string(files[chatTemplateFile])
 	if b := files[tokenizerConfigFile]; b != nil {
 		var j map[string]json.RawMessage
-		if err := json.Unmarshal(b, &j); err != nil {
+		if err := hf.Unmarshal(b, &j); err != nil {
 			return "", nil, fmt.Errorf("%s: %w", tokenizerConfigFile, err)
 		}
 		for _, k := range []string{"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} {

@@ -64,7 +64,11 @@ func localModel(path string) (_ *modelDir, err error) {
 }
 
 func notAModel(err error) error {
-	return advise(fmt.Errorf("model: %w", err), "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
+	err = fmt.Errorf("model: %w", err)
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return advise(err, "a model directory holds config.json, model.safetensors and tokenizer.json; `shoal export` writes one")
 }
 
 func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *netFlags) (m *modelDir, err error) {

@@ -239,11 +239,14 @@ type tokenList []int
 
 func (l *tokenList) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '[' {
-		return json.Unmarshal(b, (*[]int)(l))
+		if err := Unmarshal(b, (*[]int)(l)); err != nil {
+			return fmt.Errorf("eos_token_id: %w", err)
+		}
+		return nil
 	}
 	var one *int
-	if err := json.Unmarshal(b, &one); err != nil {
-		return err
+	if err := Unmarshal(b, &one); err != nil {
+		return fmt.Errorf("eos_token_id: %w", err)
 	}
 	*l = nil
 	if one != nil {
@@ -273,7 +276,7 @@ func ParseConfig(b []byte) (Config, error) {
 		return c, fmt.Errorf("config.json: %d bytes are over the limit of %d", len(b), maxConfig)
 	}
 	var j configJSON
-	if err := json.Unmarshal(b, &j); err != nil {
+	if err := Unmarshal(b, &j); err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
 	family, err := j.family()

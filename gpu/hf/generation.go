@@ -1,7 +1,6 @@
 package hf
 
 import (
-	"encoding/json"
 	"fmt"
 )
 
@@ -37,7 +36,7 @@ func ParseGeneration(b []byte) (Generation, error) {
 		Repetition  *float64  `json:"repetition_penalty"`
 		MaxNew      *int      `json:"max_new_tokens"`
 	}
-	if err := json.Unmarshal(b, &j); err != nil {
+	if err := Unmarshal(b, &j); err != nil {
 		return g, fmt.Errorf("generation_config.json: %w", err)
 	}
 	if len(j.EOS) > 16 {

@@ -116,11 +116,14 @@ type mergesJSON [][]string
 
 func (m *mergesJSON) UnmarshalJSON(b []byte) error {
 	if len(b) > 1 && bytes.HasPrefix(bytes.TrimSpace(b[1:]), []byte("[")) {
-		return json.Unmarshal(b, (*[][]string)(m))
+		if err := Unmarshal(b, (*[][]string)(m)); err != nil {
+			return fmt.Errorf("merges: %w", err)
+		}
+		return nil
 	}
 	var lines []string
-	if err := json.Unmarshal(b, &lines); err != nil {
-		return err
+	if err := Unmarshal(b, &lines); err != nil {
+		return fmt.Errorf("merges: %w", err)
 	}
 	*m = make([][]string, len(lines))
 	for i, s := range lines {
@@ -145,14 +148,14 @@ func loadTokenizer(b []byte) (*Tokenizer, error) {
 		return nil, fmt.Errorf("%d bytes are over the limit of %d", len(b), maxTokenizer)
 	}
 	var j tokenizerJSON
-	if err := json.Unmarshal(b, &j); err != nil {
+	if err := Unmarshal(b, &j); err != nil {
 		return nil, err
 	}
 	var m modelJSON
 	if len(j.Model) == 0 {
 		return nil, errors.New("model is missing")
 	}
-	if err := json.Unmarshal(j.Model, &m); err != nil {
+	if err := Unmarshal(j.Model, &m); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	t := &Tokenizer{json: bytes.Clone(b)}

@@ -97,6 +97,9 @@ func writeSafetensors(meta map[string]string, tensors []Tensor, flat []float32) 
 // trailing byte, no duplicate name. Element types that are not a whole number
 // of bytes are refused.
 func ReadSafetensors(b []byte) (*File, error) {
+	if pointer(b) {
+		return nil, fmt.Errorf("safetensors: %w", errLFS)
+	}
 	if len(b) < 8 {
 		return nil, fmt.Errorf("safetensors: %d bytes are too few", len(b))
 	}

@@ -1,7 +1,6 @@
 package hf
 
 import (
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -28,7 +27,7 @@ func ParseShardIndex(b []byte) (*ShardIndex, error) {
 	var j struct {
 		WeightMap map[string]string `json:"weight_map"`
 	}
-	if err := json.Unmarshal(b, &j); err != nil {
+	if err := Unmarshal(b, &j); err != nil {
 		return nil, fmt.Errorf("safetensors index: %w", err)
 	}
 	if len(j.WeightMap) == 0 || len(j.WeightMap) > maxTensors {

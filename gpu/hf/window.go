@@ -53,7 +53,7 @@ func (j *configJSON) windows(c Config) (size int, sliding []bool, err error) {
 			window = j.SlidingWindow
 		}
 		var n *int
-		if err := json.Unmarshal(window, &n); err != nil {
+		if err := Unmarshal(window, &n); err != nil {
 			return 0, nil, fmt.Errorf("sliding_window: %w", err)
 		}
 		if n != nil && (*n < 1 || *n > MaxPositions) {
