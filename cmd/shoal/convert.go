@@ -66,6 +66,9 @@ func (a *app) convert(ctx context.Context, dir *modelDir, name string, o hf.GGUF
 	if _, err := os.Lstat(name); err == nil {
 		return advise(fmt.Errorf("%s: %w", name, os.ErrExist), "choose a file that is not there yet")
 	}
+	if _, err := os.Stat(filepath.Dir(name)); err != nil { // said before the model is read
+		return fmt.Errorf("write %s: %w", name, err)
+	}
 	cfg, err := hf.ParseConfig(dir.files[node.ConfigFile])
 	if err != nil {
 		return err

@@ -109,12 +109,12 @@ func writeFileBy(name string, mode os.FileMode, write func(io.Writer) error) (er
 		return fmt.Errorf("write %s: it is not a regular file", name)
 	}
 	dir := filepath.Dir(name)
-	if _, err := abandoned(dir, name); err != nil {
-		return err
+	var d *draft
+	if _, err = abandoned(dir, name); err == nil {
+		d, err = newDraft(dir, name, false)
 	}
-	d, err := newDraft(dir, name, false)
 	if err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, d.discard()) }()
 	if err := errors.Join(write(d.f), d.f.Chmod(mode), d.f.Sync()); err != nil {

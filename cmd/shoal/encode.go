@@ -120,7 +120,11 @@ func readText(ctx context.Context, name string) (string, error) {
 
 // regular refuses what is not a file with an end: to open a pipe could take for ever.
 func regular(name string) error {
-	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() {
+	fi, err := os.Stat(name)
+	switch {
+	case err == nil && fi.IsDir():
+		return fmt.Errorf("%s is a directory", name)
+	case err == nil && !fi.Mode().IsRegular():
 		return fmt.Errorf("%s (%s) is not a regular file", name, fi.Mode())
 	}
 	return nil
