@@ -33,22 +33,48 @@ type remoteModel struct {
 	texts *worker.Texts
 }
 
-// worker is the one that writes now, started where there is none.
-func (r *remoteModel) worker() (*worker.Texts, error) {
+// worker is the one that writes now, started where there is none. It ends with ctx: a program
+// that is no worker is waited for a minute.
+func (r *remoteModel) worker(ctx context.Context) (*worker.Texts, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.texts != nil {
 		return r.texts, nil
 	}
+	type result struct {
+		t   *worker.Texts
+		err error
+	}
+	got := make(chan result)
+	go func() {
+		t, err := r.start()
+		select {
+		case got <- result{t, err}:
+		case <-ctx.Done():
+			if err == nil {
+				_ = t.Close()
+			}
+		}
+	}()
+	select {
+	case x := <-got:
+		r.texts = x.t
+		return x.t, x.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("start a worker: %w", ctx.Err())
+	}
+}
+
+func (r *remoteModel) start() (*worker.Texts, error) {
 	c, err := r.spawn()
 	if err != nil {
 		return nil, err
 	}
-	if r.texts, err = c.Write(r.cfg, r.batch, r.params); err != nil {
-		r.texts = nil
+	t, err := c.Write(r.cfg, r.batch, r.params)
+	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return r.texts, nil
+	return t, nil
 }
 
 // lost lets go of a worker that is lost, once.
@@ -78,7 +104,7 @@ func (r *remoteModel) Generate(ctx context.Context, prompt []int32, o llama.Gene
 	var told []worker.Token
 	shown := 0 // hidden states
 	for begun := 0; ; begun++ {
-		t, err := r.worker()
+		t, err := r.worker(ctx)
 		if err != nil {
 			return err
 		}

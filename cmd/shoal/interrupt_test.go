@@ -138,12 +138,17 @@ func TestInterruptedPipe(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	mute := filepath.Join(dir, "mute") // says that it is there, and then nothing, as no worker does
+	if err := os.WriteFile(mute, []byte("#!/bin/sh\necho > "+pipe+"\nexec cat > /dev/null\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for name, args := range map[string][]string{
 		"tokenizer": {"tokenize", "--tokenizer", pipe},
 		"manifest":  {"train", "--local", "--config", pipe},
 		"messages":  {"generate", model, "--messages", pipe},
 		"text":      {"eval", "--model", model, "--text", pipe},
 		"import":    {"data", "import", pipe},
+		"worker":    {"generate", model, "-p", "ab", "--engine", "exec:" + mute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "messages" {
@@ -160,7 +165,11 @@ func TestInterruptedPipe(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			f, err := os.OpenFile(pipe, os.O_WRONLY, 0) // once it is being read
+			how := os.O_WRONLY
+			if name == "worker" {
+				how = os.O_RDONLY
+			}
+			f, err := os.OpenFile(pipe, how, 0) // once the other end is open
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,6 +17,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +41,10 @@ func run(args []string, in *os.File, out, errw io.Writer) int {
 	root.SetOut(out)
 	root.SetErr(errw)
 	err := root.ExecuteContext(ctx)
+	flags := args[:slices.Index(append(slices.Clone(args), "--"), "--")]
+	if err != nil && slices.Contains(flags, "--json") {
+		a.json = true // also where what is wrong stands before it
+	}
 	sig := end()
 	if err == nil {
 		return 0
@@ -141,7 +147,7 @@ anyone can recompute a model's whole history, bit for bit.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{err, "see `" + cmd.CommandPath() + " --help`"}
+		return usageError{plain(err), "see `" + cmd.CommandPath() + " --help`"}
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&a.dir, "dir", "", "data directory: key, blocks, journal (default $SHOAL_DIR or ~/.shoal)")
@@ -164,6 +170,23 @@ anyone can recompute a model's whole history, bit for bit.`,
 	add("money", a.moneyCmds()...)
 	add("here", a.statusCmd(), a.keyCmd(), a.benchCmd(), a.workerCmd(), a.versionCmd())
 	return root
+}
+
+// strconvs is what strconv says of a flag's value, by the function that reads it.
+var strconvs = regexp.MustCompile(`strconv\.(ParseInt|ParseUint|ParseFloat|ParseBool): parsing .*: (value out of range|invalid syntax)$`)
+
+// plain says of a flag's value what is wanted.
+func plain(err error) error {
+	m := strconvs.FindStringSubmatchIndex(err.Error())
+	if m == nil {
+		return err
+	}
+	s := err.Error()
+	want := "want " + map[string]string{"ParseInt": "a whole number", "ParseUint": "a whole number from 0 on", "ParseFloat": "a number", "ParseBool": "true or false"}[s[m[2]:m[3]]]
+	if s[m[4]:m[5]] == "value out of range" {
+		want = "it is out of range"
+	}
+	return errors.New(s[:m[0]] + want)
 }
 
 // usageError says that the command line was wrong; it makes the exit code 2.

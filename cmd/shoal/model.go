@@ -74,7 +74,7 @@ func notAModel(err error) error {
 func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *netFlags) (m *modelDir, err error) {
 	c, err := wire.ParseCID(name)
 	if err != nil || c.Codec() != wire.CodecDagPB {
-		return nil, advise(fmt.Errorf("%s is neither a directory nor the CID of one", name), "export a run's model with `shoal export RUN DIR`, or give a state's CID (bafybei…)")
+		return nil, advise(fmt.Errorf("%q is neither a directory nor the CID of one", name), "export a run's model with `shoal export RUN DIR`, or give a state's CID (bafybei…)")
 	}
 	s, _, err := a.visit(ctx, kf, nf)
 	if err != nil {
