@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -25,8 +26,18 @@ type evaluation struct {
 	Documents int     `json:"documents"` // of two tokens or more
 	Predicted int     `json:"predicted"` // tokens
 	MeanNLL   float64 `json:"mean_nll"`  // nats a predicted token
-	PPL       float64 `json:"ppl"`       // e to the mean_nll
+	PPL       power   `json:"ppl"`       // e to the mean_nll
 	Seconds   float64 `json:"seconds"`
+}
+
+// A power may be beyond all numbers, which is null in JSON.
+type power float64
+
+func (p power) MarshalJSON() ([]byte, error) {
+	if math.IsInf(float64(p), 0) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(p))
 }
 
 func (a *app) evalCmd() *cobra.Command {
@@ -150,12 +161,15 @@ func (a *app) score(ctx context.Context, o *opened, docs [][]int32, longest, tot
 		if err != nil {
 			return out, fmt.Errorf("document %d of %d: %w", i+1, len(docs), err)
 		}
+		if math.IsNaN(nll) || math.IsInf(nll, 0) {
+			return out, advise(fmt.Errorf("document %d of %d: what the model computes is not finite", i+1, len(docs)), "its weights are damaged, or another model's: compare them with where they are from")
+		}
 		out.Documents++
 		out.Predicted += len(ids) - 1
 		sum += nll * float64(len(ids)-1)
 	}
 	out.MeanNLL = sum / float64(out.Predicted)
-	out.PPL = math.Exp(out.MeanNLL)
+	out.PPL = power(math.Exp(out.MeanNLL))
 	return out, nil
 }
 

@@ -44,7 +44,7 @@ func TestEvalStories(t *testing.T) {
 		if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 			t.Fatal(err)
 		}
-		if !(math.Abs(got.MeanNLL-c.want) < 2e-6) || math.Abs(got.PPL-math.Exp(got.MeanNLL)) > 1e-9 {
+		if !(math.Abs(got.MeanNLL-c.want) < 2e-6) || math.Abs(float64(got.PPL)-math.Exp(got.MeanNLL)) > 1e-9 {
 			t.Errorf("%s stories: %+v, want %.6f nats", c.documents, got, c.want)
 		}
 	}
@@ -184,5 +184,48 @@ func TestTokenizeBounds(t *testing.T) {
 	err = tokenizeLines(t.Context(), tok, strings.NewReader("\"b\"\n\n\"a\xff\"\n"), &out)
 	if err == nil || !strings.Contains(err.Error(), "line 3: it is not UTF-8") || out.String() != "[1]\n" {
 		t.Errorf("%v after %q", err, out.String())
+	}
+}
+
+// A model whose sums overflow has no loss; one that is sure of what does not come has no
+// perplexity that a number could hold.
+func TestEvalNotFinite(t *testing.T) {
+	tok, err := hf.NewChar("ab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := hf.Config{HiddenSize: 4, IntermediateSize: 4, NumHiddenLayers: 1, NumAttentionHeads: 1, HeadDim: 4, VocabSize: 2,
+		MaxPositionEmbeddings: 8, RMSNormEps: 1e-5, RopeTheta: 10000}
+	text := filepath.Join(t.TempDir(), "t.txt")
+	if err := os.WriteFile(text, []byte("aaab"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		head float32
+		code int
+		want string
+	}{"overflow": {3e38, 1, "document 1 of 1: what the model computes is not finite"}, "sure": {1e4, 0, `"ppl": null`}} {
+		params := make([]float32, cfg.NumParams())
+		at := 0
+		for _, x := range cfg.Tensors() {
+			part := params[at : at+x.Len()]
+			for i := range part {
+				switch {
+				case strings.HasSuffix(x.Name, "norm.weight") || x.Name == "model.embed_tokens.weight":
+					part[i] = 1
+				case x.Name == "lm_head.weight" && i < 4: // a, not b
+					part[i] = c.head
+				}
+			}
+			at += x.Len()
+		}
+		dir := filepath.Join(t.TempDir(), "model")
+		if err := writeTrained(dir, cfg, tok.JSON(), params); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if code := run([]string{"eval", "--json", "--model", dir, "--text", text}, os.Stdin, &out, &out); code != c.code || !strings.Contains(out.String(), c.want) {
+			t.Errorf("%s: %d, %s", name, code, out.String())
+		}
 	}
 }

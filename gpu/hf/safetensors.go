@@ -132,7 +132,7 @@ func ReadSafetensors(b []byte) (*File, error) {
 			return nil, fmt.Errorf("safetensors: tensor %.80q: bytes %d to %d, want %d to %d", e.name, e.Offsets[0], e.Offsets[1], at, at+size)
 		}
 		if e.Offsets[1] > uint64(len(data)) {
-			return nil, fmt.Errorf("safetensors: tensor %.80q ends at byte %d of %d", e.name, e.Offsets[1], len(data))
+			return nil, fmt.Errorf("safetensors: tensor %.80q ends at byte %d of %d: the file is cut short", e.name, e.Offsets[1], len(data))
 		}
 		at = e.Offsets[1]
 	}
