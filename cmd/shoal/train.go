@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -83,6 +85,8 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 			return fmt.Errorf("--out: %w", err)
 		}
 		defer func() { err = errors.Join(err, out.discard()) }()
+		signal.Ignore(syscall.SIGPIPE) // who looked on may leave: a failure to tell is not one to train
+		defer signal.Reset(syscall.SIGPIPE)
 	}
 	s, err := a.offline()
 	if err != nil {
