@@ -40,6 +40,7 @@ type packJob struct {
 type decoding struct {
 	linear linearJob
 	pack   packJob
+	write  writeJob
 	attn   cacheJob
 }
 
@@ -221,20 +222,34 @@ func (d *Device) CacheWrite(c gpu.Cache, spans []gpu.Span, k, v gpu.Matrix) {
 	gpu.CheckShape("cache write", k, k.Rows, c.KVHeads*c.HeadDim)
 	gpu.CheckShape("cache write", v, k.Rows, c.KVHeads*c.HeadDim)
 	c.Check("cache write", spans, k.Rows)
-	cols := c.KVHeads * c.HeadDim
-	t := 0
-	for i := range spans {
-		s := &spans[i]
-		for n := range s.Rows {
-			at := s.Start + n
-			page := c.Host[int(s.Pages[at/gpu.PageSize])*2*cols*gpu.PageSize:]
-			at %= gpu.PageSize
-			for x, y := range row(&k, t) {
-				page[x*gpu.PageSize+at] = y
-			}
-			copy(page[(gpu.PageSize+at)*cols:][:cols], row(&v, t))
-			t++
+	j := &d.decode.write
+	*j = writeJob{c: c, spans: spans, k: k, v: v}
+	d.pool.run(j, len(spans)*c.KVHeads, k.Rows*k.Cols*2)
+	*j = writeJob{}
+}
+
+// writeJob fills a cache. A task is one head of one span, as those of cacheJob are.
+type writeJob struct {
+	c     gpu.Cache
+	spans []gpu.Span
+	k, v  gpu.Matrix
+}
+
+func (j *writeJob) run(_ *worker, task int) {
+	dim, cols := j.c.HeadDim, j.c.KVHeads*j.c.HeadDim
+	h, t := task%j.c.KVHeads*j.c.HeadDim, 0
+	s := &j.spans[task/j.c.KVHeads]
+	for i := range task / j.c.KVHeads {
+		t += j.spans[i].Rows
+	}
+	for n := range s.Rows {
+		at := s.Start + n
+		page := j.c.Host[int(s.Pages[at/gpu.PageSize])*2*cols*gpu.PageSize:]
+		at %= gpu.PageSize
+		for x, y := range row(&j.k, t+n)[h : h+dim] {
+			page[(h+x)*gpu.PageSize+at] = y
 		}
+		copy(page[(gpu.PageSize+at)*cols+h:][:dim], row(&j.v, t+n)[h:])
 	}
 }
 
@@ -254,6 +269,7 @@ func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q
 	c.CheckAttention(spans, heads, out, q)
 	j := &d.decode.attn
 	*j = cacheJob{c: c, spans: spans, heads: heads, out: out, q: q}
+	const perHead = 2048 // what it takes to begin
 	cost := 0
 	for i := range spans {
 		n := spans[i].Start + spans[i].Rows
@@ -261,7 +277,7 @@ func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q
 			n = min(n, w+2*gpu.PageSize)
 		}
 		j.keys = max(j.keys, n)
-		cost += spans[i].Rows * n * heads / 8 * (c.HeadDim/8 + 1)
+		cost += spans[i].Rows * heads * (perHead + n/8*(c.HeadDim/8+1))
 	}
 	j.block = max(16, min(32, fewScores/max(1, j.keys)))
 	rows := max(j.block, heads/c.KVHeads)

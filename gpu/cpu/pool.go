@@ -29,6 +29,7 @@ type pool struct {
 	wake    chan struct{}
 	left    chan struct{} // the last helper to leave says so to a caller that sleeps
 	gate    atomic.Uint32
+	awake   atomic.Int32  // helpers that do not sleep
 	jobs    atomic.Uint32 // counts them
 	job     job
 	shares  []share // a worker's each
@@ -55,6 +56,7 @@ const (
 func newPool(workers []*worker) *pool {
 	helpers := len(workers) - 1
 	p := &pool{workers: workers, wake: make(chan struct{}, helpers), left: make(chan struct{}, 1), shares: make([]share, len(workers))}
+	p.awake.Store(int32(helpers))
 	for _, w := range workers[1:] {
 		p.helpers.Go(func() { p.help(w) })
 	}
@@ -72,9 +74,12 @@ func (p *pool) help(w *worker) {
 		for i := 0; i < looks && p.jobs.Load() == seen; i++ {
 		}
 		if p.jobs.Load() == seen {
-			if _, open := <-p.wake; !open {
+			p.awake.Add(-1)
+			_, open := <-p.wake
+			if !open {
 				return
 			}
+			p.awake.Add(1)
 		}
 		seen = p.jobs.Load()
 		if !p.enter() {
@@ -112,10 +117,14 @@ func (p *pool) work(w *worker) {
 
 // run does the tasks of j and returns when all are done. cost is about how
 // many vector operations they take together: too few are not worth waking
-// anybody.
+// anybody, and still fewer not even who is awake.
 func (p *pool) run(j job, tasks, cost int) {
-	const worthwhile = 64 << 10
-	helpers := min(len(p.workers)-1, tasks-1, cost/worthwhile)
+	const (
+		waking  = 64 << 10
+		handing = 4 << 10
+	)
+	most, awake := min(len(p.workers)-1, tasks-1), int(p.awake.Load())
+	helpers := min(most, max(cost/waking, min(awake, cost/handing)))
 	if helpers <= 0 {
 		for i := range tasks {
 			j.run(p.workers[0], i)
@@ -129,7 +138,7 @@ func (p *pool) run(j job, tasks, cost int) {
 	}
 	p.gate.Store(gateOpen)
 	p.jobs.Add(1)
-	for range helpers {
+	for range helpers - awake {
 		select {
 		case p.wake <- struct{}{}:
 		default: // enough are being woken
