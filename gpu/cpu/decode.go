@@ -42,6 +42,7 @@ type decoding struct {
 	pack   packJob
 	write  writeJob
 	attn   cacheJob
+	most   greatestJob
 }
 
 // Pack implements gpu.Decoder.

@@ -33,6 +33,8 @@ type kernels struct {
 	dot3 func(x, y, z []float32) float32 // Σ x·y·z
 	add  func(y, x []float32)            // y += x
 
+	greatest func(x []float32) float32 // of x, NaN where a value is not finite
+
 	normalize func(out, x, gain []float32, a float32)              // out = a·x·gain
 	normBack  func(dx, dgain, dy, x, gain []float32, a, b float32) // dx += a·gain·dy - b·x, dgain += a·dy·x
 

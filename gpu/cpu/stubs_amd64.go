@@ -14,6 +14,9 @@ func dotThree512(x []float32, y []float32, z []float32) float32
 func add512(y []float32, x []float32)
 
 //go:noescape
+func greatest512(x []float32) float32
+
+//go:noescape
 func normalize512(out []float32, x []float32, gain []float32, a float32)
 
 //go:noescape
@@ -48,6 +51,9 @@ func dotThree256(x []float32, y []float32, z []float32) float32
 
 //go:noescape
 func add256(y []float32, x []float32)
+
+//go:noescape
+func greatest256(x []float32) float32
 
 //go:noescape
 func normalize256(out []float32, x []float32, gain []float32, a float32)
