@@ -112,7 +112,8 @@ func (d *Device) Linear(c, a gpu.Matrix, w gpu.Packed, accumulate bool) {
 	j := &d.decode.linear
 	*j = linearJob{kernels: panelsOf(d.k), c: c, a: a, w: w, acc: accumulate, each: panels}
 	if n := len(d.workers); n > 1 {
-		j.each = max(1, panels/(6*n))
+		const most = 16 // so that nobody waits long for another's last, however large the layer
+		j.each = max(1, min(panels/(6*n), most))
 	}
 	// With few rows it is the weights' way from memory that costs.
 	const memory = 8
