@@ -333,7 +333,7 @@ func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []flo
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, stride-k0)
 		k := j.c.Host[(int(pages[k0/gpu.PageSize])*2*cols+kv*dim)*gpu.PageSize:]
-		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], stride, false, 0)
+		w.few(m, n, dim, q, sq, k, gpu.PageSize, p[k0:], stride, false)
 	}
 	for i := range m {
 		r := p[i*stride : i*stride+keys]
@@ -345,6 +345,16 @@ func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []flo
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, keys-k0)
 		v := j.c.Host[(int(pages[k0/gpu.PageSize])*2+1)*cols*gpu.PageSize+kv*dim:]
-		w.k.product(w, gpu.NN, m, dim, n, p[k0:], stride, v, cols, out, so, k0 > 0, 0)
+		w.few(m, dim, n, p[k0:], stride, v, cols, out, so, k0 > 0)
 	}
+}
+
+// few is C = or += A·B, where A often has one row, or as many as share a head of keys.
+func (w *worker) few(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+	const most = 8 // with more, packing B pays
+	if m <= most && w.k.few != nil {
+		w.k.few(m, n, k, a, lda, b, ldb, c, ldc, acc)
+		return
+	}
+	w.k.product(w, gpu.NN, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 }

@@ -26,6 +26,9 @@ type kernels struct {
 	// half is product with A and B rounded to bfloat16 first; sums are float32's.
 	half func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
 
+	// few is product, NN, for few rows: B is read where it lies. nil where product does as well.
+	few func(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
+
 	// ask has the second-level cache fetch n bytes of each of some rows, stride bytes apart; may be nil.
 	ask func(rows, n int, p *float32, stride int)
 

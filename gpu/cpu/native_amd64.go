@@ -35,6 +35,7 @@ var avx512 = kernels{
 	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling512, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 	},
+	few: few512,
 	ask: askRows, dot: dot512, dot3: dotThree512, add: add512, greatest: greatest512, normalize: normalize512, normBack: normBack512,
 	softmax: softmax512, softmaxBack: softmaxBack512, rope: rope512,
 	swiglu: swiglu512, swigluBack: swigluBack512,

@@ -825,3 +825,51 @@ func linear256BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc
 
 //go:noescape
 func linear256BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
+
+//go:noescape
+func few512x1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x1x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x1x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
