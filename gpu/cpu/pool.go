@@ -22,8 +22,9 @@ type job interface {
 // long as nobody is late.
 //
 // gate says who may touch the job: bit 31 is set while it is open, bit 30 while the
-// caller sleeps, the lower bits count the helpers inside. A helper enters only through
-// an open gate; the caller closes it when the tasks are out and waits for those inside.
+// caller sleeps; of the others the upper half says how many helpers may be inside while it is open, the
+// lower counts them. A helper enters only through an open gate, and one too many for a small job
+// does not; the caller closes it when the tasks are out and waits for those inside.
 type pool struct {
 	workers []*worker
 	wake    chan struct{}
@@ -48,6 +49,8 @@ type share struct {
 const (
 	gateOpen  = 1 << 31
 	gateSleep = 1 << 30
+	gateBits  = 15
+	gateCount = 1<<gateBits - 1
 	// looks are before going to sleep: some 50 microseconds. A virtual machine's core takes as long to wake
 	// up, and who looks for less than that after it was woken for a small job misses the next one, too.
 	looks = 1 << 16
@@ -95,7 +98,7 @@ func (p *pool) help(w *worker) {
 func (p *pool) enter() bool {
 	for {
 		g := p.gate.Load()
-		if g&gateOpen == 0 {
+		if g&gateOpen == 0 || g&gateCount >= g>>gateBits&gateCount {
 			return false
 		}
 		if p.gate.CompareAndSwap(g, g+1) {
@@ -136,7 +139,7 @@ func (p *pool) run(j job, tasks, cost int) {
 		p.shares[i].next.Store(int64(tasks * i / len(p.shares)))
 		p.shares[i].end = int64(tasks * (i + 1) / len(p.shares))
 	}
-	p.gate.Store(gateOpen)
+	p.gate.Store(gateOpen | uint32(helpers)<<gateBits)
 	p.jobs.Add(1)
 	for range helpers - awake {
 		select {
@@ -145,7 +148,7 @@ func (p *pool) run(j job, tasks, cost int) {
 		}
 	}
 	p.work(p.workers[0])
-	for g := p.gate.Load(); !p.gate.CompareAndSwap(g, g&^gateOpen); g = p.gate.Load() {
+	for g := p.gate.Load(); !p.gate.CompareAndSwap(g, g&gateCount); g = p.gate.Load() {
 	}
 	for i := 0; i < looks && p.gate.Load() != 0; i++ {
 	}
