@@ -58,6 +58,17 @@ type Decoder interface {
 	// heads·HeadDim), over the keys and values of their sequences, up to each
 	// row's own position and within the cache's window.
 	CacheAttention(c Cache, spans []Span, heads int, out, q Matrix)
+	// Greatest sets best[t] to the column of the greatest value in row t of z, the first of
+	// equals, and to -1 where one is not finite. It waits for the result.
+	Greatest(best []int32, z Matrix)
+}
+
+// CheckGreatest panics on shapes that do not fit Greatest's.
+func CheckGreatest(best []int32, z Matrix) {
+	CheckShape("greatest", z, len(best), z.Cols)
+	if z.Cols < 1 {
+		fail("greatest", "no columns")
+	}
 }
 
 // CheckLinear panics on shapes that do not fit Linear's.

@@ -44,6 +44,9 @@ func TestNothingBeyond(t *testing.T) {
 					d.MatMul(gpu.NN, of(c, m, n), of(a, m, k), of(b, k, n), acc)
 					d.MatMul(gpu.NT, of(c, m, n), of(a, m, k), of(b, n, k), acc)
 					d.MatMul(gpu.TN, of(c, m, n), of(a, k, m), of(b, k, n), acc)
+					if d.k.few != nil {
+						d.k.few(m, n, k, a, k, b, n, c, n, acc)
+					}
 				}
 			}
 		}

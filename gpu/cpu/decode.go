@@ -40,7 +40,9 @@ type packJob struct {
 type decoding struct {
 	linear linearJob
 	pack   packJob
+	write  writeJob
 	attn   cacheJob
+	most   greatestJob
 }
 
 // Pack implements gpu.Decoder.
@@ -110,7 +112,8 @@ func (d *Device) Linear(c, a gpu.Matrix, w gpu.Packed, accumulate bool) {
 	j := &d.decode.linear
 	*j = linearJob{kernels: panelsOf(d.k), c: c, a: a, w: w, acc: accumulate, each: panels}
 	if n := len(d.workers); n > 1 {
-		j.each = max(1, panels/(6*n))
+		const most = 16 // so that nobody waits long for another's last, however large the layer
+		j.each = max(1, min(panels/(6*n), most))
 	}
 	// With few rows it is the weights' way from memory that costs.
 	const memory = 8
@@ -221,20 +224,34 @@ func (d *Device) CacheWrite(c gpu.Cache, spans []gpu.Span, k, v gpu.Matrix) {
 	gpu.CheckShape("cache write", k, k.Rows, c.KVHeads*c.HeadDim)
 	gpu.CheckShape("cache write", v, k.Rows, c.KVHeads*c.HeadDim)
 	c.Check("cache write", spans, k.Rows)
-	cols := c.KVHeads * c.HeadDim
-	t := 0
-	for i := range spans {
-		s := &spans[i]
-		for n := range s.Rows {
-			at := s.Start + n
-			page := c.Host[int(s.Pages[at/gpu.PageSize])*2*cols*gpu.PageSize:]
-			at %= gpu.PageSize
-			for x, y := range row(&k, t) {
-				page[x*gpu.PageSize+at] = y
-			}
-			copy(page[(gpu.PageSize+at)*cols:][:cols], row(&v, t))
-			t++
+	j := &d.decode.write
+	*j = writeJob{c: c, spans: spans, k: k, v: v}
+	d.pool.run(j, len(spans)*c.KVHeads, k.Rows*k.Cols*2)
+	*j = writeJob{}
+}
+
+// writeJob fills a cache. A task is one head of one span, as those of cacheJob are.
+type writeJob struct {
+	c     gpu.Cache
+	spans []gpu.Span
+	k, v  gpu.Matrix
+}
+
+func (j *writeJob) run(_ *worker, task int) {
+	dim, cols := j.c.HeadDim, j.c.KVHeads*j.c.HeadDim
+	h, t := task%j.c.KVHeads*j.c.HeadDim, 0
+	s := &j.spans[task/j.c.KVHeads]
+	for i := range task / j.c.KVHeads {
+		t += j.spans[i].Rows
+	}
+	for n := range s.Rows {
+		at := s.Start + n
+		page := j.c.Host[int(s.Pages[at/gpu.PageSize])*2*cols*gpu.PageSize:]
+		at %= gpu.PageSize
+		for x, y := range row(&j.k, t+n)[h : h+dim] {
+			page[(h+x)*gpu.PageSize+at] = y
 		}
+		copy(page[(gpu.PageSize+at)*cols+h:][:dim], row(&j.v, t+n)[h:])
 	}
 }
 
@@ -254,6 +271,7 @@ func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q
 	c.CheckAttention(spans, heads, out, q)
 	j := &d.decode.attn
 	*j = cacheJob{c: c, spans: spans, heads: heads, out: out, q: q}
+	const perHead = 2048 // what it takes to begin
 	cost := 0
 	for i := range spans {
 		n := spans[i].Start + spans[i].Rows
@@ -261,7 +279,7 @@ func (d *Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q
 			n = min(n, w+2*gpu.PageSize)
 		}
 		j.keys = max(j.keys, n)
-		cost += spans[i].Rows * n * heads / 8 * (c.HeadDim/8 + 1)
+		cost += spans[i].Rows * heads * (perHead + n/8*(c.HeadDim/8+1))
 	}
 	j.block = max(16, min(32, fewScores/max(1, j.keys)))
 	rows := max(j.block, heads/c.KVHeads)
@@ -315,7 +333,7 @@ func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []flo
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, stride-k0)
 		k := j.c.Host[(int(pages[k0/gpu.PageSize])*2*cols+kv*dim)*gpu.PageSize:]
-		w.k.product(w, gpu.NN, m, n, dim, q, sq, k, gpu.PageSize, p[k0:], stride, false, 0)
+		w.few(m, n, dim, q, sq, k, gpu.PageSize, p[k0:], stride, false)
 	}
 	for i := range m {
 		r := p[i*stride : i*stride+keys]
@@ -327,6 +345,16 @@ func (j *cacheJob) attend(w *worker, s *gpu.Span, kv, m, seen, more int, q []flo
 	for k0 := 0; k0 < keys; k0 += gpu.PageSize {
 		n := min(gpu.PageSize, keys-k0)
 		v := j.c.Host[(int(pages[k0/gpu.PageSize])*2+1)*cols*gpu.PageSize+kv*dim:]
-		w.k.product(w, gpu.NN, m, dim, n, p[k0:], stride, v, cols, out, so, k0 > 0, 0)
+		w.few(m, dim, n, p[k0:], stride, v, cols, out, so, k0 > 0)
 	}
+}
+
+// few is C = or += A·B, where A often has one row, or as many as share a head of keys.
+func (w *worker) few(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+	const most = 8 // with more, packing B pays
+	if m <= most && w.k.few != nil {
+		w.k.few(m, n, k, a, lda, b, ldb, c, ldc, acc)
+		return
+	}
+	w.k.product(w, gpu.NN, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 }

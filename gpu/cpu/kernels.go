@@ -26,12 +26,17 @@ type kernels struct {
 	// half is product with A and B rounded to bfloat16 first; sums are float32's.
 	half func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
 
+	// few is product, NN, for few rows: B is read where it lies. nil where product does as well.
+	few func(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool)
+
 	// ask has the second-level cache fetch n bytes of each of some rows, stride bytes apart; may be nil.
 	ask func(rows, n int, p *float32, stride int)
 
 	dot  func(x, y []float32) float32    // Σ x·y
 	dot3 func(x, y, z []float32) float32 // Σ x·y·z
 	add  func(y, x []float32)            // y += x
+
+	greatest func(x []float32) float32 // of x, NaN where a value is not finite
 
 	normalize func(out, x, gain []float32, a float32)              // out = a·x·gain
 	normBack  func(dx, dgain, dy, x, gain []float32, a, b float32) // dx += a·gain·dy - b·x, dgain += a·dy·x

@@ -417,6 +417,60 @@ done_d:
 	VZEROUPPER
 	RET
 
+// func greatest512(x []float32) float32
+// Requires: AVX, AVX512F, BMI2, SSE
+TEXT ·greatest512(SB), NOSPLIT, $0-28
+	MOVQ    x_len+8(FP), AX
+	MOVQ    x_base+0(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VMOVUPS cNegInf<>+0(SB), Z2
+	CMPQ    AX, $0x10
+	JL      tail_e
+
+loop_e:
+	VMOVUPS     (CX), Z3
+	VFMADD231PS Z3, Z0, Z1
+	VMAXPS      Z3, Z2, Z2
+	ADDQ        $0x40, CX
+	SUBQ        $0x10, AX
+	CMPQ        AX, $0x10
+	JGE         loop_e
+
+tail_e:
+	TESTQ       AX, AX
+	JE          done_e
+	MOVL        $0x0000ffff, DX
+	BZHIL       AX, DX, DX
+	KMOVW       DX, K1
+	VMOVUPS.Z   (CX), K1, Z3
+	VFMADD231PS Z3, Z0, Z1
+	VMOVUPS     cNegInf<>+0(SB), Z0
+	VBLENDMPS   Z3, Z0, K1, Z3
+	VMAXPS      Z3, Z2, Z2
+
+done_e:
+	VEXTRACTF64X4 $0x01, Z2, Y0
+	VMAXPS        Y0, Y2, Y0
+	VEXTRACTF128  $0x01, Y0, X2
+	VMAXPS        X2, X0, X2
+	VPERMILPS     $0x4e, X2, X0
+	VMAXPS        X0, X2, X2
+	VPERMILPS     $0xb1, X2, X0
+	VMAXPS        X0, X2, X2
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VADDSS        X1, X2, X2
+	MOVSS         X2, ret+24(FP)
+	VZEROUPPER
+	RET
+
 // func normalize512(out []float32, x []float32, gain []float32, a float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·normalize512(SB), NOSPLIT, $0-76
@@ -426,9 +480,9 @@ TEXT ·normalize512(SB), NOSPLIT, $0-76
 	MOVQ         gain_base+48(FP), BX
 	VBROADCASTSS a+72(FP), Z0
 	CMPQ         AX, $0x10
-	JL           tail_e
+	JL           tail_f
 
-loop_e:
+loop_f:
 	VMOVUPS (DX), Z1
 	VMOVUPS (BX), Z2
 	VMULPS  Z0, Z1, Z1
@@ -439,11 +493,11 @@ loop_e:
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
-	JGE     loop_e
+	JGE     loop_f
 
-tail_e:
+tail_f:
 	TESTQ     AX, AX
-	JE        done_e
+	JE        done_f
 	MOVL      $0x0000ffff, SI
 	BZHIL     AX, SI, SI
 	KMOVW     SI, K1
@@ -453,7 +507,7 @@ tail_e:
 	VMULPS    Z2, Z1, Z1
 	VMOVUPS   Z1, K1, (CX)
 
-done_e:
+done_f:
 	VZEROUPPER
 	RET
 
@@ -469,9 +523,9 @@ TEXT ·normBack512(SB), NOSPLIT, $0-128
 	VBROADCASTSS a+120(FP), Z0
 	VBROADCASTSS b+124(FP), Z1
 	CMPQ         AX, $0x10
-	JL           tail_f
+	JL           tail_g
 
-loop_f:
+loop_g:
 	VMOVUPS      (CX), Z2
 	VMOVUPS      (DX), Z3
 	VMOVUPS      (BX), Z4
@@ -490,11 +544,11 @@ loop_f:
 	ADDQ         $0x40, DI
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_f
+	JGE          loop_g
 
-tail_f:
+tail_g:
 	TESTQ        AX, AX
-	JE           done_f
+	JE           done_g
 	MOVL         $0x0000ffff, R8
 	BZHIL        AX, R8, R8
 	KMOVW        R8, K1
@@ -510,7 +564,7 @@ tail_f:
 	VFNMADD231PS Z5, Z1, Z2
 	VMOVUPS      Z2, K1, (CX)
 
-done_f:
+done_g:
 	VZEROUPPER
 	RET
 
@@ -523,19 +577,19 @@ TEXT ·softmax512(SB), NOSPLIT, $0-40
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 	CMPQ    DX, $0x10
-	JL      tail_g
+	JL      tail_h
 
-loop_g:
+loop_h:
 	VMOVUPS (BX), Z1
 	VMAXPS  Z1, Z0, Z0
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, DX
 	CMPQ    DX, $0x10
-	JGE     loop_g
+	JGE     loop_h
 
-tail_g:
+tail_h:
 	TESTQ     DX, DX
-	JE        done_g
+	JE        done_h
 	MOVL      $0x0000ffff, SI
 	BZHIL     DX, SI, SI
 	KMOVW     SI, K1
@@ -544,7 +598,7 @@ tail_g:
 	VBLENDMPS Z1, Z3, K1, Z1
 	VMAXPS    Z1, Z0, Z0
 
-done_g:
+done_h:
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VMAXPS        Y1, Y0, Y1
 	VEXTRACTF128  $0x01, Y1, X0
@@ -562,9 +616,9 @@ done_g:
 	MOVQ          AX, DX
 	MOVQ          CX, BX
 	CMPQ          DX, $0x10
-	JL            tail_h
+	JL            tail_i
 
-loop_h:
+loop_i:
 	VMOVUPS      (BX), Z3
 	VFMSUB213PS  Z0, Z1, Z3
 	VMOVUPS      cLow<>+0(SB), Z4
@@ -592,11 +646,11 @@ loop_h:
 	ADDQ         $0x40, BX
 	SUBQ         $0x10, DX
 	CMPQ         DX, $0x10
-	JGE          loop_h
+	JGE          loop_i
 
-tail_h:
+tail_i:
 	TESTQ        DX, DX
-	JE           done_h
+	JE           done_i
 	MOVL         $0x0000ffff, SI
 	BZHIL        DX, SI, SI
 	KMOVW        SI, K1
@@ -626,7 +680,7 @@ tail_h:
 	VMOVAPS.Z    Z3, K1, Z3
 	VADDPS       Z3, Z2, Z2
 
-done_h:
+done_i:
 	VEXTRACTF64X4 $0x01, Z2, Y0
 	VADDPS        Y0, Y2, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -642,20 +696,20 @@ done_h:
 	MOVQ          AX, DX
 	MOVQ          CX, BX
 	CMPQ          DX, $0x10
-	JL            tail_i
+	JL            tail_j
 
-loop_i:
+loop_j:
 	VMOVUPS (BX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (BX)
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, DX
 	CMPQ    DX, $0x10
-	JGE     loop_i
+	JGE     loop_j
 
-tail_i:
+tail_j:
 	TESTQ     DX, DX
-	JE        done_i
+	JE        done_j
 	MOVL      $0x0000ffff, AX
 	BZHIL     DX, AX, AX
 	KMOVW     AX, K1
@@ -663,7 +717,7 @@ tail_i:
 	VMULPS    Z0, Z1, Z1
 	VMOVUPS   Z1, K1, (BX)
 
-done_i:
+done_j:
 	VZEROUPPER
 	RET
 
@@ -678,9 +732,9 @@ TEXT ·softmaxBack512(SB), NOSPLIT, $0-64
 	VBROADCASTSS inv+56(FP), Z2
 	VBROADCASTSS d+60(FP), Z3
 	CMPQ         AX, $0x10
-	JL           tail_j
+	JL           tail_k
 
-loop_j:
+loop_k:
 	VMOVUPS      (DX), Z4
 	VFMSUB213PS  Z1, Z0, Z4
 	VMOVUPS      cLow<>+0(SB), Z5
@@ -714,11 +768,11 @@ loop_j:
 	ADDQ         $0x40, DX
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_j
+	JGE          loop_k
 
-tail_j:
+tail_k:
 	TESTQ        AX, AX
-	JE           done_j
+	JE           done_k
 	MOVL         $0x0000ffff, BX
 	BZHIL        AX, BX, BX
 	KMOVW        BX, K1
@@ -752,7 +806,7 @@ tail_j:
 	VMULPS       Z4, Z1, Z1
 	VMOVUPS      Z1, K1, (CX)
 
-done_j:
+done_k:
 	VZEROUPPER
 	RET
 
@@ -776,9 +830,9 @@ head:
 	MOVQ BX, R10
 	MOVQ SI, R11
 	CMPQ DI, $0x10
-	JL   tail_k
+	JL   tail_l
 
-loop_k:
+loop_l:
 	VMOVUPS     (R8), Z1
 	VMOVUPS     (R9), Z2
 	VMOVUPS     (R10), Z3
@@ -796,11 +850,11 @@ loop_k:
 	ADDQ        $0x40, R11
 	SUBQ        $0x10, DI
 	CMPQ        DI, $0x10
-	JGE         loop_k
+	JGE         loop_l
 
-tail_k:
+tail_l:
 	TESTQ       DI, DI
-	JE          done_k
+	JE          done_l
 	MOVL        $0x0000ffff, R12
 	BZHIL       DI, R12, R12
 	KMOVW       R12, K1
@@ -816,7 +870,7 @@ tail_k:
 	VMOVUPS     Z5, K1, (R8)
 	VMOVUPS     Z1, K1, (R9)
 
-done_k:
+done_l:
 	DECQ AX
 	JNE  head
 
@@ -833,9 +887,9 @@ TEXT ·swiglu512(SB), NOSPLIT, $0-72
 	MOVQ   up_base+48(FP), BX
 	VPXORD Z0, Z0, Z0
 	CMPQ   AX, $0x10
-	JL     tail_l
+	JL     tail_m
 
-loop_l:
+loop_m:
 	VMOVUPS      (DX), Z2
 	VSUBPS       Z2, Z0, Z1
 	VMOVUPS      cLow<>+0(SB), Z3
@@ -868,11 +922,11 @@ loop_l:
 	ADDQ         $0x40, BX
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_l
+	JGE          loop_m
 
-tail_l:
+tail_m:
 	TESTQ        AX, AX
-	JE           done_l
+	JE           done_m
 	MOVL         $0x0000ffff, SI
 	BZHIL        AX, SI, SI
 	KMOVW        SI, K1
@@ -904,7 +958,7 @@ tail_l:
 	VMULPS       Z0, Z1, Z1
 	VMOVUPS      Z1, K1, (CX)
 
-done_l:
+done_m:
 	VZEROUPPER
 	RET
 
@@ -919,9 +973,9 @@ TEXT ·swigluBack512(SB), NOSPLIT, $0-120
 	MOVQ   up_base+96(FP), DI
 	VPXORD Z0, Z0, Z0
 	CMPQ   AX, $0x10
-	JL     tail_m
+	JL     tail_n
 
-loop_m:
+loop_n:
 	VMOVUPS      (SI), Z2
 	VSUBPS       Z2, Z0, Z1
 	VMOVUPS      cLow<>+0(SB), Z3
@@ -964,11 +1018,11 @@ loop_m:
 	ADDQ         $0x40, DI
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_m
+	JGE          loop_n
 
-tail_m:
+tail_n:
 	TESTQ        AX, AX
-	JE           done_m
+	JE           done_n
 	MOVL         $0x0000ffff, R8
 	BZHIL        AX, R8, R8
 	KMOVW        R8, K1
@@ -1008,7 +1062,7 @@ tail_m:
 	VMOVUPS      Z4, K1, (CX)
 	VMOVUPS      Z3, K1, (DX)
 
-done_m:
+done_n:
 	VZEROUPPER
 	RET
 
@@ -1034,9 +1088,9 @@ TEXT ·adamw512(SB), NOSPLIT, $0-124
 	VMOVD        DI, X8
 	VPBROADCASTD X8, Z8
 	CMPQ         AX, $0x10
-	JL           tail_n
+	JL           tail_o
 
-loop_n:
+loop_o:
 	VMOVUPS     (DX), Z9
 	VMULPS      Z0, Z9, Z9
 	VMOVUPS     cOne<>+0(SB), Z10
@@ -1074,11 +1128,11 @@ loop_n:
 	ADDQ        $0x40, SI
 	SUBQ        $0x10, AX
 	CMPQ        AX, $0x10
-	JGE         loop_n
+	JGE         loop_o
 
-tail_n:
+tail_o:
 	TESTQ       AX, AX
-	JE          done_n
+	JE          done_o
 	MOVL        $0x0000ffff, DI
 	BZHIL       AX, DI, DI
 	KMOVW       DI, K1
@@ -1114,7 +1168,7 @@ tail_n:
 	VPXORD      Z9, Z9, Z9
 	VMOVUPS     Z9, K1, (DX)
 
-done_n:
+done_o:
 	VZEROUPPER
 	RET
 
@@ -1142,9 +1196,9 @@ TEXT ·round512(SB), NOSPLIT, $0-24
 	VMOVD        DX, X5
 	VPBROADCASTD X5, Z5
 	CMPQ         AX, $0x10
-	JL           tail_o
+	JL           tail_p
 
-loop_o:
+loop_p:
 	VMOVUPS  (CX), Z6
 	VPANDD   Z6, Z3, Z7
 	VPANDND  Z6, Z3, Z6
@@ -1160,11 +1214,11 @@ loop_o:
 	ADDQ     $0x40, CX
 	SUBQ     $0x10, AX
 	CMPQ     AX, $0x10
-	JGE      loop_o
+	JGE      loop_p
 
-tail_o:
+tail_p:
 	TESTQ     AX, AX
-	JE        done_o
+	JE        done_p
 	MOVL      $0x0000ffff, DX
 	BZHIL     AX, DX, DX
 	KMOVW     DX, K1
@@ -1181,7 +1235,7 @@ tail_o:
 	VPORD     Z7, Z3, Z3
 	VMOVUPS   Z3, K1, (CX)
 
-done_o:
+done_p:
 	VZEROUPPER
 	RET
 
@@ -1194,9 +1248,9 @@ TEXT ·dot256(SB), NOSPLIT, $0-52
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_p
+	JL     tail_q
 
-loop_p:
+loop_q:
 	VMOVUPS     (CX), Y2
 	VMOVUPS     (DX), Y3
 	VFMADD231PS Y2, Y3, Y0
@@ -1207,11 +1261,11 @@ loop_p:
 	ADDQ        $0x40, DX
 	SUBQ        $0x10, AX
 	CMPQ        AX, $0x10
-	JGE         loop_p
+	JGE         loop_q
 
-tail_p:
+tail_q:
 	TESTQ       AX, AX
-	JE          done_p
+	JE          done_q
 	LEAQ        tailMask<>+64(SB), BX
 	NEGQ        AX
 	VMOVUPS     (BX)(AX*4), Y2
@@ -1224,7 +1278,7 @@ tail_p:
 	VMASKMOVPS  32(DX), Y3, Y3
 	VFMADD231PS Y2, Y3, Y1
 
-done_p:
+done_q:
 	VADDPS       Y1, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
@@ -1246,9 +1300,9 @@ TEXT ·dotThree256(SB), NOSPLIT, $0-76
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_q
+	JL     tail_r
 
-loop_q:
+loop_r:
 	VMOVUPS     (CX), Y2
 	VMOVUPS     (DX), Y3
 	VMOVUPS     (BX), Y4
@@ -1264,11 +1318,11 @@ loop_q:
 	ADDQ        $0x40, BX
 	SUBQ        $0x10, AX
 	CMPQ        AX, $0x10
-	JGE         loop_q
+	JGE         loop_r
 
-tail_q:
+tail_r:
 	TESTQ       AX, AX
-	JE          done_q
+	JE          done_r
 	LEAQ        tailMask<>+64(SB), SI
 	NEGQ        AX
 	VMOVUPS     (SI)(AX*4), Y2
@@ -1285,7 +1339,7 @@ tail_q:
 	VMULPS      Y4, Y2, Y2
 	VFMADD231PS Y2, Y3, Y1
 
-done_q:
+done_r:
 	VADDPS       Y1, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
@@ -1304,9 +1358,9 @@ TEXT ·add256(SB), NOSPLIT, $0-48
 	MOVQ y_base+0(FP), CX
 	MOVQ x_base+24(FP), DX
 	CMPQ AX, $0x10
-	JL   tail_r
+	JL   tail_s
 
-loop_r:
+loop_s:
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y0
@@ -1319,11 +1373,11 @@ loop_r:
 	ADDQ    $0x40, DX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
-	JGE     loop_r
+	JGE     loop_s
 
-tail_r:
+tail_s:
 	TESTQ      AX, AX
-	JE         done_r
+	JE         done_s
 	LEAQ       tailMask<>+64(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y0
@@ -1338,7 +1392,72 @@ tail_r:
 	VADDPS     Y2, Y0, Y0
 	VMASKMOVPS Y0, Y1, 32(CX)
 
-done_r:
+done_s:
+	VZEROUPPER
+	RET
+
+// func greatest256(x []float32) float32
+// Requires: AVX, FMA3, SSE
+TEXT ·greatest256(SB), NOSPLIT, $0-28
+	MOVQ    x_len+8(FP), AX
+	MOVQ    x_base+0(FP), CX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VMOVUPS cNegInf<>+0(SB), Y4
+	VMOVUPS cNegInf<>+0(SB), Y5
+	CMPQ    AX, $0x10
+	JL      tail_t
+
+loop_t:
+	VMOVUPS     (CX), Y6
+	VFMADD231PS Y6, Y0, Y2
+	VMAXPS      Y6, Y4, Y4
+	VMOVUPS     32(CX), Y6
+	VFMADD231PS Y6, Y1, Y3
+	VMAXPS      Y6, Y5, Y5
+	ADDQ        $0x40, CX
+	SUBQ        $0x10, AX
+	CMPQ        AX, $0x10
+	JGE         loop_t
+
+tail_t:
+	TESTQ       AX, AX
+	JE          done_t
+	LEAQ        tailMask<>+64(SB), DX
+	NEGQ        AX
+	VMOVUPS     (DX)(AX*4), Y6
+	VMOVUPS     32(DX)(AX*4), Y7
+	NEGQ        AX
+	VMASKMOVPS  (CX), Y6, Y8
+	VFMADD231PS Y8, Y0, Y2
+	VMOVUPS     cNegInf<>+0(SB), Y0
+	VBLENDVPS   Y6, Y8, Y0, Y8
+	VMAXPS      Y8, Y4, Y4
+	VMASKMOVPS  32(CX), Y7, Y0
+	VFMADD231PS Y0, Y1, Y3
+	VMOVUPS     cNegInf<>+0(SB), Y1
+	VBLENDVPS   Y7, Y0, Y1, Y0
+	VMAXPS      Y0, Y5, Y5
+
+done_t:
+	VMAXPS       Y5, Y4, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X1
+	VPERMILPS    $0x4e, X1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VMAXPS       X0, X1, X1
+	VADDPS       Y3, Y2, Y0
+	VEXTRACTF128 $0x01, Y0, X2
+	VADDPS       X2, X0, X2
+	VPERMILPS    $0x4e, X2, X0
+	VADDPS       X0, X2, X2
+	VPERMILPS    $0xb1, X2, X0
+	VADDPS       X0, X2, X2
+	VADDSS       X2, X1, X1
+	MOVSS        X1, ret+24(FP)
 	VZEROUPPER
 	RET
 
@@ -1351,9 +1470,9 @@ TEXT ·normalize256(SB), NOSPLIT, $0-76
 	MOVQ         gain_base+48(FP), BX
 	VBROADCASTSS a+72(FP), Y0
 	CMPQ         AX, $0x10
-	JL           tail_s
+	JL           tail_u
 
-loop_s:
+loop_u:
 	VMOVUPS (DX), Y1
 	VMOVUPS (BX), Y2
 	VMULPS  Y0, Y1, Y1
@@ -1369,11 +1488,11 @@ loop_s:
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
-	JGE     loop_s
+	JGE     loop_u
 
-tail_s:
+tail_u:
 	TESTQ      AX, AX
-	JE         done_s
+	JE         done_u
 	LEAQ       tailMask<>+64(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y1
@@ -1390,7 +1509,7 @@ tail_s:
 	VMULPS     Y3, Y1, Y1
 	VMASKMOVPS Y1, Y2, 32(CX)
 
-done_s:
+done_u:
 	VZEROUPPER
 	RET
 
@@ -1406,9 +1525,9 @@ TEXT ·normBack256(SB), NOSPLIT, $0-128
 	VBROADCASTSS a+120(FP), Y0
 	VBROADCASTSS b+124(FP), Y1
 	CMPQ         AX, $0x10
-	JL           tail_t
+	JL           tail_v
 
-loop_t:
+loop_v:
 	VMOVUPS      (CX), Y2
 	VMOVUPS      (DX), Y3
 	VMOVUPS      (BX), Y4
@@ -1438,11 +1557,11 @@ loop_t:
 	ADDQ         $0x40, DI
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_t
+	JGE          loop_v
 
-tail_t:
+tail_v:
 	TESTQ        AX, AX
-	JE           done_t
+	JE           done_v
 	LEAQ         tailMask<>+64(SB), R8
 	NEGQ         AX
 	VMOVUPS      (R8)(AX*4), Y2
@@ -1471,7 +1590,7 @@ tail_t:
 	VFNMADD231PS Y6, Y1, Y2
 	VMASKMOVPS   Y2, Y3, 32(CX)
 
-done_t:
+done_v:
 	VZEROUPPER
 	RET
 
@@ -1485,9 +1604,9 @@ TEXT ·softmax256(SB), NOSPLIT, $0-40
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 	CMPQ    DX, $0x10
-	JL      tail_u
+	JL      tail_w
 
-loop_u:
+loop_w:
 	VMOVUPS (BX), Y2
 	VMAXPS  Y2, Y0, Y0
 	VMOVUPS 32(BX), Y2
@@ -1495,11 +1614,11 @@ loop_u:
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, DX
 	CMPQ    DX, $0x10
-	JGE     loop_u
+	JGE     loop_w
 
-tail_u:
+tail_w:
 	TESTQ      DX, DX
-	JE         done_u
+	JE         done_w
 	LEAQ       tailMask<>+64(SB), SI
 	NEGQ       DX
 	VMOVUPS    (SI)(DX*4), Y2
@@ -1514,7 +1633,7 @@ tail_u:
 	VBLENDVPS  Y3, Y2, Y4, Y2
 	VMAXPS     Y2, Y1, Y1
 
-done_u:
+done_w:
 	VMAXPS       Y1, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VMAXPS       X1, X0, X1
@@ -1532,9 +1651,9 @@ done_u:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 	CMPQ         DX, $0x10
-	JL           tail_v
+	JL           tail_x
 
-loop_v:
+loop_x:
 	VMOVUPS      (BX), Y4
 	VFMSUB213PS  Y1, Y0, Y4
 	VMOVUPS      cLow<>+0(SB), Y5
@@ -1602,11 +1721,11 @@ loop_v:
 	ADDQ         $0x40, BX
 	SUBQ         $0x10, DX
 	CMPQ         DX, $0x10
-	JGE          loop_v
+	JGE          loop_x
 
-tail_v:
+tail_x:
 	TESTQ        DX, DX
-	JE           done_v
+	JE           done_x
 	LEAQ         tailMask<>+64(SB), SI
 	NEGQ         DX
 	VMOVUPS      (SI)(DX*4), Y4
@@ -1679,7 +1798,7 @@ tail_v:
 	VANDPS       Y5, Y4, Y4
 	VADDPS       Y4, Y3, Y3
 
-done_v:
+done_x:
 	VADDPS       Y3, Y2, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
@@ -1694,9 +1813,9 @@ done_v:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 	CMPQ         DX, $0x10
-	JL           tail_w
+	JL           tail_y
 
-loop_w:
+loop_y:
 	VMOVUPS (BX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (BX)
@@ -1706,11 +1825,11 @@ loop_w:
 	ADDQ    $0x40, BX
 	SUBQ    $0x10, DX
 	CMPQ    DX, $0x10
-	JGE     loop_w
+	JGE     loop_y
 
-tail_w:
+tail_y:
 	TESTQ      DX, DX
-	JE         done_w
+	JE         done_y
 	LEAQ       tailMask<>+64(SB), AX
 	NEGQ       DX
 	VMOVUPS    (AX)(DX*4), Y1
@@ -1723,7 +1842,7 @@ tail_w:
 	VMULPS     Y0, Y1, Y1
 	VMASKMOVPS Y1, Y2, 32(BX)
 
-done_w:
+done_y:
 	VZEROUPPER
 	RET
 
@@ -1738,9 +1857,9 @@ TEXT ·softmaxBack256(SB), NOSPLIT, $0-64
 	VBROADCASTSS inv+56(FP), Y2
 	VBROADCASTSS d+60(FP), Y3
 	CMPQ         AX, $0x10
-	JL           tail_x
+	JL           tail_z
 
-loop_x:
+loop_z:
 	VMOVUPS      (DX), Y4
 	VFMSUB213PS  Y1, Y0, Y4
 	VMOVUPS      cLow<>+0(SB), Y5
@@ -1819,11 +1938,11 @@ loop_x:
 	ADDQ         $0x40, DX
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_x
+	JGE          loop_z
 
-tail_x:
+tail_z:
 	TESTQ        AX, AX
-	JE           done_x
+	JE           done_z
 	LEAQ         tailMask<>+64(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y4
@@ -1904,7 +2023,7 @@ tail_x:
 	VMULPS       Y4, Y1, Y1
 	VMASKMOVPS   Y1, Y5, 32(CX)
 
-done_x:
+done_z:
 	VZEROUPPER
 	RET
 
@@ -1928,9 +2047,9 @@ head:
 	MOVQ BX, R10
 	MOVQ SI, R11
 	CMPQ DI, $0x10
-	JL   tail_y
+	JL   tail_a
 
-loop_y:
+loop_a:
 	VMOVUPS     (R8), Y1
 	VMOVUPS     (R9), Y2
 	VMOVUPS     (R10), Y3
@@ -1959,11 +2078,11 @@ loop_y:
 	ADDQ        $0x40, R11
 	SUBQ        $0x10, DI
 	CMPQ        DI, $0x10
-	JGE         loop_y
+	JGE         loop_a
 
-tail_y:
+tail_a:
 	TESTQ       DI, DI
-	JE          done_y
+	JE          done_a
 	LEAQ        tailMask<>+64(SB), R12
 	NEGQ        DI
 	VMOVUPS     (R12)(DI*4), Y1
@@ -1992,7 +2111,7 @@ tail_y:
 	VMASKMOVPS  Y6, Y2, 32(R8)
 	VMASKMOVPS  Y1, Y2, 32(R9)
 
-done_y:
+done_a:
 	DECQ AX
 	JNE  head
 
@@ -2010,9 +2129,9 @@ TEXT ·swiglu256(SB), NOSPLIT, $0-72
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_z
+	JL     tail_b
 
-loop_z:
+loop_b:
 	VMOVUPS      (DX), Y2
 	VSUBPS       Y2, Y0, Y1
 	VMOVUPS      cLow<>+0(SB), Y3
@@ -2088,11 +2207,11 @@ loop_z:
 	ADDQ         $0x40, BX
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_z
+	JGE          loop_b
 
-tail_z:
+tail_b:
 	TESTQ        AX, AX
-	JE           done_z
+	JE           done_b
 	LEAQ         tailMask<>+64(SB), SI
 	NEGQ         AX
 	VMOVUPS      (SI)(AX*4), Y1
@@ -2169,7 +2288,7 @@ tail_z:
 	VMULPS       Y0, Y1, Y1
 	VMASKMOVPS   Y1, Y2, 32(CX)
 
-done_z:
+done_b:
 	VZEROUPPER
 	RET
 
@@ -2185,9 +2304,9 @@ TEXT ·swigluBack256(SB), NOSPLIT, $0-120
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	CMPQ   AX, $0x10
-	JL     tail_a
+	JL     tail_c
 
-loop_a:
+loop_c:
 	VMOVUPS      (SI), Y2
 	VSUBPS       Y2, Y0, Y1
 	VMOVUPS      cLow<>+0(SB), Y3
@@ -2281,11 +2400,11 @@ loop_a:
 	ADDQ         $0x40, DI
 	SUBQ         $0x10, AX
 	CMPQ         AX, $0x10
-	JGE          loop_a
+	JGE          loop_c
 
-tail_a:
+tail_c:
 	TESTQ        AX, AX
-	JE           done_a
+	JE           done_c
 	LEAQ         tailMask<>+64(SB), R8
 	NEGQ         AX
 	VMOVUPS      (R8)(AX*4), Y1
@@ -2378,7 +2497,7 @@ tail_a:
 	VMASKMOVPS   Y5, Y2, 32(CX)
 	VMASKMOVPS   Y4, Y2, 32(DX)
 
-done_a:
+done_c:
 	VZEROUPPER
 	RET
 
@@ -2404,9 +2523,9 @@ TEXT ·adamw256(SB), NOSPLIT, $0-124
 	VMOVD        DI, X8
 	VPBROADCASTD X8, Y8
 	CMPQ         AX, $0x10
-	JL           tail_b
+	JL           tail_d
 
-loop_b:
+loop_d:
 	VMOVUPS     (DX), Y9
 	VMULPS      Y0, Y9, Y9
 	VMOVUPS     cOne<>+0(SB), Y10
@@ -2475,11 +2594,11 @@ loop_b:
 	ADDQ        $0x40, SI
 	SUBQ        $0x10, AX
 	CMPQ        AX, $0x10
-	JGE         loop_b
+	JGE         loop_d
 
-tail_b:
+tail_d:
 	TESTQ       AX, AX
-	JE          done_b
+	JE          done_d
 	LEAQ        tailMask<>+64(SB), DI
 	NEGQ        AX
 	VMOVUPS     (DI)(AX*4), Y9
@@ -2548,7 +2667,7 @@ tail_b:
 	VXORPS      Y9, Y9, Y9
 	VMASKMOVPS  Y9, Y10, 32(DX)
 
-done_b:
+done_d:
 	VZEROUPPER
 	RET
 
@@ -2576,9 +2695,9 @@ TEXT ·round256(SB), NOSPLIT, $0-24
 	VMOVD        DX, X5
 	VPBROADCASTD X5, Y5
 	CMPQ         AX, $0x10
-	JL           tail_c
+	JL           tail_e
 
-loop_c:
+loop_e:
 	VMOVUPS  (CX), Y6
 	VPAND    Y6, Y3, Y7
 	VPANDN   Y6, Y3, Y6
@@ -2608,11 +2727,11 @@ loop_c:
 	ADDQ     $0x40, CX
 	SUBQ     $0x10, AX
 	CMPQ     AX, $0x10
-	JGE      loop_c
+	JGE      loop_e
 
-tail_c:
+tail_e:
 	TESTQ      AX, AX
-	JE         done_c
+	JE         done_e
 	LEAQ       tailMask<>+64(SB), DX
 	NEGQ       AX
 	VMOVUPS    (DX)(AX*4), Y6
@@ -2645,7 +2764,7 @@ tail_c:
 	VPOR       Y8, Y3, Y3
 	VMASKMOVPS Y3, Y7, 32(CX)
 
-done_c:
+done_e:
 	VZEROUPPER
 	RET
 
@@ -64335,5 +64454,2067 @@ done:
 	VMOVUPS Y9, 32(SI)
 	VMOVUPS Y10, 64(SI)
 	VMOVUPS Y11, 96(SI)
+	VZEROUPPER
+	RET
+
+// func few512x1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x1x1(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x00, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), DX
+	MOVQ      sb+32(FP), BX
+	MOVQ      c+40(FP), SI
+	MOVQ      sc+48(FP), DI
+	MOVB      acc+56(FP), DI
+	TESTB     DI, DI
+	JE        zero
+	MOVQ      SI, DI
+	VMOVUPS.Z (DI), K1, Z0
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+
+start:
+	MOVQ AX, DI
+	ANDQ $0x03, DI
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS.Z        (DX), K1, Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	VMOVUPS.Z        (DX), K1, Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST 4(CX), Z1, Z0
+	VMOVUPS.Z        (DX), K1, Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST 8(CX), Z1, Z0
+	VMOVUPS.Z        (DX), K1, Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST 12(CX), Z1, Z0
+	ADDQ             $0x10, CX
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ DI, DI
+	JE    done
+
+one:
+	VMOVUPS.Z        (DX), K1, Z1
+	ADDQ             BX, DX
+	VFMADD231PS.BCST (CX), Z1, Z0
+	ADDQ             $0x04, CX
+	DECQ             DI
+	JNE              one
+
+done:
+	MOVQ    SI, AX
+	VMOVUPS Z0, K1, (AX)
+	VZEROUPPER
+	RET
+
+// func few512x2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x2x1(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x00, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS.Z (R9), K1, Z0
+	ADDQ      R8, R9
+	VMOVUPS.Z (R9), K1, Z1
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS.Z        (BX), K1, Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
+	VMOVUPS.Z        (BX), K1, Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z2, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z2, Z1
+	VMOVUPS.Z        (BX), K1, Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 8(CX), Z2, Z0
+	VFMADD231PS.BCST 8(CX)(DX*1), Z2, Z1
+	VMOVUPS.Z        (BX), K1, Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 12(CX), Z2, Z0
+	VFMADD231PS.BCST 12(CX)(DX*1), Z2, Z1
+	ADDQ             $0x10, CX
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS.Z        (BX), K1, Z2
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z2, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z2, Z1
+	ADDQ             $0x04, CX
+	DECQ             R9
+	JNE              one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, K1, (AX)
+	ADDQ    R8, AX
+	VMOVUPS Z1, K1, (AX)
+	VZEROUPPER
+	RET
+
+// func few512x3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x3x1(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x00, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS.Z (R9), K1, Z0
+	ADDQ      R8, R9
+	VMOVUPS.Z (R9), K1, Z1
+	ADDQ      R8, R9
+	VMOVUPS.Z (R9), K1, Z2
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS.Z        (BX), K1, Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z3, Z2
+	VMOVUPS.Z        (BX), K1, Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z3, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z3, Z2
+	VMOVUPS.Z        (BX), K1, Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 8(CX), Z3, Z0
+	VFMADD231PS.BCST 8(CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST 8(CX)(DX*2), Z3, Z2
+	VMOVUPS.Z        (BX), K1, Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 12(CX), Z3, Z0
+	VFMADD231PS.BCST 12(CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST 12(CX)(DX*2), Z3, Z2
+	ADDQ             $0x10, CX
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS.Z        (BX), K1, Z3
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z3, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z3, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z3, Z2
+	ADDQ             $0x04, CX
+	DECQ             R9
+	JNE              one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, K1, (AX)
+	ADDQ    R8, AX
+	VMOVUPS Z1, K1, (AX)
+	ADDQ    R8, AX
+	VMOVUPS Z2, K1, (AX)
+	VZEROUPPER
+	RET
+
+// func few512x4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x4x1(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x00, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS.Z (R9), K1, Z0
+	ADDQ      R8, R9
+	VMOVUPS.Z (R9), K1, Z1
+	ADDQ      R8, R9
+	VMOVUPS.Z (R9), K1, Z2
+	ADDQ      R8, R9
+	VMOVUPS.Z (R9), K1, Z3
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+start:
+	LEAQ (CX)(DX*2), R9
+	ADDQ DX, R9
+	MOVQ AX, R10
+	ANDQ $0x03, R10
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS.Z        (BX), K1, Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST (R9), Z4, Z3
+	VMOVUPS.Z        (BX), K1, Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 4(CX), Z4, Z0
+	VFMADD231PS.BCST 4(CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST 4(CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST 4(R9), Z4, Z3
+	VMOVUPS.Z        (BX), K1, Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 8(CX), Z4, Z0
+	VFMADD231PS.BCST 8(CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST 8(CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST 8(R9), Z4, Z3
+	VMOVUPS.Z        (BX), K1, Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST 12(CX), Z4, Z0
+	VFMADD231PS.BCST 12(CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST 12(CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST 12(R9), Z4, Z3
+	ADDQ             $0x10, CX
+	ADDQ             $0x10, R9
+	DECQ             AX
+	JNE              loop
+
+rest:
+	TESTQ R10, R10
+	JE    done
+
+one:
+	VMOVUPS.Z        (BX), K1, Z4
+	ADDQ             SI, BX
+	VFMADD231PS.BCST (CX), Z4, Z0
+	VFMADD231PS.BCST (CX)(DX*1), Z4, Z1
+	VFMADD231PS.BCST (CX)(DX*2), Z4, Z2
+	VFMADD231PS.BCST (R9), Z4, Z3
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, R9
+	DECQ             R10
+	JNE              one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, K1, (AX)
+	ADDQ    R8, AX
+	VMOVUPS Z1, K1, (AX)
+	ADDQ    R8, AX
+	VMOVUPS Z2, K1, (AX)
+	ADDQ    R8, AX
+	VMOVUPS Z3, K1, (AX)
+	VZEROUPPER
+	RET
+
+// func few512x1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x1x2(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x10, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), DX
+	MOVQ      sb+32(FP), BX
+	MOVQ      c+40(FP), SI
+	MOVQ      sc+48(FP), DI
+	MOVB      acc+56(FP), DI
+	TESTB     DI, DI
+	JE        zero
+	MOVQ      SI, DI
+	VMOVUPS   (DI), Z0
+	VMOVUPS.Z 64(DI), K1, Z1
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+start:
+	MOVQ AX, DI
+	ANDQ $0x03, DI
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (DX), Z2
+	VMOVUPS.Z    64(DX), K1, Z3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      (DX), Z2
+	VMOVUPS.Z    64(DX), K1, Z3
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      (DX), Z2
+	VMOVUPS.Z    64(DX), K1, Z3
+	ADDQ         BX, DX
+	VBROADCASTSS 8(CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      (DX), Z2
+	VMOVUPS.Z    64(DX), K1, Z3
+	ADDQ         BX, DX
+	VBROADCASTSS 12(CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ DI, DI
+	JE    done
+
+one:
+	VMOVUPS      (DX), Z2
+	VMOVUPS.Z    64(DX), K1, Z3
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $0x04, CX
+	DECQ         DI
+	JNE          one
+
+done:
+	MOVQ    SI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, K1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func few512x2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x2x2(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x10, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS.Z 64(R9), K1, Z1
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z2
+	VMOVUPS.Z 64(R9), K1, Z3
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z4
+	VMOVUPS.Z    64(BX), K1, Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	VMOVUPS      (BX), Z4
+	VMOVUPS.Z    64(BX), K1, Z5
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	VMOVUPS      (BX), Z4
+	VMOVUPS.Z    64(BX), K1, Z5
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 8(CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	VMOVUPS      (BX), Z4
+	VMOVUPS.Z    64(BX), K1, Z5
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS 12(CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z4
+	VMOVUPS.Z    64(BX), K1, Z5
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (CX)(DX*1), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         $0x04, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, K1, 64(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z2, (AX)
+	VMOVUPS Z3, K1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func few512x3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x3x2(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x10, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS.Z 64(R9), K1, Z1
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z2
+	VMOVUPS.Z 64(R9), K1, Z3
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z4
+	VMOVUPS.Z 64(R9), K1, Z5
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z6
+	VMOVUPS.Z    64(BX), K1, Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS (CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS.Z    64(BX), K1, Z7
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS.Z    64(BX), K1, Z7
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 8(CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 8(CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS.Z    64(BX), K1, Z7
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS 12(CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS 12(CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z6
+	VMOVUPS.Z    64(BX), K1, Z7
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (CX)(DX*1), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSS (CX)(DX*2), Z10
+	VFMADD231PS  Z6, Z10, Z4
+	VFMADD231PS  Z7, Z10, Z5
+	ADDQ         $0x04, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, K1, 64(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z2, (AX)
+	VMOVUPS Z3, K1, 64(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z4, (AX)
+	VMOVUPS Z5, K1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func few512x4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x4x2(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x10, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS.Z 64(R9), K1, Z1
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z2
+	VMOVUPS.Z 64(R9), K1, Z3
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z4
+	VMOVUPS.Z 64(R9), K1, Z5
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z6
+	VMOVUPS.Z 64(R9), K1, Z7
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+start:
+	LEAQ (CX)(DX*2), R9
+	ADDQ DX, R9
+	MOVQ AX, R10
+	ANDQ $0x03, R10
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z8
+	VMOVUPS.Z    64(BX), K1, Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS (CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS (R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS.Z    64(BX), K1, Z9
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 4(CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 4(CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 4(R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS.Z    64(BX), K1, Z9
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 8(CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 8(CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 8(R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS.Z    64(BX), K1, Z9
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS 12(CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS 12(CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS 12(R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         $0x10, CX
+	ADDQ         $0x10, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R10, R10
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z8
+	VMOVUPS.Z    64(BX), K1, Z9
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (CX)(DX*1), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSS (CX)(DX*2), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VBROADCASTSS (R9), Z13
+	VFMADD231PS  Z8, Z13, Z6
+	VFMADD231PS  Z9, Z13, Z7
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R10
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, K1, 64(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z2, (AX)
+	VMOVUPS Z3, K1, 64(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z4, (AX)
+	VMOVUPS Z5, K1, 64(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z6, (AX)
+	VMOVUPS Z7, K1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func few512x1x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x1x3(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x20, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), DX
+	MOVQ      sb+32(FP), BX
+	MOVQ      c+40(FP), SI
+	MOVQ      sc+48(FP), DI
+	MOVB      acc+56(FP), DI
+	TESTB     DI, DI
+	JE        zero
+	MOVQ      SI, DI
+	VMOVUPS   (DI), Z0
+	VMOVUPS   64(DI), Z1
+	VMOVUPS.Z 128(DI), K1, Z2
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+
+start:
+	MOVQ AX, DI
+	ANDQ $0x03, DI
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS.Z    128(DX), K1, Z5
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS.Z    128(DX), K1, Z5
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS.Z    128(DX), K1, Z5
+	ADDQ         BX, DX
+	VBROADCASTSS 8(CX), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS.Z    128(DX), K1, Z5
+	ADDQ         BX, DX
+	VBROADCASTSS 12(CX), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ DI, DI
+	JE    done
+
+one:
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS.Z    128(DX), K1, Z5
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         $0x04, CX
+	DECQ         DI
+	JNE          one
+
+done:
+	MOVQ    SI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, K1, 128(AX)
+	VZEROUPPER
+	RET
+
+// func few512x2x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x2x3(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x20, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS   64(R9), Z1
+	VMOVUPS.Z 128(R9), K1, Z2
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z3
+	VMOVUPS   64(R9), Z4
+	VMOVUPS.Z 128(R9), K1, Z5
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	VMOVUPS.Z    128(BX), K1, Z8
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (CX)(DX*1), Z10
+	VFMADD231PS  Z6, Z10, Z3
+	VFMADD231PS  Z7, Z10, Z4
+	VFMADD231PS  Z8, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	VMOVUPS.Z    128(BX), K1, Z8
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS 4(CX)(DX*1), Z10
+	VFMADD231PS  Z6, Z10, Z3
+	VFMADD231PS  Z7, Z10, Z4
+	VFMADD231PS  Z8, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	VMOVUPS.Z    128(BX), K1, Z8
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS 8(CX)(DX*1), Z10
+	VFMADD231PS  Z6, Z10, Z3
+	VFMADD231PS  Z7, Z10, Z4
+	VFMADD231PS  Z8, Z10, Z5
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	VMOVUPS.Z    128(BX), K1, Z8
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS 12(CX)(DX*1), Z10
+	VFMADD231PS  Z6, Z10, Z3
+	VFMADD231PS  Z7, Z10, Z4
+	VFMADD231PS  Z8, Z10, Z5
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	VMOVUPS.Z    128(BX), K1, Z8
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (CX)(DX*1), Z10
+	VFMADD231PS  Z6, Z10, Z3
+	VFMADD231PS  Z7, Z10, Z4
+	VFMADD231PS  Z8, Z10, Z5
+	ADDQ         $0x04, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, K1, 128(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z3, (AX)
+	VMOVUPS Z4, 64(AX)
+	VMOVUPS Z5, K1, 128(AX)
+	VZEROUPPER
+	RET
+
+// func few512x3x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x3x3(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x20, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS   64(R9), Z1
+	VMOVUPS.Z 128(R9), K1, Z2
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z3
+	VMOVUPS   64(R9), Z4
+	VMOVUPS.Z 128(R9), K1, Z5
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z6
+	VMOVUPS   64(R9), Z7
+	VMOVUPS.Z 128(R9), K1, Z8
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z9
+	VMOVUPS      64(BX), Z10
+	VMOVUPS.Z    128(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (CX)(DX*1), Z13
+	VFMADD231PS  Z9, Z13, Z3
+	VFMADD231PS  Z10, Z13, Z4
+	VFMADD231PS  Z11, Z13, Z5
+	VBROADCASTSS (CX)(DX*2), Z14
+	VFMADD231PS  Z9, Z14, Z6
+	VFMADD231PS  Z10, Z14, Z7
+	VFMADD231PS  Z11, Z14, Z8
+	VMOVUPS      (BX), Z9
+	VMOVUPS      64(BX), Z10
+	VMOVUPS.Z    128(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS 4(CX)(DX*1), Z13
+	VFMADD231PS  Z9, Z13, Z3
+	VFMADD231PS  Z10, Z13, Z4
+	VFMADD231PS  Z11, Z13, Z5
+	VBROADCASTSS 4(CX)(DX*2), Z14
+	VFMADD231PS  Z9, Z14, Z6
+	VFMADD231PS  Z10, Z14, Z7
+	VFMADD231PS  Z11, Z14, Z8
+	VMOVUPS      (BX), Z9
+	VMOVUPS      64(BX), Z10
+	VMOVUPS.Z    128(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS 8(CX)(DX*1), Z13
+	VFMADD231PS  Z9, Z13, Z3
+	VFMADD231PS  Z10, Z13, Z4
+	VFMADD231PS  Z11, Z13, Z5
+	VBROADCASTSS 8(CX)(DX*2), Z14
+	VFMADD231PS  Z9, Z14, Z6
+	VFMADD231PS  Z10, Z14, Z7
+	VFMADD231PS  Z11, Z14, Z8
+	VMOVUPS      (BX), Z9
+	VMOVUPS      64(BX), Z10
+	VMOVUPS.Z    128(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS 12(CX)(DX*1), Z13
+	VFMADD231PS  Z9, Z13, Z3
+	VFMADD231PS  Z10, Z13, Z4
+	VFMADD231PS  Z11, Z13, Z5
+	VBROADCASTSS 12(CX)(DX*2), Z14
+	VFMADD231PS  Z9, Z14, Z6
+	VFMADD231PS  Z10, Z14, Z7
+	VFMADD231PS  Z11, Z14, Z8
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z9
+	VMOVUPS      64(BX), Z10
+	VMOVUPS.Z    128(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (CX)(DX*1), Z13
+	VFMADD231PS  Z9, Z13, Z3
+	VFMADD231PS  Z10, Z13, Z4
+	VFMADD231PS  Z11, Z13, Z5
+	VBROADCASTSS (CX)(DX*2), Z14
+	VFMADD231PS  Z9, Z14, Z6
+	VFMADD231PS  Z10, Z14, Z7
+	VFMADD231PS  Z11, Z14, Z8
+	ADDQ         $0x04, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, K1, 128(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z3, (AX)
+	VMOVUPS Z4, 64(AX)
+	VMOVUPS Z5, K1, 128(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z6, (AX)
+	VMOVUPS Z7, 64(AX)
+	VMOVUPS Z8, K1, 128(AX)
+	VZEROUPPER
+	RET
+
+// func few512x4x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x4x3(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x20, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS   64(R9), Z1
+	VMOVUPS.Z 128(R9), K1, Z2
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z3
+	VMOVUPS   64(R9), Z4
+	VMOVUPS.Z 128(R9), K1, Z5
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z6
+	VMOVUPS   64(R9), Z7
+	VMOVUPS.Z 128(R9), K1, Z8
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z9
+	VMOVUPS   64(R9), Z10
+	VMOVUPS.Z 128(R9), K1, Z11
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+
+start:
+	LEAQ (CX)(DX*2), R9
+	ADDQ DX, R9
+	MOVQ AX, R10
+	ANDQ $0x03, R10
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS.Z    128(BX), K1, Z14
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (CX)(DX*1), Z16
+	VFMADD231PS  Z12, Z16, Z3
+	VFMADD231PS  Z13, Z16, Z4
+	VFMADD231PS  Z14, Z16, Z5
+	VBROADCASTSS (CX)(DX*2), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VFMADD231PS  Z14, Z17, Z8
+	VBROADCASTSS (R9), Z18
+	VFMADD231PS  Z12, Z18, Z9
+	VFMADD231PS  Z13, Z18, Z10
+	VFMADD231PS  Z14, Z18, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS.Z    128(BX), K1, Z14
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS 4(CX)(DX*1), Z16
+	VFMADD231PS  Z12, Z16, Z3
+	VFMADD231PS  Z13, Z16, Z4
+	VFMADD231PS  Z14, Z16, Z5
+	VBROADCASTSS 4(CX)(DX*2), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VFMADD231PS  Z14, Z17, Z8
+	VBROADCASTSS 4(R9), Z18
+	VFMADD231PS  Z12, Z18, Z9
+	VFMADD231PS  Z13, Z18, Z10
+	VFMADD231PS  Z14, Z18, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS.Z    128(BX), K1, Z14
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS 8(CX)(DX*1), Z16
+	VFMADD231PS  Z12, Z16, Z3
+	VFMADD231PS  Z13, Z16, Z4
+	VFMADD231PS  Z14, Z16, Z5
+	VBROADCASTSS 8(CX)(DX*2), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VFMADD231PS  Z14, Z17, Z8
+	VBROADCASTSS 8(R9), Z18
+	VFMADD231PS  Z12, Z18, Z9
+	VFMADD231PS  Z13, Z18, Z10
+	VFMADD231PS  Z14, Z18, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS.Z    128(BX), K1, Z14
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS 12(CX)(DX*1), Z16
+	VFMADD231PS  Z12, Z16, Z3
+	VFMADD231PS  Z13, Z16, Z4
+	VFMADD231PS  Z14, Z16, Z5
+	VBROADCASTSS 12(CX)(DX*2), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VFMADD231PS  Z14, Z17, Z8
+	VBROADCASTSS 12(R9), Z18
+	VFMADD231PS  Z12, Z18, Z9
+	VFMADD231PS  Z13, Z18, Z10
+	VFMADD231PS  Z14, Z18, Z11
+	ADDQ         $0x10, CX
+	ADDQ         $0x10, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R10, R10
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS.Z    128(BX), K1, Z14
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (CX)(DX*1), Z16
+	VFMADD231PS  Z12, Z16, Z3
+	VFMADD231PS  Z13, Z16, Z4
+	VFMADD231PS  Z14, Z16, Z5
+	VBROADCASTSS (CX)(DX*2), Z17
+	VFMADD231PS  Z12, Z17, Z6
+	VFMADD231PS  Z13, Z17, Z7
+	VFMADD231PS  Z14, Z17, Z8
+	VBROADCASTSS (R9), Z18
+	VFMADD231PS  Z12, Z18, Z9
+	VFMADD231PS  Z13, Z18, Z10
+	VFMADD231PS  Z14, Z18, Z11
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R10
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, K1, 128(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z3, (AX)
+	VMOVUPS Z4, 64(AX)
+	VMOVUPS Z5, K1, 128(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z6, (AX)
+	VMOVUPS Z7, 64(AX)
+	VMOVUPS Z8, K1, 128(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z9, (AX)
+	VMOVUPS Z10, 64(AX)
+	VMOVUPS Z11, K1, 128(AX)
+	VZEROUPPER
+	RET
+
+// func few512x1x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x1x4(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x30, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), DX
+	MOVQ      sb+32(FP), BX
+	MOVQ      c+40(FP), SI
+	MOVQ      sc+48(FP), DI
+	MOVB      acc+56(FP), DI
+	TESTB     DI, DI
+	JE        zero
+	MOVQ      SI, DI
+	VMOVUPS   (DI), Z0
+	VMOVUPS   64(DI), Z1
+	VMOVUPS   128(DI), Z2
+	VMOVUPS.Z 192(DI), K1, Z3
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+start:
+	MOVQ AX, DI
+	ANDQ $0x03, DI
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      128(DX), Z6
+	VMOVUPS.Z    192(DX), K1, Z7
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      128(DX), Z6
+	VMOVUPS.Z    192(DX), K1, Z7
+	ADDQ         BX, DX
+	VBROADCASTSS 4(CX), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      128(DX), Z6
+	VMOVUPS.Z    192(DX), K1, Z7
+	ADDQ         BX, DX
+	VBROADCASTSS 8(CX), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      128(DX), Z6
+	VMOVUPS.Z    192(DX), K1, Z7
+	ADDQ         BX, DX
+	VBROADCASTSS 12(CX), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ DI, DI
+	JE    done
+
+one:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      128(DX), Z6
+	VMOVUPS.Z    192(DX), K1, Z7
+	ADDQ         BX, DX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         $0x04, CX
+	DECQ         DI
+	JNE          one
+
+done:
+	MOVQ    SI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, K1, 192(AX)
+	VZEROUPPER
+	RET
+
+// func few512x2x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x2x4(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x30, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS   64(R9), Z1
+	VMOVUPS   128(R9), Z2
+	VMOVUPS.Z 192(R9), K1, Z3
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z4
+	VMOVUPS   64(R9), Z5
+	VMOVUPS   128(R9), Z6
+	VMOVUPS.Z 192(R9), K1, Z7
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	VMOVUPS      128(BX), Z10
+	VMOVUPS.Z    192(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (CX)(DX*1), Z13
+	VFMADD231PS  Z8, Z13, Z4
+	VFMADD231PS  Z9, Z13, Z5
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	VMOVUPS      128(BX), Z10
+	VMOVUPS.Z    192(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS 4(CX)(DX*1), Z13
+	VFMADD231PS  Z8, Z13, Z4
+	VFMADD231PS  Z9, Z13, Z5
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	VMOVUPS      128(BX), Z10
+	VMOVUPS.Z    192(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS 8(CX)(DX*1), Z13
+	VFMADD231PS  Z8, Z13, Z4
+	VFMADD231PS  Z9, Z13, Z5
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	VMOVUPS      128(BX), Z10
+	VMOVUPS.Z    192(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS 12(CX)(DX*1), Z13
+	VFMADD231PS  Z8, Z13, Z4
+	VFMADD231PS  Z9, Z13, Z5
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	VMOVUPS      128(BX), Z10
+	VMOVUPS.Z    192(BX), K1, Z11
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (CX)(DX*1), Z13
+	VFMADD231PS  Z8, Z13, Z4
+	VFMADD231PS  Z9, Z13, Z5
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	ADDQ         $0x04, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, K1, 192(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z4, (AX)
+	VMOVUPS Z5, 64(AX)
+	VMOVUPS Z6, 128(AX)
+	VMOVUPS Z7, K1, 192(AX)
+	VZEROUPPER
+	RET
+
+// func few512x3x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x3x4(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x30, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS   64(R9), Z1
+	VMOVUPS   128(R9), Z2
+	VMOVUPS.Z 192(R9), K1, Z3
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z4
+	VMOVUPS   64(R9), Z5
+	VMOVUPS   128(R9), Z6
+	VMOVUPS.Z 192(R9), K1, Z7
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z8
+	VMOVUPS   64(R9), Z9
+	VMOVUPS   128(R9), Z10
+	VMOVUPS.Z 192(R9), K1, Z11
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+
+start:
+	MOVQ AX, R9
+	ANDQ $0x03, R9
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS      128(BX), Z14
+	VMOVUPS.Z    192(BX), K1, Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z12, Z16, Z0
+	VFMADD231PS  Z13, Z16, Z1
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS (CX)(DX*1), Z17
+	VFMADD231PS  Z12, Z17, Z4
+	VFMADD231PS  Z13, Z17, Z5
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSS (CX)(DX*2), Z18
+	VFMADD231PS  Z12, Z18, Z8
+	VFMADD231PS  Z13, Z18, Z9
+	VFMADD231PS  Z14, Z18, Z10
+	VFMADD231PS  Z15, Z18, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS      128(BX), Z14
+	VMOVUPS.Z    192(BX), K1, Z15
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z16
+	VFMADD231PS  Z12, Z16, Z0
+	VFMADD231PS  Z13, Z16, Z1
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS 4(CX)(DX*1), Z17
+	VFMADD231PS  Z12, Z17, Z4
+	VFMADD231PS  Z13, Z17, Z5
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSS 4(CX)(DX*2), Z18
+	VFMADD231PS  Z12, Z18, Z8
+	VFMADD231PS  Z13, Z18, Z9
+	VFMADD231PS  Z14, Z18, Z10
+	VFMADD231PS  Z15, Z18, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS      128(BX), Z14
+	VMOVUPS.Z    192(BX), K1, Z15
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z16
+	VFMADD231PS  Z12, Z16, Z0
+	VFMADD231PS  Z13, Z16, Z1
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS 8(CX)(DX*1), Z17
+	VFMADD231PS  Z12, Z17, Z4
+	VFMADD231PS  Z13, Z17, Z5
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSS 8(CX)(DX*2), Z18
+	VFMADD231PS  Z12, Z18, Z8
+	VFMADD231PS  Z13, Z18, Z9
+	VFMADD231PS  Z14, Z18, Z10
+	VFMADD231PS  Z15, Z18, Z11
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS      128(BX), Z14
+	VMOVUPS.Z    192(BX), K1, Z15
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z16
+	VFMADD231PS  Z12, Z16, Z0
+	VFMADD231PS  Z13, Z16, Z1
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS 12(CX)(DX*1), Z17
+	VFMADD231PS  Z12, Z17, Z4
+	VFMADD231PS  Z13, Z17, Z5
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSS 12(CX)(DX*2), Z18
+	VFMADD231PS  Z12, Z18, Z8
+	VFMADD231PS  Z13, Z18, Z9
+	VFMADD231PS  Z14, Z18, Z10
+	VFMADD231PS  Z15, Z18, Z11
+	ADDQ         $0x10, CX
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R9, R9
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS      128(BX), Z14
+	VMOVUPS.Z    192(BX), K1, Z15
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z12, Z16, Z0
+	VFMADD231PS  Z13, Z16, Z1
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS (CX)(DX*1), Z17
+	VFMADD231PS  Z12, Z17, Z4
+	VFMADD231PS  Z13, Z17, Z5
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSS (CX)(DX*2), Z18
+	VFMADD231PS  Z12, Z18, Z8
+	VFMADD231PS  Z13, Z18, Z9
+	VFMADD231PS  Z14, Z18, Z10
+	VFMADD231PS  Z15, Z18, Z11
+	ADDQ         $0x04, CX
+	DECQ         R9
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, K1, 192(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z4, (AX)
+	VMOVUPS Z5, 64(AX)
+	VMOVUPS Z6, 128(AX)
+	VMOVUPS Z7, K1, 192(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z8, (AX)
+	VMOVUPS Z9, 64(AX)
+	VMOVUPS Z10, 128(AX)
+	VMOVUPS Z11, K1, 192(AX)
+	VZEROUPPER
+	RET
+
+// func few512x4x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·few512x4x4(SB), NOSPLIT, $0-72
+	MOVQ      cols+64(FP), AX
+	SUBQ      $0x30, AX
+	MOVL      $0x0000ffff, CX
+	BZHIL     AX, CX, CX
+	KMOVW     CX, K1
+	MOVQ      k+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      sa+16(FP), DX
+	MOVQ      b+24(FP), BX
+	MOVQ      sb+32(FP), SI
+	MOVQ      c+40(FP), DI
+	MOVQ      sc+48(FP), R8
+	MOVB      acc+56(FP), R9
+	TESTB     R9, R9
+	JE        zero
+	MOVQ      DI, R9
+	VMOVUPS   (R9), Z0
+	VMOVUPS   64(R9), Z1
+	VMOVUPS   128(R9), Z2
+	VMOVUPS.Z 192(R9), K1, Z3
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z4
+	VMOVUPS   64(R9), Z5
+	VMOVUPS   128(R9), Z6
+	VMOVUPS.Z 192(R9), K1, Z7
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z8
+	VMOVUPS   64(R9), Z9
+	VMOVUPS   128(R9), Z10
+	VMOVUPS.Z 192(R9), K1, Z11
+	ADDQ      R8, R9
+	VMOVUPS   (R9), Z12
+	VMOVUPS   64(R9), Z13
+	VMOVUPS   128(R9), Z14
+	VMOVUPS.Z 192(R9), K1, Z15
+	JMP       start
+
+zero:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+
+start:
+	LEAQ (CX)(DX*2), R9
+	ADDQ DX, R9
+	MOVQ AX, R10
+	ANDQ $0x03, R10
+	SHRQ $0x02, AX
+	JE   rest
+
+loop:
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	VMOVUPS      128(BX), Z18
+	VMOVUPS.Z    192(BX), K1, Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (CX)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z4
+	VFMADD231PS  Z17, Z21, Z5
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSS (CX)(DX*2), Z22
+	VFMADD231PS  Z16, Z22, Z8
+	VFMADD231PS  Z17, Z22, Z9
+	VFMADD231PS  Z18, Z22, Z10
+	VFMADD231PS  Z19, Z22, Z11
+	VBROADCASTSS (R9), Z23
+	VFMADD231PS  Z16, Z23, Z12
+	VFMADD231PS  Z17, Z23, Z13
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	VMOVUPS      128(BX), Z18
+	VMOVUPS.Z    192(BX), K1, Z19
+	ADDQ         SI, BX
+	VBROADCASTSS 4(CX), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS 4(CX)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z4
+	VFMADD231PS  Z17, Z21, Z5
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSS 4(CX)(DX*2), Z22
+	VFMADD231PS  Z16, Z22, Z8
+	VFMADD231PS  Z17, Z22, Z9
+	VFMADD231PS  Z18, Z22, Z10
+	VFMADD231PS  Z19, Z22, Z11
+	VBROADCASTSS 4(R9), Z23
+	VFMADD231PS  Z16, Z23, Z12
+	VFMADD231PS  Z17, Z23, Z13
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	VMOVUPS      128(BX), Z18
+	VMOVUPS.Z    192(BX), K1, Z19
+	ADDQ         SI, BX
+	VBROADCASTSS 8(CX), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS 8(CX)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z4
+	VFMADD231PS  Z17, Z21, Z5
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSS 8(CX)(DX*2), Z22
+	VFMADD231PS  Z16, Z22, Z8
+	VFMADD231PS  Z17, Z22, Z9
+	VFMADD231PS  Z18, Z22, Z10
+	VFMADD231PS  Z19, Z22, Z11
+	VBROADCASTSS 8(R9), Z23
+	VFMADD231PS  Z16, Z23, Z12
+	VFMADD231PS  Z17, Z23, Z13
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	VMOVUPS      128(BX), Z18
+	VMOVUPS.Z    192(BX), K1, Z19
+	ADDQ         SI, BX
+	VBROADCASTSS 12(CX), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS 12(CX)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z4
+	VFMADD231PS  Z17, Z21, Z5
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSS 12(CX)(DX*2), Z22
+	VFMADD231PS  Z16, Z22, Z8
+	VFMADD231PS  Z17, Z22, Z9
+	VFMADD231PS  Z18, Z22, Z10
+	VFMADD231PS  Z19, Z22, Z11
+	VBROADCASTSS 12(R9), Z23
+	VFMADD231PS  Z16, Z23, Z12
+	VFMADD231PS  Z17, Z23, Z13
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	ADDQ         $0x10, CX
+	ADDQ         $0x10, R9
+	DECQ         AX
+	JNE          loop
+
+rest:
+	TESTQ R10, R10
+	JE    done
+
+one:
+	VMOVUPS      (BX), Z16
+	VMOVUPS      64(BX), Z17
+	VMOVUPS      128(BX), Z18
+	VMOVUPS.Z    192(BX), K1, Z19
+	ADDQ         SI, BX
+	VBROADCASTSS (CX), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (CX)(DX*1), Z21
+	VFMADD231PS  Z16, Z21, Z4
+	VFMADD231PS  Z17, Z21, Z5
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSS (CX)(DX*2), Z22
+	VFMADD231PS  Z16, Z22, Z8
+	VFMADD231PS  Z17, Z22, Z9
+	VFMADD231PS  Z18, Z22, Z10
+	VFMADD231PS  Z19, Z22, Z11
+	VBROADCASTSS (R9), Z23
+	VFMADD231PS  Z16, Z23, Z12
+	VFMADD231PS  Z17, Z23, Z13
+	VFMADD231PS  Z18, Z23, Z14
+	VFMADD231PS  Z19, Z23, Z15
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, R9
+	DECQ         R10
+	JNE          one
+
+done:
+	MOVQ    DI, AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, K1, 192(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z4, (AX)
+	VMOVUPS Z5, 64(AX)
+	VMOVUPS Z6, 128(AX)
+	VMOVUPS Z7, K1, 192(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z8, (AX)
+	VMOVUPS Z9, 64(AX)
+	VMOVUPS Z10, 128(AX)
+	VMOVUPS Z11, K1, 192(AX)
+	ADDQ    R8, AX
+	VMOVUPS Z12, (AX)
+	VMOVUPS Z13, 64(AX)
+	VMOVUPS Z14, 128(AX)
+	VMOVUPS Z15, K1, 192(AX)
 	VZEROUPPER
 	RET

@@ -35,7 +35,8 @@ var avx512 = kernels{
 	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling512, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 	},
-	ask: askRows, dot: dot512, dot3: dotThree512, add: add512, normalize: normalize512, normBack: normBack512,
+	few: few512,
+	ask: askRows, dot: dot512, dot3: dotThree512, add: add512, greatest: greatest512, normalize: normalize512, normBack: normBack512,
 	softmax: softmax512, softmaxBack: softmaxBack512, rope: rope512,
 	swiglu: swiglu512, swigluBack: swigluBack512,
 	adamw: func(p, g, m, v []float32, o *gpu.AdamW) {
@@ -51,7 +52,7 @@ var avx2 = kernels{
 	half: func(w *worker, l gpu.Layout, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
 		tiled(&tiling256, w, true, l, m, n, k, a, lda, b, ldb, c, ldc, acc, 0)
 	},
-	ask: askRows, dot: dot256, dot3: dotThree256, add: add256, normalize: normalize256, normBack: normBack256,
+	ask: askRows, dot: dot256, dot3: dotThree256, add: add256, greatest: greatest256, normalize: normalize256, normBack: normBack256,
 	softmax: softmax256, softmaxBack: softmaxBack256, rope: rope256,
 	swiglu: swiglu256, swigluBack: swigluBack256,
 	adamw: func(p, g, m, v []float32, o *gpu.AdamW) {

@@ -39,7 +39,7 @@ var neon = kernels{
 		}
 		return tree(&s)
 	},
-	add: addGo, normalize: normalizeGo, normBack: normBackGo,
+	add: addGo, greatest: greatestGo, normalize: normalizeGo, normBack: normBackGo,
 	softmax: softmaxNEON,
 	softmaxBack: func(dp, p []float32, a, m, inv, d float32) {
 		n := len(dp) &^ 3

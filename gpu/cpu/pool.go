@@ -22,13 +22,15 @@ type job interface {
 // long as nobody is late.
 //
 // gate says who may touch the job: bit 31 is set while it is open, bit 30 while the
-// caller sleeps, the lower bits count the helpers inside. A helper enters only through
-// an open gate; the caller closes it when the tasks are out and waits for those inside.
+// caller sleeps; of the others the upper half says how many helpers may be inside while it is open, the
+// lower counts them. A helper enters only through an open gate, and one too many for a small job
+// does not; the caller closes it when the tasks are out and waits for those inside.
 type pool struct {
 	workers []*worker
 	wake    chan struct{}
 	left    chan struct{} // the last helper to leave says so to a caller that sleeps
 	gate    atomic.Uint32
+	awake   atomic.Int32  // helpers that do not sleep
 	jobs    atomic.Uint32 // counts them
 	job     job
 	shares  []share // a worker's each
@@ -47,6 +49,8 @@ type share struct {
 const (
 	gateOpen  = 1 << 31
 	gateSleep = 1 << 30
+	gateBits  = 15
+	gateCount = 1<<gateBits - 1
 	// looks are before going to sleep: some 50 microseconds. A virtual machine's core takes as long to wake
 	// up, and who looks for less than that after it was woken for a small job misses the next one, too.
 	looks = 1 << 16
@@ -55,6 +59,7 @@ const (
 func newPool(workers []*worker) *pool {
 	helpers := len(workers) - 1
 	p := &pool{workers: workers, wake: make(chan struct{}, helpers), left: make(chan struct{}, 1), shares: make([]share, len(workers))}
+	p.awake.Store(int32(helpers))
 	for _, w := range workers[1:] {
 		p.helpers.Go(func() { p.help(w) })
 	}
@@ -72,9 +77,12 @@ func (p *pool) help(w *worker) {
 		for i := 0; i < looks && p.jobs.Load() == seen; i++ {
 		}
 		if p.jobs.Load() == seen {
-			if _, open := <-p.wake; !open {
+			p.awake.Add(-1)
+			_, open := <-p.wake
+			if !open {
 				return
 			}
+			p.awake.Add(1)
 		}
 		seen = p.jobs.Load()
 		if !p.enter() {
@@ -90,7 +98,7 @@ func (p *pool) help(w *worker) {
 func (p *pool) enter() bool {
 	for {
 		g := p.gate.Load()
-		if g&gateOpen == 0 {
+		if g&gateOpen == 0 || g&gateCount >= g>>gateBits&gateCount {
 			return false
 		}
 		if p.gate.CompareAndSwap(g, g+1) {
@@ -112,10 +120,14 @@ func (p *pool) work(w *worker) {
 
 // run does the tasks of j and returns when all are done. cost is about how
 // many vector operations they take together: too few are not worth waking
-// anybody.
+// anybody, and still fewer not even who is awake.
 func (p *pool) run(j job, tasks, cost int) {
-	const worthwhile = 64 << 10
-	helpers := min(len(p.workers)-1, tasks-1, cost/worthwhile)
+	const (
+		waking  = 64 << 10
+		handing = 4 << 10
+	)
+	most, awake := min(len(p.workers)-1, tasks-1), int(p.awake.Load())
+	helpers := min(most, max(cost/waking, min(awake, cost/handing)))
 	if helpers <= 0 {
 		for i := range tasks {
 			j.run(p.workers[0], i)
@@ -127,16 +139,16 @@ func (p *pool) run(j job, tasks, cost int) {
 		p.shares[i].next.Store(int64(tasks * i / len(p.shares)))
 		p.shares[i].end = int64(tasks * (i + 1) / len(p.shares))
 	}
-	p.gate.Store(gateOpen)
+	p.gate.Store(gateOpen | uint32(helpers)<<gateBits)
 	p.jobs.Add(1)
-	for range helpers {
+	for range helpers - awake {
 		select {
 		case p.wake <- struct{}{}:
 		default: // enough are being woken
 		}
 	}
 	p.work(p.workers[0])
-	for g := p.gate.Load(); !p.gate.CompareAndSwap(g, g&^gateOpen); g = p.gate.Load() {
+	for g := p.gate.Load(); !p.gate.CompareAndSwap(g, g&gateCount); g = p.gate.Load() {
 	}
 	for i := 0; i < looks && p.gate.Load() != 0; i++ {
 	}

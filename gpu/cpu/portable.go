@@ -23,7 +23,7 @@ func goKernels(class string, tile tileGo, exact *kernels) kernels {
 	return kernels{
 		name: "portable", class: class, exact: exact, pack: goCols * goK, strips: goRows * goK,
 		slack: 1 << 30, product: wholly(productGo(tile, false)), half: productGo(tile, true),
-		dot: dotGo, dot3: dot3Go, add: addGo,
+		dot: dotGo, dot3: dot3Go, add: addGo, greatest: greatestGo,
 		normalize: normalizeGo, normBack: normBackGo,
 		softmax: softmaxGo, softmaxBack: softmaxBackGo, rope: ropeGo,
 		swiglu: swigluGo, swigluBack: swigluBackGo, adamw: adamwGo,

@@ -6,7 +6,7 @@ import (
 	"github.com/shoalnet/shoal/gpu"
 )
 
-// chunk is how many rows a task of a row-wise kernel takes, and how many rows
+// chunk is how many rows a task of a row-wise kernel takes at most, and how many rows
 // are summed into one partial gradient.
 const chunk = 64
 
@@ -33,14 +33,21 @@ type rowsJob struct {
 	s        float32
 	r        gpu.Rotation
 	partials []float32
+	each     int // rows of a task
 }
 
 // each runs d.rows on n rows of about cost vector operations.
-func (d *Device) each(n, cost int) { d.pool.run(&d.rows, (n+chunk-1)/chunk, n*cost) }
+func (d *Device) each(n, cost int) {
+	j := &d.rows
+	if j.each = chunk; j.op != opNormBack { // whose partial gradients are of chunks
+		j.each = max(1, min(chunk, n/(2*len(d.workers))))
+	}
+	d.pool.run(j, (n+j.each-1)/j.each, n*cost)
+}
 
 func (j *rowsJob) run(w *worker, task int) {
-	from := task * chunk
-	to := min(from+chunk, j.out.Rows)
+	from := task * j.each
+	to := min(from+j.each, j.out.Rows)
 	switch j.op {
 	case opCopy:
 		for t := from; t < to; t++ {

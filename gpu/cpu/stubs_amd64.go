@@ -14,6 +14,9 @@ func dotThree512(x []float32, y []float32, z []float32) float32
 func add512(y []float32, x []float32)
 
 //go:noescape
+func greatest512(x []float32) float32
+
+//go:noescape
 func normalize512(out []float32, x []float32, gain []float32, a float32)
 
 //go:noescape
@@ -48,6 +51,9 @@ func dotThree256(x []float32, y []float32, z []float32) float32
 
 //go:noescape
 func add256(y []float32, x []float32)
+
+//go:noescape
+func greatest256(x []float32) float32
 
 //go:noescape
 func normalize256(out []float32, x []float32, gain []float32, a float32)
@@ -819,3 +825,51 @@ func linear256BF16x2(k int, a *float32, sa int, b *byte, c *float32, sc int, acc
 
 //go:noescape
 func linear256BF16x3(k int, a *float32, sa int, b *byte, c *float32, sc int, acc bool, next uintptr, step int)
+
+//go:noescape
+func few512x1x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x1(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x1x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x2(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x1x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x3(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x1x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x2x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x3x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)
+
+//go:noescape
+func few512x4x4(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int)

@@ -2,6 +2,7 @@ package gputest
 
 import (
 	"math"
+	"slices"
 
 	"github.com/shoalnet/shoal/gpu"
 )
@@ -159,6 +160,51 @@ func cached(s *suite) {
 			got := download(s.dev, x.out.dev.Buffer)
 			s.dev.Attention(shape, x.out.dev, stats.dev, x.q.dev, x.k.dev, x.v.dev)
 			s.same("cache attention and attention", got, download(s.dev, x.out.dev.Buffer))
+		}
+	}
+}
+
+// greatest wants the first of the greatest values, wherever they are, and none where a value is not
+// finite.
+func greatest(s *suite) {
+	want, got := make([]int32, 20), make([]int32, 20)
+	check := func(what string, z pair) {
+		s.Helper()
+		rows := z.ref.Rows
+		s.ref.Greatest(want[:rows], z.ref)
+		s.dev.Greatest(got[:rows], z.dev)
+		if !slices.Equal(got[:rows], want[:rows]) {
+			s.Fatalf("%s, %d columns: %d, want %d", what, z.ref.Cols, got[:rows], want[:rows])
+		}
+	}
+	for i := range 60 {
+		cols := s.size()
+		if i%4 == 0 {
+			cols = 1 + s.rng.IntN(10000)
+		}
+		z := s.matrix(1+s.rng.IntN(20), cols, 1)
+		check("random", z)
+		t, at, again := s.rng.IntN(z.ref.Rows), s.rng.IntN(cols), s.rng.IntN(cols)
+		s.set(z, t, at, math.MaxFloat32)
+		s.set(z, t, again, math.MaxFloat32)
+		if check("equals", z); got[t] != int32(min(at, again)) {
+			s.Fatalf("of equals %d and %d: %d", at, again, got[t])
+		}
+		bad := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))}[i%3]
+		s.set(z, t, s.rng.IntN(cols), bad)
+		if check("not finite", z); got[t] != -1 {
+			s.Fatalf("with %g: %d", bad, got[t])
+		}
+		low := s.matrix(1, cols, 0)
+		for j := range cols {
+			s.set(low, 0, j, -math.MaxFloat32)
+		}
+		check("the least", low)
+		for j := range cols {
+			s.set(low, 0, j, []float32{float32(math.Copysign(0, -1)), 0}[s.rng.IntN(2)])
+		}
+		if check("zeros", low); got[0] != 0 {
+			s.Fatalf("of zeros of either sign: %d", got[0])
 		}
 	}
 }

@@ -23,7 +23,7 @@ func Run(t *testing.T, dev gpu.Device) {
 		"memory": memory, "matmul": matmul, "embed": embed, "rmsnorm": rmsnorm, "rope": rope,
 		"attention": attention, "windows": windows, "swiglu": swiglu, "cross-entropy": crossEntropy, "sums": sums,
 		"adamw": adamw, "not finite": notFinite, "panics": panics, "gradients": gradients,
-		"linear": linear, "cache": cached,
+		"linear": linear, "cache": cached, "greatest": greatest,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := *s

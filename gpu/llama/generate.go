@@ -92,6 +92,8 @@ type writer struct {
 	due    []*stream // and their streams
 	host   []float32 // logits, (most, V), where the device's memory is not the host's
 	hidden []float32 // (rows, D)
+	best   []int32   // the likeliest tokens, see gpu.Decoder.Greatest
+	slow   []int     // of due: those whose choice takes time
 	tokens []Token
 	errs   []error
 }
@@ -99,7 +101,7 @@ type writer struct {
 func (m *Model) newWriter(rows, most, pages int, half bool) *writer {
 	most = min(most, rows)
 	w := &writer{decoder: m.newDecoder(rows, pages, most, half), sched: newSchedule(rows, most, pages),
-		tokens: make([]Token, most), errs: make([]error, most)}
+		best: make([]int32, most), slow: make([]int, 0, most), tokens: make([]Token, most), errs: make([]error, most)}
 	w.sched.know = m.know
 	return w
 }
@@ -141,6 +143,8 @@ func (w *writer) step(write func(*stream, Token, error) bool) (bool, error) {
 	}
 	w.pass(w.spans, w.len, w.ids)
 	z := w.score(w.ends)
+	best := w.best[:len(w.due)]
+	w.m.dev.Greatest(best, z)
 	if err := w.m.dev.Sync(); err != nil {
 		return true, fmt.Errorf("llama: generate: %w", err)
 	}
@@ -187,16 +191,24 @@ func (w *writer) tell(parts []part) {
 	}
 }
 
-// draw picks a token for each stream that is due, on as many goroutines as are
-// worth it.
+// draw picks a token for each stream that is due, those that are not just the likeliest on as many
+// goroutines as are worth it.
 func (w *writer) draw(logits []float32) {
 	vocab := w.m.cfg.VocabSize
 	one := func(i int) {
-		w.tokens[i], w.errs[i] = w.due[i].draw(logits[i*vocab : (i+1)*vocab])
+		w.tokens[i], w.errs[i] = w.due[i].draw(logits[i*vocab:(i+1)*vocab], w.best[i])
 	}
-	helpers := min(len(w.due), runtime.GOMAXPROCS(0))
-	if helpers < 2 || vocab*len(w.due) < 1<<14 {
-		for i := range w.due {
+	w.slow = w.slow[:0]
+	for i, s := range w.due {
+		if o := &s.opts; o.greedy() && !o.penalizes() && !o.LogProbs {
+			one(i)
+		} else {
+			w.slow = append(w.slow, i)
+		}
+	}
+	helpers := min(len(w.slow), runtime.GOMAXPROCS(0))
+	if helpers < 2 || vocab*len(w.slow) < 1<<14 {
+		for _, i := range w.slow {
 			one(i)
 		}
 		return
@@ -205,16 +217,17 @@ func (w *writer) draw(logits []float32) {
 	var work sync.WaitGroup
 	for range helpers {
 		work.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(w.due); i = int(next.Add(1)) - 1 {
-				one(i)
+			for i := int(next.Add(1)) - 1; i < len(w.slow); i = int(next.Add(1)) - 1 {
+				one(w.slow[i])
 			}
 		})
 	}
 	work.Wait()
 }
 
-// draw picks the token that follows s, from logits, which it may change.
-func (s *stream) draw(logits []float32) (Token, error) {
+// draw picks the token that follows s, from logits, which it may change and of which best is the greatest,
+// or below 0.
+func (s *stream) draw(logits []float32, best int32) (Token, error) {
 	o := &s.opts
 	var norm float64
 	if o.LogProbs {
@@ -223,9 +236,9 @@ func (s *stream) draw(logits []float32) (Token, error) {
 	raw := logits
 	if o.penalizes() {
 		raw = s.sampler.penalize(logits, s.ids[s.marked:], s.drawn > 0)
-		s.marked = len(s.ids)
+		s.marked, best = len(s.ids), -1
 	}
-	id, err := s.sampler.pick(logits, s.drawn)
+	id, err := s.sampler.pick(logits, best, s.drawn)
 	if err != nil {
 		return Token{}, fmt.Errorf("llama: generate: token %d: %w", s.drawn, err)
 	}

@@ -23,6 +23,9 @@ func (o *GenerateOptions) penalizes() bool {
 	return o.Repetition > 0 && o.Repetition != 1 || o.Frequency != 0 || o.Presence != 0
 }
 
+// greedy says whether the likeliest token is taken.
+func (o *GenerateOptions) greedy() bool { return o.Temperature == 0 || o.TopK == 1 }
+
 // penalize takes note of ids, which are of the prompt or were written, and
 // lowers the logits of tokens that the text has. It returns a copy of the logits
 // as they were.
@@ -94,40 +97,29 @@ func (s *sampler) nucleus(logits []float32, sum, share float64) float64 {
 }
 
 // greatest is the likeliest token; ties go to the lower id.
-func greatest(logits []float32) (int, error) {
-	best, most := 0, float32(-math.MaxFloat32)
-	for id := 0; id < len(logits); {
-		// Nearly all are finite and less. The sum is not finite where one is not.
-		if rest := logits[id:]; len(rest) >= 8 {
-			z := (*[8]float32)(rest)
-			sum := (z[0] + z[1]) + (z[2] + z[3]) + ((z[4] + z[5]) + (z[6] + z[7]))
-			if sum-sum == 0 && z[0] <= most && z[1] <= most && z[2] <= most && z[3] <= most &&
-				z[4] <= most && z[5] <= most && z[6] <= most && z[7] <= most {
-				id += len(z)
-				continue
-			}
+func greatest(logits []float32) (int32, error) {
+	best := 0
+	for id, z := range logits {
+		if z-z != 0 { // it is not finite
+			return 0, fmt.Errorf("logit of token %d is %g: %w", id, z, ErrNotFinite)
 		}
-		for end := min(id+8, len(logits)); id < end; id++ {
-			z := logits[id]
-			if z-z != 0 { // it is not finite
-				return 0, fmt.Errorf("logit of token %d is %g: %w", id, z, ErrNotFinite)
-			}
-			if z > most {
-				best, most = id, z
-			}
+		if z > logits[best] {
+			best = id
 		}
 	}
-	return best, nil
+	return int32(best), nil
 }
 
-// pick chooses a token after logits.
-func (s *sampler) pick(logits []float32, i uint64) (int32, error) {
-	best, err := greatest(logits)
-	if err != nil {
-		return 0, err
+// pick chooses token i after logits, of which best is the greatest, or below 0 where that is not known.
+func (s *sampler) pick(logits []float32, best int32, i uint64) (int32, error) {
+	if best < 0 {
+		var err error
+		if best, err = greatest(logits); err != nil {
+			return 0, err
+		}
 	}
-	if s.opts.Temperature == 0 || s.opts.TopK == 1 {
-		return int32(best), nil
+	if s.opts.greedy() {
+		return best, nil
 	}
 	kept := func(int) bool { return true }
 	if s.opts.TopK > 0 && s.opts.TopK < len(logits) {
@@ -163,7 +155,7 @@ func (s *sampler) pick(logits []float32, i uint64) (int32, error) {
 			return int32(id), nil
 		}
 	}
-	return int32(best), nil // rounding used up the last token's share
+	return best, nil // rounding used up the last token's share
 }
 
 // less orders tokens: smaller logits first, of equals the higher id.

@@ -16,7 +16,7 @@ func TestSampler(t *testing.T) {
 		s := sampler{opts: o}
 		counts := make([]float64, len(logits))
 		for i := range n {
-			id, err := s.pick(logits, uint64(i))
+			id, err := s.pick(logits, -1, uint64(i))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,7 +50,7 @@ func TestSampler(t *testing.T) {
 		}
 	}
 	s := sampler{opts: GenerateOptions{Temperature: 1}}
-	if _, err := s.pick([]float32{0, float32(math.NaN())}, 0); err == nil {
+	if _, err := s.pick([]float32{0, float32(math.NaN())}, -1, 0); err == nil {
 		t.Error("NaN was sampled")
 	}
 }
@@ -192,7 +192,7 @@ func TestNucleusAndMinP(t *testing.T) {
 		const n = 20000
 		got := map[int32]int{}
 		for i := range uint64(n) {
-			id, err := s.pick(slices.Clone(logits), i)
+			id, err := s.pick(slices.Clone(logits), -1, i)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -84,3 +84,21 @@ func (d Device) CacheAttention(c gpu.Cache, spans []gpu.Span, heads int, out, q 
 		t += s.Rows
 	}
 }
+
+// Greatest implements gpu.Decoder.
+func (Device) Greatest(best []int32, z gpu.Matrix) {
+	gpu.CheckGreatest(best, z)
+	for t := range best {
+		r := row(z, t)
+		best[t] = 0
+		for i, v := range r {
+			if v-v != 0 {
+				best[t] = -1
+				break
+			}
+			if v > r[best[t]] {
+				best[t] = int32(i)
+			}
+		}
+	}
+}

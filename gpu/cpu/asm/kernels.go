@@ -35,6 +35,7 @@ func vectorKernels(w width) {
 	dot(w)
 	dot3(w)
 	addTo(w)
+	greatest(w)
 	normalize(w)
 	normBack(w)
 	softmax(w)
@@ -76,6 +77,26 @@ func addTo(w width) {
 		VADDPS(x, y, y)
 		l.store(y, p[0], h)
 	})
+	end()
+}
+
+// greatest adds up zeros, which values that are not finite make NaN.
+func greatest(w width) {
+	n, p := begin(w, "greatest", "func(x []float32) float32", "x")
+	z, sum, s := w.zeros(), w.zeros(), make([]reg.VecVirtual, w.halves)
+	for h := range s {
+		s[h] = w.vec()
+		VMOVUPS(constants["cNegInf"], s[h])
+	}
+	w.over(n, p, func(l *loop, h int) {
+		x := l.load(p[0], h)
+		VFMADD231PS(x, z[h], sum[h])
+		l.orNegInf(x, h)
+		VMAXPS(x, s[h], s[h])
+	})
+	m := w.fold(s, func(a, b, c Op) { VMAXPS(a, b, c) })
+	VADDSS(w.fold(sum, add), m, m)
+	Store(m, ReturnIndex(0))
 	end()
 }
 

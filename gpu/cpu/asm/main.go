@@ -54,6 +54,7 @@ func main() {
 	tiles()
 	dots()
 	linears()
+	fews()
 	if err := writeTables("../tables_amd64.go"); err != nil {
 		log.Fatal(err)
 	}

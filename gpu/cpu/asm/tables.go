@@ -55,6 +55,15 @@ func writeTables(path string) error {
 		kernels(t.width, "BF16", t.rows)
 		b.WriteString("},\n}\n")
 	}
+	b.WriteString("\nvar fews512 = [...][]fewKernel{\n")
+	for mr := 1; mr <= few512; mr++ {
+		b.WriteString("{")
+		for nv := 1; nv <= few512; nv++ {
+			fmt.Fprintf(&b, "few512x%dx%d, ", mr, nv)
+		}
+		b.WriteString("},\n")
+	}
+	b.WriteString("}\n")
 	src, err := format.Source(b.Bytes())
 	if err != nil {
 		return err
