@@ -197,7 +197,7 @@ func MakeGenesis(ctx context.Context, b Blocks, model *Model, m *manifest.Manife
 	var params []float32
 	var err error
 	if m.Model.Base.Defined() {
-		params, err = BaseWeights(ctx, b, m.Model.Base, model.Tensors, from)
+		params, err = BaseWeights(ctx, b, m.Model.Base, model.Config, from, nil)
 	} else {
 		params, err = engine.Genesis()
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -136,6 +137,25 @@ func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (ba
 		return err
 	})
 	return base, err
+}
+
+// filesOf are those files of a directory in the store that have one of the names, none
+// of them of weights.
+func (s *session) filesOf(ctx context.Context, dir wire.CID, names ...string) (map[string][]byte, error) {
+	entries, err := s.store.List(ctx, dir)
+	if err != nil {
+		return nil, sorted(err)
+	}
+	files := map[string][]byte{}
+	for _, e := range entries {
+		if !slices.Contains(names, e.Name) {
+			continue
+		}
+		if files[e.Name], err = s.blocks.GetFile(ctx, e.CID, maxTokenizer); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Name, err)
+		}
+	}
+	return files, nil
 }
 
 // heldTokenizer is the tokenizer of the model that a manifest continues, nil where it
