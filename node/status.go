@@ -63,7 +63,7 @@ type Status struct {
 	Suspects   []Suspicion       `json:"suspects"`    // of this validator's screens, of rounds within the audit window, the latest last
 	Banned     []wire.PeerID     `json:"banned"`      // by the chain
 
-	Checkpoint  Transfer  `json:"checkpoint"` // the last fetch of a state
+	Checkpoint  Transfer  `json:"checkpoint"` // the last fetch of a state, or of the base
 	Resumed     uint64    `json:"resumed"`    // the inner step that the last start went on at
 	Trouble     string    `json:"trouble"`    // what keeps the peer from going on; empty is none
 	Started     time.Time `json:"started"`
@@ -81,9 +81,10 @@ type Suspicion struct {
 	Why     string      `json:"why"`
 }
 
-// A Transfer is the progress of a fetch.
+// A Transfer is the progress of a fetch of a state, or of the base that the run starts from.
 type Transfer struct {
 	Done  int64   `json:"done"`  // bytes
 	Total int64   `json:"total"` // bytes, 0 where unknown
-	Rate  float64 `json:"rate"`  // bytes a second
+	Rate  float64 `json:"rate"`  // bytes a second, lately
+	Base  bool    `json:"base,omitempty"`
 }

@@ -141,7 +141,7 @@ func TestContinueAModel(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		first, err := node.MakeGenesis(t.Context(), s.blocks, model, m, newEngine(m, 1), nil)
+		first, err := node.MakeGenesis(t.Context(), s.blocks, model, m, newEngine(m, 1), nil, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

@@ -98,14 +98,14 @@ func (s *session) export(ctx context.Context, run, head wire.CID, dir string) er
 // head and the manifest first: the roots of lineage.car.
 func (s *session) gather(ctx context.Context, run wire.CID, m *manifest.Manifest, model *node.Model, head wire.CID, peers []wire.PeerID) (*diloco.Commit, []wire.CID, error) {
 	roots := []wire.CID{head, run, m.Tokenizer}
+	scr := s.app.screen()
+	defer scr.clear()
 	if m.Model.Base.Defined() {
-		if err := s.blocks.FetchDir(ctx, m.Model.Base, peers, node.BaseLimit(model.Tensors), nil); err != nil {
+		if err := s.blocks.FetchDir(ctx, m.Model.Base, peers, node.BaseLimit(model.Tensors), scr.fetching("the model that the run started from")); err != nil {
 			return nil, nil, err
 		}
 		roots = append(roots, m.Model.Base)
 	}
-	scr := s.app.screen()
-	defer scr.clear()
 	var first *diloco.Commit
 	var payloads []wire.CID
 	seen := map[wire.CID]bool{}

@@ -102,10 +102,9 @@ func (a *app) verify(ctx context.Context, l node.Lineage, dir string) error {
 	scr := a.screen()
 	l.Engine = engines(threads(0))
 	l.Progress = func(s node.LineageStep) {
-		if !a.json {
-			scr.now(fmt.Sprintf("round %d/%d  %d deltas  state …%s agrees", s.Round, s.Rounds, s.Deltas, s.State.Short()), 5*time.Second)
-		}
+		scr.now(fmt.Sprintf("round %d/%d  %d deltas  state …%s agrees", s.Round, s.Rounds, s.Deltas, s.State.Short()), 5*time.Second)
 	}
+	l.Fetching = scr.fetching("the model that the run starts from")
 	r, err := node.VerifyLineage(ctx, l)
 	scr.clear()
 	if err != nil {
