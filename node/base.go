@@ -14,7 +14,7 @@ import (
 // from: a flat UnixFS directory with weights as Hugging Face has them, in one file or
 // in shards, of any precision, or a state of another run. Where it has a config.json, that
 // must compute as the manifest's model does. Its other files count for nothing here: a
-// tokenizer and what writing needs (a chat template, say) make it a model by itself.
+// tokenizer and a chat template, say, make it a model by itself.
 
 // BaseLimit bounds the bytes of a base with these tensors: as float64 and as what
 // comes with them, a tokenizer and momentum say.

@@ -262,6 +262,35 @@ func TestPublishRefusesAnotherModel(t *testing.T) {
 	}
 }
 
+// What a base has for talking to it goes to the model where its tokenizer is the run's, but
+// for a stranger's file that is too large.
+func TestBeside(t *testing.T) {
+	var said bytes.Buffer
+	a := &app{dir: t.TempDir(), out: new(bytes.Buffer), err: &said}
+	s, err := a.offline()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	tok := many(t).JSON()
+	files := map[string][]byte{node.TokenizerFile: tok, chatTemplateFile: []byte("{{ messages }}"), generationFile: make([]byte, maxCompanion+1), "other": nil}
+	base, err := s.blocks.PutDir(t.Context(), files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{Model: manifest.Model{Base: base}}
+	got, err := s.beside(t.Context(), m, tok)
+	if err != nil || len(got) != 1 || !bytes.Equal(got[chatTemplateFile], files[chatTemplateFile]) || !strings.Contains(said.String(), generationFile) {
+		t.Errorf("%v, %v, %s", got, err, said.String())
+	}
+	if got, err := s.beside(t.Context(), m, []byte("another")); err != nil || len(got) != 0 {
+		t.Errorf("another tokenizer's: %v, %v", got, err)
+	}
+	if got, err := s.beside(t.Context(), &manifest.Manifest{}, tok); err != nil || len(got) != 0 {
+		t.Errorf("of no base: %v, %v", got, err)
+	}
+}
+
 func many(t testing.TB) *hf.Tokenizer {
 	t.Helper()
 	tok, err := hf.NewChar("abcdefghijklmnopqrstuvwxyz")

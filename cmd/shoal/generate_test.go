@@ -159,7 +159,7 @@ func TestShardedModel(t *testing.T) {
 		MaxPositionEmbeddings: 16, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true}
 	whole, parts := t.TempDir()+"/whole", t.TempDir()
 	params := llama.Genesis(cfg, 1)
-	if err := writeTrained(whole, cfg, tok.JSON(), params); err != nil {
+	if err := writeTrained(whole, cfg, tok.JSON(), params, nil); err != nil {
 		t.Fatal(err)
 	}
 	ts, index, from, off := cfg.Tensors(), map[string]string{}, 0, 0

@@ -81,7 +81,7 @@ func TestInteropLlamaCpp(t *testing.T) {
 				}
 			}
 			dir := filepath.Join(t.TempDir(), "model")
-			if err := writeTrained(dir, cfg, tok.JSON(), slices.Clone(tr.Params())); err != nil {
+			if err := writeTrained(dir, cfg, tok.JSON(), slices.Clone(tr.Params()), nil); err != nil {
 				t.Fatal(err)
 			}
 			if err := tr.Close(); err != nil {

@@ -26,7 +26,7 @@ func longModel(t *testing.T) string {
 	cfg := hf.Config{HiddenSize: 64, IntermediateSize: 96, NumHiddenLayers: 4, NumAttentionHeads: 4, NumKeyValueHeads: 4, HeadDim: 16,
 		VocabSize: 2, MaxPositionEmbeddings: 1 << 17, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true}
 	dir := filepath.Join(t.TempDir(), "model")
-	if err := writeTrained(dir, cfg, tok.JSON(), llama.Genesis(cfg, 1)); err != nil {
+	if err := writeTrained(dir, cfg, tok.JSON(), llama.Genesis(cfg, 1), nil); err != nil {
 		t.Fatal(err)
 	}
 	return dir

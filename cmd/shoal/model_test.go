@@ -26,7 +26,7 @@ func bigModel(t testing.TB) (dir string, cfg hf.Config, params []float32) {
 		MaxPositionEmbeddings: 16, RMSNormEps: 1e-5, RopeTheta: 10000, TieWordEmbeddings: true}
 	params = llama.Genesis(cfg, 1)
 	dir = filepath.Join(t.TempDir(), "model")
-	if err := writeTrained(dir, cfg, tok.JSON(), params); err != nil {
+	if err := writeTrained(dir, cfg, tok.JSON(), params, nil); err != nil {
 		t.Fatal(err)
 	}
 	return dir, cfg, params

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -121,7 +122,11 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 		return err
 	}
 	if tf.out != "" && (done || tf.snapshot == "") {
-		if werr := writeTrained(tf.out, m.Model.Config.HF(), tok, params); werr != nil {
+		beside, werr := s.beside(context.WithoutCancel(ctx), m, tok) // after an interrupt, too
+		if werr == nil {
+			werr = writeTrained(tf.out, m.Model.Config.HF(), tok, params, beside)
+		}
+		if werr != nil {
 			return errors.Join(err, werr)
 		}
 		a.say("the model is in %s", tf.out)
@@ -148,8 +153,8 @@ func newDir(dir string) error {
 	return os.Remove(tmp)
 }
 
-// writeTrained writes a model directory, whole or not at all.
-func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32) error {
+// writeTrained writes a model directory with what lies beside the model, whole or not at all.
+func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32, beside map[string][]byte) error {
 	tok, err := hf.LoadTokenizer(tokenizer)
 	if err != nil {
 		return err
@@ -164,6 +169,7 @@ func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32)
 	if files[tokenizerConfigFile], err = hf.TokenizerConfig(tok, cfg); err != nil {
 		return err
 	}
+	maps.Copy(files, beside)
 	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".shoal-*")
 	if err != nil {
 		return err
