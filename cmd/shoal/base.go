@@ -149,12 +149,12 @@ func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (ba
 
 // beside are the companions that a run's model has from the model that it continues: what
 // they say of tokens is true where the tokenizer is the same.
-func (s *session) beside(ctx context.Context, m *manifest.Manifest, tokenizer []byte) (map[string][]byte, error) {
+func (a *app) beside(ctx context.Context, b blocks, m *manifest.Manifest, tokenizer []byte) (map[string][]byte, error) {
 	base := m.Model.Base
 	if !base.Defined() {
 		return nil, nil
 	}
-	was, err := s.filesOf(ctx, base, maxTokenizer, node.TokenizerFile)
+	was, err := b.filesOf(ctx, base, maxTokenizer, node.TokenizerFile)
 	if err != nil {
 		return nil, fmt.Errorf("model.base %s: %w", base, err)
 	}
@@ -163,9 +163,9 @@ func (s *session) beside(ctx context.Context, m *manifest.Manifest, tokenizer []
 	}
 	all := map[string][]byte{}
 	for _, name := range companions {
-		files, err := s.filesOf(ctx, base, maxCompanion, name)
+		files, err := b.filesOf(ctx, base, maxCompanion, name)
 		if errors.Is(err, node.ErrBadContent) { // a stranger's: the model is none the worse without it
-			s.app.say("note: left out of the model: %v", err)
+			a.say("note: left out of the model: %v", err)
 			continue
 		} else if err != nil {
 			return nil, fmt.Errorf("model.base %s: %w", base, err)
@@ -177,8 +177,8 @@ func (s *session) beside(ctx context.Context, m *manifest.Manifest, tokenizer []
 
 // filesOf are those files of a directory in the store that have one of the names, each of at
 // most limit bytes.
-func (s *session) filesOf(ctx context.Context, dir wire.CID, limit int64, names ...string) (map[string][]byte, error) {
-	entries, err := s.store.List(ctx, dir)
+func (b blocks) filesOf(ctx context.Context, dir wire.CID, limit int64, names ...string) (map[string][]byte, error) {
+	entries, err := b.store.List(ctx, dir)
 	if err != nil {
 		return nil, sorted(err)
 	}
@@ -187,7 +187,7 @@ func (s *session) filesOf(ctx context.Context, dir wire.CID, limit int64, names 
 		if !slices.Contains(names, e.Name) {
 			continue
 		}
-		if files[e.Name], err = s.blocks.GetFile(ctx, e.CID, limit); err != nil {
+		if files[e.Name], err = b.GetFile(ctx, e.CID, limit); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Name, err)
 		}
 	}

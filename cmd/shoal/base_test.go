@@ -279,14 +279,14 @@ func TestBeside(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &manifest.Manifest{Model: manifest.Model{Base: base}}
-	got, err := s.beside(t.Context(), m, tok)
+	got, err := a.beside(t.Context(), s.blocks, m, tok)
 	if err != nil || len(got) != 1 || !bytes.Equal(got[chatTemplateFile], files[chatTemplateFile]) || !strings.Contains(said.String(), generationFile) {
 		t.Errorf("%v, %v, %s", got, err, said.String())
 	}
-	if got, err := s.beside(t.Context(), m, []byte("another")); err != nil || len(got) != 0 {
+	if got, err := a.beside(t.Context(), s.blocks, m, []byte("another")); err != nil || len(got) != 0 {
 		t.Errorf("another tokenizer's: %v, %v", got, err)
 	}
-	if got, err := s.beside(t.Context(), &manifest.Manifest{}, tok); err != nil || len(got) != 0 {
+	if got, err := a.beside(t.Context(), s.blocks, &manifest.Manifest{}, tok); err != nil || len(got) != 0 {
 		t.Errorf("of no base: %v, %v", got, err)
 	}
 }

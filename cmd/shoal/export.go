@@ -81,7 +81,7 @@ func (s *session) export(ctx context.Context, run, head wire.CID, dir string) er
 	if _, _, err := model.ReadFiles(files); err != nil {
 		return fmt.Errorf("state of round %d: %w", commit.Round, err)
 	}
-	beside, err := s.beside(ctx, m, model.Tokenizer)
+	beside, err := s.app.beside(ctx, s.blocks, m, model.Tokenizer)
 	if err != nil {
 		return err
 	}

@@ -212,7 +212,7 @@ func (s *session) publish(ctx context.Context, m *manifest.Manifest, run wire.CI
 	if c := m.Model.Base; c.Defined() && !s.store.Has(c) {
 		return advise(fmt.Errorf("the manifest's model.base %s is not in %s", c, s.app.dir), "`shoal manifest init --from DIR` puts it there; or join the run instead if others serve it")
 	} else if c.Defined() {
-		files, err := s.filesOf(ctx, c, maxTokenizer, node.ConfigFile)
+		files, err := s.blocks.filesOf(ctx, c, maxTokenizer, node.ConfigFile)
 		if err == nil {
 			err = node.CheckBase(files[node.ConfigFile], m.Model.Config.HF())
 		}

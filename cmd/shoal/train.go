@@ -122,7 +122,7 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 		return err
 	}
 	if tf.out != "" && (done || tf.snapshot == "") {
-		beside, werr := s.beside(context.WithoutCancel(ctx), m, tok) // after an interrupt, too
+		beside, werr := a.beside(context.WithoutCancel(ctx), s.blocks, m, tok) // after an interrupt, too
 		if werr == nil {
 			werr = writeTrained(tf.out, m.Model.Config.HF(), tok, params, beside)
 		}
