@@ -47,8 +47,9 @@ type Status struct {
 	Tokens     uint64  `json:"tokens"`     // trained on by this peer since it first joined
 	RunTokens  uint64  `json:"run_tokens"` // merged into the head since this peer follows it
 
-	Peers             int               `json:"peers"`  // connected in the run's topic
-	Roster            int               `json:"roster"` // members of the head's roster
+	Peers             int               `json:"peers"`               // connected in the run's topic
+	Roster            int               `json:"roster"`              // members of the head's roster
+	MinPeers          int               `json:"min_peers,omitempty"` // trainers that the first round waits for
 	BytesIn           uint64            `json:"bytes_in"`
 	BytesOut          uint64            `json:"bytes_out"`
 	RoundsContributed uint64            `json:"rounds_contributed"` // own deltas in commits of the chain

@@ -58,10 +58,11 @@ func (s *screen) now(text string, every time.Duration) {
 	s.shown = true
 }
 
-// fetching is what shows how much of something is there; of what was there already, nothing.
+// fetching is what shows how much of something is there; of what is soon there, nothing.
 func (s *screen) fetching(what string) func(done, total int64) {
+	start := time.Now()
 	return func(done, total int64) {
-		if done < total {
+		if done < total && time.Since(start) > time.Second {
 			s.now(fmt.Sprintf("fetching %s: %s of %s", what, size(done), size(total)), 5*time.Second)
 		}
 	}
@@ -150,6 +151,8 @@ func standing(st node.Status) string {
 		add(what+" %s of %s, %s/s", size(st.Checkpoint.Done), size(st.Checkpoint.Total), size(int64(st.Checkpoint.Rate)))
 	case st.Phase == node.Training && st.InnerSteps > 0:
 		add("round %d/%d  training %d/%d", st.Round, st.Rounds, st.InnerStep, st.InnerSteps)
+	case st.Phase == node.FindingPeers && st.Head.Defined() && st.Round == 0 && st.MinPeers > 1: // it has all that it needs
+		add("waiting for %d trainers to begin", st.MinPeers)
 	case st.Rounds > 0:
 		add("round %d/%d  %s", st.Round, st.Rounds, st.Phase)
 	default:
