@@ -6,13 +6,15 @@ import (
 	"fmt"
 
 	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
 // A base is what a manifest's model.base names, the checkpoint that a run starts
 // from: a flat UnixFS directory with weights as Hugging Face has them, in one file or
-// in shards, of any precision, or a state of another run. Its other files count
-// for nothing here, though a base with config.json and tokenizer.json is a model by itself.
+// in shards, of any precision, or a state of another run. Where it has a config.json, that
+// must compute as the manifest's model does. Its other files count for nothing here: a
+// tokenizer and a chat template, say, make it a model by itself.
 
 // BaseLimit bounds the bytes of a base with these tensors: as float64 and as what
 // comes with them, a tokenizer and momentum say.
@@ -24,16 +26,37 @@ func BaseLimit(tensors []hf.Tensor) int64 {
 	return 8*n + 1024*int64(len(tensors)) + 128<<20
 }
 
-// BaseWeights reads the weights of a base in the order of tensors, widened to
-// float32. It is fetched where it is not held.
-func BaseWeights(ctx context.Context, b Blocks, base wire.CID, tensors []hf.Tensor, from []wire.PeerID) ([]float32, error) {
+// CheckBase refuses a base whose config.json, if it has one, is that of a model which
+// computes otherwise than cfg: equal shapes do not show it.
+func CheckBase(config []byte, cfg hf.Config) error {
+	if config == nil {
+		return nil
+	}
+	was, err := hf.ParseConfig(config)
+	if err != nil {
+		return err
+	}
+	if field, here, there := manifest.ConfigOf(was).Differs(manifest.ConfigOf(cfg)); field != "" {
+		return fmt.Errorf("%s: %s is %s, in the manifest's model.config it is %s", ConfigFile, field, here, there)
+	}
+	return nil
+}
+
+// BaseWeights reads the weights of a base of a model of cfg in the order of its tensors,
+// widened to float32. It is fetched where it is not held; progress, if not nil, is told
+// how many bytes of it are there.
+func BaseWeights(ctx context.Context, b Blocks, base wire.CID, cfg hf.Config, from []wire.PeerID, progress func(done, total int64)) ([]float32, error) {
+	tensors := cfg.Tensors()
 	limit := BaseLimit(tensors)
-	if err := b.FetchDir(ctx, base, from, limit, nil); err != nil {
+	if err := b.FetchDir(ctx, base, from, limit, progress); err != nil {
 		return nil, fmt.Errorf("model.base %s: %w", base, err)
 	}
 	files, err := b.GetDir(ctx, base, limit)
 	if err != nil {
 		return nil, fmt.Errorf("model.base %s: %w", base, err)
+	}
+	if err := CheckBase(files[ConfigFile], cfg); err != nil {
+		return nil, fmt.Errorf("model.base %s: %w: %w", base, ErrBadContent, err)
 	}
 	params, err := flatBase(files, tensors)
 	if err != nil {

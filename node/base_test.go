@@ -4,37 +4,62 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/shoalnet/shoal/gpu/hf"
 )
 
-// A base that lacks something, or that holds more than a model of its size can, is
-// bad content: nobody asks another peer for it.
+// A base that lacks something, that holds more than a model of its size can, or that is
+// another model than the manifest's is bad content: nobody asks another peer for it.
 func TestBaseWeightsRefused(t *testing.T) {
-	tensors := []hf.Tensor{{Name: "a", Shape: []int{2}}, {Name: "b", Shape: []int{3}}}
-	part := func(x hf.Tensor, flat ...float32) []byte {
-		b, err := hf.WriteSafetensors([]hf.Tensor{x}, flat)
+	cfg := hf.Config{HiddenSize: 4, IntermediateSize: 6, NumHiddenLayers: 1, NumAttentionHeads: 2, NumKeyValueHeads: 2, HeadDim: 2,
+		VocabSize: 3, MaxPositionEmbeddings: 8, RMSNormEps: 1e-5, RopeTheta: 1e4}
+	tensors := cfg.Tensors()
+	flat := make([]float32, cfg.NumParams())
+	for i := range flat {
+		flat[i] = float32(i)
+	}
+	head := tensors[0].Len()
+	part := func(x []hf.Tensor, flat []float32) []byte {
+		b, err := hf.WriteSafetensors(x, flat)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return b
 	}
-	index, err := json.Marshal(map[string]any{"weight_map": map[string]string{"a": "1.safetensors", "b": "2.safetensors"}})
+	config := func(change func(*hf.Config)) []byte {
+		c := cfg
+		change(&c)
+		b, err := c.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	where := map[string]string{tensors[0].Name: "1.safetensors"}
+	for _, x := range tensors[1:] {
+		where[x.Name] = "2.safetensors"
+	}
+	index, err := json.Marshal(map[string]any{"weight_map": where})
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := map[string][]byte{ShardIndexFile: index, "1.safetensors": part(tensors[0], 1, 2), "2.safetensors": part(tensors[1], 3, 4, 5)}
+	good := map[string][]byte{ShardIndexFile: index, "1.safetensors": part(tensors[:1], flat[:head]), "2.safetensors": part(tensors[1:], flat[head:])}
 	read := func(files map[string][]byte) ([]float32, error) {
 		b := &crate{newShelf(), nil}
 		c, err := b.PutDir(t.Context(), files)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return BaseWeights(t.Context(), b, c, tensors, nil)
+		return BaseWeights(t.Context(), b, c, cfg, nil, nil)
 	}
-	if got, err := read(good); err != nil || len(got) != 5 || got[4] != 5 {
+	if got, err := read(good); err != nil || !slices.Equal(got, flat) {
+		t.Fatalf("%v, %v", got, err)
+	}
+	good[ConfigFile] = config(func(c *hf.Config) { c.BOS, c.EOS, c.MaxPositionEmbeddings = new(int), []int{1}, 16 }) // it computes the same
+	if got, err := read(good); err != nil || !slices.Equal(got, flat) {
 		t.Fatalf("%v, %v", got, err)
 	}
 	for want, change := range map[string]func(map[string][]byte){
@@ -42,8 +67,23 @@ func TestBaseWeightsRefused(t *testing.T) {
 		"holds no 2.safetensors":     func(f map[string][]byte) { delete(f, "2.safetensors") },
 		"index":                      func(f map[string][]byte) { f[ShardIndexFile] = []byte("{}") },
 		"1.safetensors":              func(f map[string][]byte) { f["1.safetensors"] = f["1.safetensors"][:20] },
-		"shape":                      func(f map[string][]byte) { f["2.safetensors"] = part(hf.Tensor{Name: "b", Shape: []int{2}}, 3, 4) },
-		"limit":                      func(f map[string][]byte) { f["much"] = make([]byte, BaseLimit(tensors)) },
+		"shape": func(f map[string][]byte) {
+			f["1.safetensors"] = part([]hf.Tensor{{Name: tensors[0].Name, Shape: []int{2}}}, []float32{3, 4})
+		},
+		"limit": func(f map[string][]byte) { f["much"] = make([]byte, BaseLimit(tensors)) },
+		"config.json: rope_theta is 500000, in the manifest's model.config it is 10000": func(f map[string][]byte) {
+			f[ConfigFile] = config(func(c *hf.Config) { c.RopeTheta = 5e5 })
+		},
+		"config.json: rms_norm_eps is 1e-06, in the manifest's model.config it is 1e-05": func(f map[string][]byte) {
+			f[ConfigFile] = config(func(c *hf.Config) { c.RMSNormEps = 1e-6 })
+		},
+		"config.json: num_attention_heads is 1, in the manifest's model.config it is 2": func(f map[string][]byte) {
+			f[ConfigFile] = config(func(c *hf.Config) { c.NumAttentionHeads, c.NumKeyValueHeads, c.HeadDim = 1, 1, 4 })
+		},
+		"config.json: rope_scaling is linear, in the manifest's model.config it is none": func(f map[string][]byte) {
+			f[ConfigFile] = config(func(c *hf.Config) { c.RopeScaling = &hf.RopeScaling{Kind: hf.RopeLinear, Factor: 2} })
+		},
+		"config.json: model_type": func(f map[string][]byte) { f[ConfigFile] = []byte(`{"model_type": "mamba"}`) },
 	} {
 		files := maps.Clone(good)
 		change(files)

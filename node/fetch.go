@@ -141,13 +141,13 @@ func (o *owner) getState(ctx context.Context, e diloco.FetchState) error {
 		cancel(fmt.Errorf("%w: no byte for %v", ErrNotFound, stallLimit))
 	})
 	defer stalled.Stop()
-	start, best := time.Now(), int64(-1)
+	best, note := int64(-1), o.meter.transfer(false)
 	err := o.blocks.FetchDir(ctx, e.State, o.sources(e.From), o.model.Limit(), func(done, total int64) {
 		if done > best {
 			best = done
 			stalled.Reset(stallLimit)
 		}
-		o.meter.transfer(done, total, start)
+		note(done, total)
 	})
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {

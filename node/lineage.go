@@ -26,6 +26,8 @@ type Lineage struct {
 	Engine func(ctx context.Context, m *manifest.Manifest) (Engine, error)
 	// Progress, if set, hears of each step that was recomputed.
 	Progress func(LineageStep)
+	// Fetching, if set, hears how much of the base is there.
+	Fetching func(done, total int64)
 }
 
 // A LineageStep is one commit that was recomputed.
@@ -108,7 +110,7 @@ func (l *Lineage) verify(ctx context.Context, r *LineageReport) error {
 	if err != nil {
 		return err
 	}
-	genesis, err := MakeGenesis(ctx, l.Blocks, model, m, engine, l.Peers)
+	genesis, err := MakeGenesis(ctx, l.Blocks, model, m, engine, l.Peers, l.Fetching)
 	if err != nil {
 		return wrong(err)
 	}

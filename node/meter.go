@@ -163,14 +163,42 @@ func (m *meter) clear(part string) {
 	delete(m.troubles, part)
 }
 
-// transfer notes the progress of a checkpoint's fetch that began at start.
-func (m *meter) transfer(done, total int64, start time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.checkpoint.Done, m.checkpoint.Total = done, total
-	if s := time.Since(start).Seconds(); s > 0 {
-		m.checkpoint.Rate = float64(done) / s
+// transfer returns what notes the progress of a fetch that begins now: of a state, or
+// of the base.
+func (m *meter) transfer(base bool) func(done, total int64) {
+	var p pace
+	return func(done, total int64) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.checkpoint = Transfer{done, total, p.rate(done, time.Now()), base}
 	}
+}
+
+// pace is the speed of the last few seconds: what was there already when a fetch began
+// goes by at the speed of the disk.
+type pace struct {
+	done  int64
+	since time.Time
+	known float64 // bytes a second, of the window before; 0 before there was one
+}
+
+const paceWindow = 5 * time.Second
+
+func (p *pace) rate(done int64, now time.Time) float64 {
+	if p.since.IsZero() || done < p.done {
+		*p = pace{done: done, since: now}
+	}
+	d := now.Sub(p.since)
+	if d <= 0 {
+		return p.known
+	}
+	r := float64(done-p.done) / d.Seconds()
+	if d >= paceWindow {
+		*p = pace{done, now, r}
+	} else if p.known > 0 {
+		return p.known
+	}
+	return r
 }
 
 // fill writes what the meter knows into a status.

@@ -99,7 +99,7 @@ func (n *Node) Status() Status {
 	defer n.mu.Unlock()
 	s.Phase, s.Done, s.RunTokens = n.phase, n.done, n.runTotal
 	if m := n.manifest; m != nil {
-		s.Name, s.Rounds, s.InnerSteps = m.Name, m.Stop.Rounds, m.Round.InnerSteps
+		s.Name, s.Rounds, s.InnerSteps, s.MinPeers = m.Name, m.Stop.Rounds, m.Round.InnerSteps, m.Admission.MinPeers
 	}
 	if n.topic != nil {
 		s.Peers = len(n.topic.Peers())

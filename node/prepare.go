@@ -192,12 +192,13 @@ func NewModel(run wire.CID, m *manifest.Manifest, tokenizer []byte) (*Model, err
 
 // MakeGenesis makes the first state of a run, stores it and returns the first
 // commit: from the engine's weights, which the manifest's seed fixes, or from
-// the weights of the base checkpoint, fetched where they are not held.
-func MakeGenesis(ctx context.Context, b Blocks, model *Model, m *manifest.Manifest, engine Engine, from []wire.PeerID) (*diloco.Commit, error) {
+// the weights of the base checkpoint, fetched where they are not held; progress, if
+// not nil, is told of that.
+func MakeGenesis(ctx context.Context, b Blocks, model *Model, m *manifest.Manifest, engine Engine, from []wire.PeerID, progress func(done, total int64)) (*diloco.Commit, error) {
 	var params []float32
 	var err error
 	if m.Model.Base.Defined() {
-		params, err = BaseWeights(ctx, b, m.Model.Base, model.Tensors, from)
+		params, err = BaseWeights(ctx, b, m.Model.Base, model.Config, from, progress)
 	} else {
 		params, err = engine.Genesis()
 	}
@@ -232,7 +233,7 @@ func (n *Node) makeGenesis(ctx context.Context, p *parts) (*diloco.Commit, error
 	}
 	if first == nil {
 		err := n.retry(ctx, "make the genesis state", large, func(ctx context.Context, from []wire.PeerID) (err error) {
-			first, err = MakeGenesis(ctx, n.opt.Blocks, p.model, p.manifest, p.engine, from)
+			first, err = MakeGenesis(ctx, n.opt.Blocks, p.model, p.manifest, p.engine, from, n.meter.transfer(true))
 			return err
 		})
 		if err != nil {

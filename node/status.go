@@ -47,8 +47,9 @@ type Status struct {
 	Tokens     uint64  `json:"tokens"`     // trained on by this peer since it first joined
 	RunTokens  uint64  `json:"run_tokens"` // merged into the head since this peer follows it
 
-	Peers             int               `json:"peers"`  // connected in the run's topic
-	Roster            int               `json:"roster"` // members of the head's roster
+	Peers             int               `json:"peers"`               // connected in the run's topic
+	Roster            int               `json:"roster"`              // members of the head's roster
+	MinPeers          int               `json:"min_peers,omitempty"` // trainers that the first round waits for
 	BytesIn           uint64            `json:"bytes_in"`
 	BytesOut          uint64            `json:"bytes_out"`
 	RoundsContributed uint64            `json:"rounds_contributed"` // own deltas in commits of the chain
@@ -63,7 +64,7 @@ type Status struct {
 	Suspects   []Suspicion       `json:"suspects"`    // of this validator's screens, of rounds within the audit window, the latest last
 	Banned     []wire.PeerID     `json:"banned"`      // by the chain
 
-	Checkpoint  Transfer  `json:"checkpoint"` // the last fetch of a state
+	Checkpoint  Transfer  `json:"checkpoint"` // the last fetch of a state, or of the base
 	Resumed     uint64    `json:"resumed"`    // the inner step that the last start went on at
 	Trouble     string    `json:"trouble"`    // what keeps the peer from going on; empty is none
 	Started     time.Time `json:"started"`
@@ -81,9 +82,10 @@ type Suspicion struct {
 	Why     string      `json:"why"`
 }
 
-// A Transfer is the progress of a fetch.
+// A Transfer is the progress of a fetch of a state, or of the base that the run starts from.
 type Transfer struct {
 	Done  int64   `json:"done"`  // bytes
 	Total int64   `json:"total"` // bytes, 0 where unknown
-	Rate  float64 `json:"rate"`  // bytes a second
+	Rate  float64 `json:"rate"`  // bytes a second, lately
+	Base  bool    `json:"base,omitempty"`
 }

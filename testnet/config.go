@@ -36,6 +36,10 @@ type Config struct {
 	Manifest string    `yaml:"manifest"`
 	Run      yaml.Node `yaml:"run"`
 	Data     Data      `yaml:"data"`
+	// Base is the directory of a model that the run goes on from, as it was downloaded: a
+	// path from the configuration's directory, or a whole one. The manifest's model and tokenizer are
+	// then those of its config.json and tokenizer.json, and may be left out.
+	Base string `yaml:"base"`
 
 	Peers      int   `yaml:"peers"`      // how many start at once
 	Observers  []int `yaml:"observers"`  // who of all follow the chain without training
@@ -69,7 +73,7 @@ type Cheat struct {
 // Data is a text to prepare and to train on.
 type Data struct {
 	Text      string `yaml:"text"`      // a file beside the configuration
-	Tokenizer string `yaml:"tokenizer"` // "char", or a tokenizer.json beside the configuration
+	Tokenizer string `yaml:"tokenizer"` // "char", or a tokenizer.json beside the configuration; default: the base's, else char
 	Split     string `yaml:"split"`     // what stands between its documents, which are then kept apart; empty: it is one text
 	EOS       string `yaml:"eos"`       // the token that ends each; default: Split
 }
@@ -211,7 +215,7 @@ func (c *Config) validate() error {
 	if (c.Manifest == "") == !inline {
 		return errors.New("manifest, run: give exactly one: the name of a manifest's file, or the manifest itself")
 	}
-	if c.Data.Text != "" && c.Data.Tokenizer == "" {
+	if c.Data.Text != "" && c.Data.Tokenizer == "" && c.Base == "" {
 		c.Data.Tokenizer = "char"
 	}
 	if c.Threads < 0 || c.Threads > 1024 {
@@ -404,6 +408,26 @@ func (c *Config) total() int {
 	for _, e := range c.Events {
 		if e.Do == Join {
 			n += len(e.Peers)
+		}
+	}
+	return n
+}
+
+// firstTrainers is how many trainers there are before the first round.
+func (c *Config) firstTrainers() int {
+	last := c.Peers
+	for _, e := range c.Events {
+		if e.Round > 0 { // there is no round without a roster
+			break
+		}
+		if e.Do == Join {
+			last += len(e.Peers)
+		}
+	}
+	n := 0
+	for i := range last {
+		if !slices.Contains(c.Validators, i) && !slices.Contains(c.Observers, i) {
+			n++
 		}
 	}
 	return n

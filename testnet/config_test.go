@@ -44,8 +44,20 @@ events: [{round: 3, do: chain-stop}, {round: 5, do: chain-start}]
 	if !c.Chain || c.Cheats[0] != (Cheat{1, cheat.Idle, 2}) || c.Cheats[1].Round != 1 || c.Validators[0] != 2 {
 		t.Errorf("config %+v", c)
 	}
-	if c, err = ParseConfig([]byte(small)); err != nil || c.shaped() {
+	if c.firstTrainers() != 2 {
+		t.Errorf("%d trainers make the first roster, want 2", c.firstTrainers())
+	}
+	if c, err = ParseConfig([]byte(small)); err != nil || c.shaped() || c.firstTrainers() != 3 {
 		t.Errorf("a plain swarm needs no proxies: %v", err)
+	}
+	c, err = ParseConfig([]byte(small + `
+base: models/qwen
+data: {text: text.txt}
+observers: [0]
+events: [{at: 1s, do: join, peers: [3]}, {round: 2, do: join, peers: [4]}]
+`))
+	if err != nil || c.firstTrainers() != 3 || c.Base != "models/qwen" || c.Data.Tokenizer != "" {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

@@ -28,6 +28,8 @@ type Options struct {
 	Config *Config
 	// Files holds what the configuration names: manifest, text, tokenizer.
 	Files fs.FS
+	// Root is the directory of Files on disk, where the base is looked for; empty where it has none.
+	Root string
 	// Dir is where everything goes. What an earlier testnet left there is
 	// replaced; anything else is not touched.
 	Dir string
@@ -158,6 +160,11 @@ func (s *swarm) prepare(ctx context.Context) error {
 		s.peers = append(s.peers, p)
 		s.c.Peers = append(s.c.Peers, p.rec)
 	}
+	if cfg.Base != "" {
+		if err := s.prepareBase(ctx); err != nil {
+			return err
+		}
+	}
 	if cfg.Data.Text != "" {
 		if err := s.prepareData(ctx); err != nil {
 			return err
@@ -179,6 +186,9 @@ func (s *swarm) prepare(ctx context.Context) error {
 	run, err := m.CID()
 	if err != nil {
 		return err
+	}
+	if want, n := m.Admission.MinPeers, cfg.firstTrainers(); want > n {
+		return fmt.Errorf("testnet: the manifest's admission.min_peers is %d, and %d start that train: no round would ever begin", want, n)
 	}
 	s.manifest = m
 	s.c.Name = cmp.Or(s.c.Name, m.Name)
@@ -218,14 +228,17 @@ func (s *swarm) prepareData(ctx context.Context) error {
 		return err
 	}
 	tok := s.Config.Data.Tokenizer
-	if tok != "char" {
+	if tok != "char" && tok != "" {
 		if err := copyIn(tok, tokenizerFile); err != nil {
 			return err
 		}
 		tok = s.path(tokenizerFile)
 	}
 	s.Line(fmt.Sprintf("preparing %s", s.Config.Data.Text))
-	args := []string{"data", "prepare", s.path(textFile), "--tokenizer", tok, "--into", s.path(manifestFile), "--dir", s.peers[0].dir}
+	args := []string{"data", "prepare", s.path(textFile), "--into", s.path(manifestFile), "--dir", s.peers[0].dir}
+	if tok != "" {
+		args = append(args, "--tokenizer", tok)
+	}
 	if d := &s.Config.Data; d.Split != "" {
 		args = append(args, "--split", d.Split, "--eos", d.EOS)
 	}

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +29,9 @@ Llama, a Qwen 2 or a Qwen 3 with config.json, tokenizer.json and model.safetenso
 shards, or what shoal export wrote. Weights and tokenizer are put as blocks into the data
 directory, as they are, from where publish serves them; the manifest names them (model.base
 and tokenizer), and model.config says what config.json said. The run trains in float32,
-whatever the weights are in.
+whatever the weights are in. How the model is talked to goes with it, from there to what
+shoal export writes: tokenizer_config.json, generation_config.json, chat_template.jinja and
+special_tokens_map.json.
 
 model.config has the names of config.json. What the comments do not show, all of it optional:
 
@@ -108,6 +112,11 @@ func (a *app) continued(ctx context.Context, name, path string) (text []byte, er
 // putBase stores what a base needs of a model's directory, which is mapped meanwhile.
 func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (base wire.CID, err error) {
 	files := map[string][]byte{node.ConfigFile: dir.files[node.ConfigFile], node.TokenizerFile: dir.files[node.TokenizerFile]}
+	for _, name := range companions {
+		if b := dir.files[name]; b != nil {
+			files[name] = b
+		}
+	}
 	names := []string{node.WeightsFile}
 	if index := dir.files[shardIndexFile]; index != nil {
 		x, err := hf.ParseShardIndex(index)
@@ -136,6 +145,53 @@ func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (ba
 		return err
 	})
 	return base, err
+}
+
+// beside are the companions that a run's model has from the model that it continues: what
+// they say of tokens is true where the tokenizer is the same.
+func (a *app) beside(ctx context.Context, b blocks, m *manifest.Manifest, tokenizer []byte) (map[string][]byte, error) {
+	base := m.Model.Base
+	if !base.Defined() {
+		return nil, nil
+	}
+	was, err := b.filesOf(ctx, base, maxTokenizer, node.TokenizerFile)
+	if err != nil {
+		return nil, fmt.Errorf("model.base %s: %w", base, err)
+	}
+	if !bytes.Equal(was[node.TokenizerFile], tokenizer) {
+		return nil, nil
+	}
+	all := map[string][]byte{}
+	for _, name := range companions {
+		files, err := b.filesOf(ctx, base, maxCompanion, name)
+		if errors.Is(err, node.ErrBadContent) { // a stranger's: the model is none the worse without it
+			a.say("note: left out of the model: %v", err)
+			continue
+		} else if err != nil {
+			return nil, fmt.Errorf("model.base %s: %w", base, err)
+		}
+		maps.Copy(all, files)
+	}
+	return all, nil
+}
+
+// filesOf are those files of a directory in the store that have one of the names, each of at
+// most limit bytes.
+func (b blocks) filesOf(ctx context.Context, dir wire.CID, limit int64, names ...string) (map[string][]byte, error) {
+	entries, err := b.store.List(ctx, dir)
+	if err != nil {
+		return nil, sorted(err)
+	}
+	files := map[string][]byte{}
+	for _, e := range entries {
+		if !slices.Contains(names, e.Name) {
+			continue
+		}
+		if files[e.Name], err = b.GetFile(ctx, e.CID, limit); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Name, err)
+		}
+	}
+	return files, nil
 }
 
 // heldTokenizer is the tokenizer of the model that a manifest continues, nil where it

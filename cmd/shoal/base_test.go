@@ -141,7 +141,7 @@ func TestContinueAModel(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		first, err := node.MakeGenesis(t.Context(), s.blocks, model, m, newEngine(m, 1), nil)
+		first, err := node.MakeGenesis(t.Context(), s.blocks, model, m, newEngine(m, 1), nil, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -201,6 +201,93 @@ func TestContinueRefuses(t *testing.T) {
 		if _, err := os.Stat(a.dir); !os.IsNotExist(err) {
 			t.Errorf("%s: something was stored: %v", want, err)
 		}
+	}
+}
+
+// putModel writes a model's directory: one that config describes, with the character tokenizer.
+func putModel(t testing.TB, config string, tok *hf.Tokenizer) (dir string) {
+	t.Helper()
+	cfg, err := hf.ParseConfig([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, _ := shardedBF16(t, cfg, 2)
+	files[node.ConfigFile], files[node.TokenizerFile] = []byte(config), tok.JSON()
+	dir = t.TempDir()
+	for file, b := range files {
+		if err := os.WriteFile(filepath.Join(dir, file), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// A manifest that says of the base's model what config.json does not is not published, though
+// every tensor has its shape.
+func TestPublishRefusesAnotherModel(t *testing.T) {
+	tok, err := hf.NewChar("abcdefghijkl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, home, file := putModel(t, publishers["Qwen3"], tok), t.TempDir(), filepath.Join(t.TempDir(), "run.yaml")
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte(strings.Repeat("abcdefghijkl", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	yaml, said, code := shoal(t, home, "manifest", "init", "--from", dir)
+	if code != 0 {
+		t.Fatal(said)
+	}
+	for _, c := range []struct{ was, is, want string }{
+		{"rope_theta: 1e+06", "rope_theta: 10000", "config.json: rope_theta is 1e+06, in the manifest's model.config it is 10000"},
+		{"rms_norm_eps: 1e-06", "rms_norm_eps: 1e-05", "rms_norm_eps is 1e-06"},
+		{"num_attention_heads: 4", "num_attention_heads: 2", "num_attention_heads is 4"},
+		{"factor: 4", "factor: 8", "rope_scaling.factor is 4, in the manifest's model.config it is 8"},
+		{"sliding_window: 8", "sliding_window: 9", "sliding_window is 8"},
+	} {
+		changed := strings.Replace(yaml, c.was, c.is, 1)
+		if changed == yaml {
+			t.Fatalf("no %q in\n%s", c.was, yaml)
+		}
+		if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, said, code := shoal(t, home, "data", "prepare", text, "--into", file); code != 0 {
+			t.Fatal(said)
+		}
+		_, said, code := shoal(t, home, "publish", file, "--no-mdns", "--local", "--listen", "/ip4/127.0.0.1/tcp/0")
+		if code != 1 || !strings.Contains(said, c.want) || !strings.Contains(said, "next: ") || strings.Contains(said, "published") {
+			t.Errorf("%s: exit %d, %s", c.is, code, said)
+		}
+	}
+}
+
+// What a base has for talking to it goes to the model where its tokenizer is the run's, but
+// for a stranger's file that is too large.
+func TestBeside(t *testing.T) {
+	var said bytes.Buffer
+	a := &app{dir: t.TempDir(), out: new(bytes.Buffer), err: &said}
+	s, err := a.offline()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	tok := many(t).JSON()
+	files := map[string][]byte{node.TokenizerFile: tok, chatTemplateFile: []byte("{{ messages }}"), generationFile: make([]byte, maxCompanion+1), "other": nil}
+	base, err := s.blocks.PutDir(t.Context(), files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{Model: manifest.Model{Base: base}}
+	got, err := a.beside(t.Context(), s.blocks, m, tok)
+	if err != nil || len(got) != 1 || !bytes.Equal(got[chatTemplateFile], files[chatTemplateFile]) || !strings.Contains(said.String(), generationFile) {
+		t.Errorf("%v, %v, %s", got, err, said.String())
+	}
+	if got, err := a.beside(t.Context(), s.blocks, m, []byte("another")); err != nil || len(got) != 0 {
+		t.Errorf("another tokenizer's: %v, %v", got, err)
+	}
+	if got, err := a.beside(t.Context(), s.blocks, &manifest.Manifest{}, tok); err != nil || len(got) != 0 {
+		t.Errorf("of no base: %v, %v", got, err)
 	}
 }
 

@@ -176,7 +176,7 @@ func (b *baseline) begin(ctx context.Context, e engine) ([]float32, error) {
 	if !b.m.Model.Base.Defined() {
 		return e.Genesis()
 	}
-	return node.BaseWeights(ctx, b.blocks, b.m.Model.Base, e.cfg.Tensors(), nil)
+	return node.BaseWeights(ctx, b.blocks, b.m.Model.Base, e.cfg, nil, nil)
 }
 
 // open finds the data of the manifest in the local store.

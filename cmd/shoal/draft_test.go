@@ -23,7 +23,7 @@ func writeTrained(dir string, cfg hf.Config, tokenizer []byte, params []float32)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.trained(cfg, tokenizer, params), d.discard())
+	return errors.Join(d.trained(cfg, tokenizer, params, nil), d.discard())
 }
 
 func TestAbandoned(t *testing.T) {

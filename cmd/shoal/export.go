@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -26,8 +27,8 @@ func (a *app) exportCmd() *cobra.Command {
 		Use:   "export RUN DIR",
 		Short: "Write a run's model, and its lineage, to a directory",
 		Long: `Writes the model of the run's last final commit as Hugging Face transformers load it
-(config.json, model.safetensors, tokenizer.json), the outer optimizer's momentum, and
-lineage.car: every commit and contribution since genesis, so that anybody can verify
+(config.json, model.safetensors, tokenizer.json, and what the model that it went on from had
+for talking to it), the outer optimizer's momentum, and lineage.car: every commit and contribution since genesis, so that anybody can verify
 the directory offline.
 
 What is not in this data directory is fetched from the swarm. A peer that runs with it
@@ -80,6 +81,11 @@ func (s *session) export(ctx context.Context, run, head wire.CID, dir string) er
 	if _, _, err := model.ReadFiles(files); err != nil {
 		return fmt.Errorf("state of round %d: %w", commit.Round, err)
 	}
+	beside, err := s.app.beside(ctx, s.blocks, m, model.Tokenizer)
+	if err != nil {
+		return err
+	}
+	maps.Copy(files, beside)
 	if err := s.writeModel(ctx, dir, files, model, roots); err != nil {
 		return err
 	}
@@ -98,14 +104,14 @@ func (s *session) export(ctx context.Context, run, head wire.CID, dir string) er
 // head and the manifest first: the roots of lineage.car.
 func (s *session) gather(ctx context.Context, run wire.CID, m *manifest.Manifest, model *node.Model, head wire.CID, peers []wire.PeerID) (*diloco.Commit, []wire.CID, error) {
 	roots := []wire.CID{head, run, m.Tokenizer}
+	scr := s.app.screen()
+	defer scr.clear()
 	if m.Model.Base.Defined() {
-		if err := s.blocks.FetchDir(ctx, m.Model.Base, peers, node.BaseLimit(model.Tensors), nil); err != nil {
+		if err := s.blocks.FetchDir(ctx, m.Model.Base, peers, node.BaseLimit(model.Tensors), scr.fetching("the model that the run started from")); err != nil {
 			return nil, nil, err
 		}
 		roots = append(roots, m.Model.Base)
 	}
-	scr := s.app.screen()
-	defer scr.clear()
 	var first *diloco.Commit
 	var payloads []wire.CID
 	seen := map[wire.CID]bool{}
@@ -166,7 +172,7 @@ func (s *session) writeModel(ctx context.Context, dir string, files map[string][
 	if out["tokenizer_config.json"], err = hf.TokenizerConfig(tok, model.Config); err != nil {
 		return err
 	}
-	for name, data := range files {
+	for name, data := range files { // where the run has a tokenizer_config.json from its base, it counts
 		out[filepath.Base(name)] = data
 	}
 	for name, data := range out {

@@ -211,6 +211,14 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
 func (s *session) publish(ctx context.Context, m *manifest.Manifest, run wire.CID) error {
 	if c := m.Model.Base; c.Defined() && !s.store.Has(c) {
 		return advise(fmt.Errorf("the manifest's model.base %s is not in %s", c, s.app.dir), "`shoal manifest init --from DIR` puts it there; or join the run instead if others serve it")
+	} else if c.Defined() {
+		files, err := s.blocks.filesOf(ctx, c, maxTokenizer, node.ConfigFile)
+		if err == nil {
+			err = node.CheckBase(files[node.ConfigFile], m.Model.Config.HF())
+		}
+		if err != nil {
+			return advise(fmt.Errorf("the manifest's model.base %s: %w", c, err), "model.config says how the model computes: leave it as `shoal manifest init --from DIR` wrote it, or change config.json in DIR and run that again")
+		}
 	}
 	for what, c := range map[string]wire.CID{"tokenizer": m.Tokenizer, "data": m.Data} {
 		if !c.Defined() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,8 @@ func (a *app) lineageVerifyCmd() *cobra.Command {
 of every commit, applies every merged contribution again, and compares each state's
 CID. Exit code 0 means that the model is, bit for bit, what the chain says.
 
-DIR is what shoal export wrote: it is checked offline. A RUN is fetched from this data
+DIR is what shoal export wrote: it is checked offline, and so is the chat template where the
+run goes on from a model that had one. A RUN is fetched from this data
 directory and the swarm.`,
 		Example: `  shoal lineage verify model/
   shoal lineage verify moby --from 120     # trust the state of round 120, recompute the rest
@@ -53,7 +55,7 @@ directory and the swarm.`,
 				return a.verifyDir(cmd.Context(), args[0], from)
 			}
 			return a.look(cmd.Context(), args[0], &l, func(s *session, at sight) error {
-				return s.app.verify(cmd.Context(), node.Lineage{Blocks: s.blocks, Run: at.run, Head: at.tip, From: from, Peers: s.net.Peers()}, "")
+				return s.app.verify(cmd.Context(), node.Lineage{Blocks: s.blocks, Run: at.run, Head: at.tip, From: from, Peers: s.net.Peers()}, nil)
 			})
 		},
 	}
@@ -95,28 +97,33 @@ func (a *app) verifyDir(ctx context.Context, dir string, from uint64) error {
 	if len(roots) < 2 {
 		return fmt.Errorf("%s: it names no head and run", car.Name())
 	}
-	return a.verify(ctx, node.Lineage{Blocks: blocks{store: store}, Head: roots[0], Run: roots[1], From: from}, dir)
+	b := blocks{store: store}
+	return a.verify(ctx, node.Lineage{Blocks: b, Head: roots[0], Run: roots[1], From: from}, func(state wire.CID) error {
+		if err := sameFiles(ctx, b, dir, state); err != nil {
+			return err
+		}
+		return a.sameCompanions(ctx, b, roots[1], dir)
+	})
 }
 
-// verify recomputes the lineage and, with dir, compares what lies there with
-// the state that comes out.
-func (a *app) verify(ctx context.Context, l node.Lineage, dir string) error {
+// verify recomputes the lineage; same, if not nil, compares something with the state
+// that comes out.
+func (a *app) verify(ctx context.Context, l node.Lineage, same func(state wire.CID) error) error {
 	start := time.Now()
 	scr := a.screen()
 	l.Engine = engines(threads(0))
 	l.Progress = func(s node.LineageStep) {
-		if !a.json {
-			scr.now(fmt.Sprintf("round %d/%d  %d deltas  state …%s agrees", s.Round, s.Rounds, s.Deltas, s.State.Short()), 5*time.Second)
-		}
+		scr.now(fmt.Sprintf("round %d/%d  %d deltas  state …%s agrees", s.Round, s.Rounds, s.Deltas, s.State.Short()), 5*time.Second)
 	}
+	l.Fetching = scr.fetching("the model that the run starts from")
 	r, err := node.VerifyLineage(ctx, l)
 	scr.clear()
 	if err != nil {
 		return advise(err, "what is missing may be had from the swarm: shoal lineage verify %s --bootstrap ADDRESS", l.Run)
 	}
 	out := &testnet.Lineage{LineageReport: *r, Seconds: time.Since(start).Seconds()}
-	if r.Verified && dir != "" {
-		if err := sameFiles(ctx, l.Blocks, dir, r.State); err != nil {
+	if r.Verified && same != nil {
+		if err := same(r.State); err != nil {
 			out.Verified, out.Mismatch = false, err.Error()
 		}
 	}
@@ -161,6 +168,31 @@ func sameFiles(ctx context.Context, b node.Blocks, dir string, state wire.CID) e
 	}
 	if c != state {
 		return fmt.Errorf("the files in %s make the state %s, the chain ends with %s", dir, c, state)
+	}
+	return nil
+}
+
+// sameCompanions holds how a model in dir is talked to against the model that its run goes on
+// from: a template that somebody changed says other things than the user did. Where
+// that had nothing of the kind, nothing is known.
+func (a *app) sameCompanions(ctx context.Context, b blocks, run wire.CID, dir string) error {
+	m, model, err := node.LoadRun(ctx, b, run, nil)
+	if err != nil {
+		return err
+	}
+	want, err := a.beside(ctx, b, m, model.Tokenizer)
+	if err != nil || len(want) == 0 { // nothing came with it, or its tokenizer is another
+		return err
+	}
+	for _, name := range companions {
+		got, err := optional(dir, name, maxCompanion)
+		if err != nil {
+			return err
+		}
+		own := name == tokenizerConfigFile && want[name] == nil // export made it
+		if !own && !bytes.Equal(got, want[name]) {
+			return fmt.Errorf("%s in %s is not that of the model that the run goes on from", name, dir)
+		}
 	}
 	return nil
 }

@@ -25,8 +25,14 @@ const (
 	tokenizerConfigFile = "tokenizer_config.json"
 	generationFile      = "generation_config.json"
 	chatTemplateFile    = "chat_template.jinja" // instead of chat_template in tokenizer_config.json
-	shardIndexFile      = node.ShardIndexFile   // instead of model.safetensors
+	specialTokensFile   = "special_tokens_map.json"
+	shardIndexFile      = node.ShardIndexFile // instead of model.safetensors
 )
+
+// companions say how a model is talked to. A run that goes on from it hands them on.
+var companions = []string{tokenizerConfigFile, generationFile, chatTemplateFile, specialTokensFile}
+
+const maxCompanion = 8 << 20 // bytes of one
 
 // A modelDir is a model's directory. Weights that lie on disk stay there until
 // params maps them: they are never in memory twice.
@@ -50,10 +56,13 @@ func localModel(path string) (_ *modelDir, err error) {
 			return nil, notAModel(err)
 		}
 	}
-	for _, f := range []string{tokenizerConfigFile, generationFile, chatTemplateFile, shardIndexFile} {
-		if m.files[f], err = optional(path, f, maxTokenizer); err != nil {
+	for _, f := range companions {
+		if m.files[f], err = optional(path, f, maxCompanion); err != nil {
 			return nil, err
 		}
+	}
+	if m.files[shardIndexFile], err = optional(path, shardIndexFile, maxTokenizer); err != nil {
+		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(path, node.WeightsFile)); err == nil {
 		m.files[shardIndexFile] = nil // where there is one too, it is of the same

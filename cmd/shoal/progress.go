@@ -36,8 +36,12 @@ func (s *screen) line(text string) {
 	fmt.Fprintln(s.a.err, text)
 }
 
-// now shows how it stands at this moment; every says how often plain output repeats it.
+// now shows how it stands at this moment, but not with --json; every says how often plain
+// output repeats it.
 func (s *screen) now(text string, every time.Duration) {
+	if s.a.json {
+		return
+	}
 	if s.tty == nil {
 		if time.Since(s.last) >= every {
 			s.last = time.Now()
@@ -52,6 +56,16 @@ func (s *screen) now(text string, every time.Duration) {
 	}
 	fmt.Fprint(s.tty, "\r\x1b[K", text)
 	s.shown = true
+}
+
+// fetching is what shows how much of something is there; of what is soon there, nothing.
+func (s *screen) fetching(what string) func(done, total int64) {
+	start := time.Now()
+	return func(done, total int64) {
+		if done < total && time.Since(start) > time.Second {
+			s.now(fmt.Sprintf("fetching %s: %s of %s", what, size(done), size(total)), 5*time.Second)
+		}
+	}
 }
 
 // clear removes the overwritten line.
@@ -129,10 +143,16 @@ func standing(st node.Status) string {
 	switch {
 	case st.Done:
 		add("round %d, the last: serving", st.Rounds)
-	case st.Phase == node.Syncing && st.Checkpoint.Total > 0 && st.Checkpoint.Done < st.Checkpoint.Total:
-		add("syncing %s of %s, %s/s", size(st.Checkpoint.Done), size(st.Checkpoint.Total), size(int64(st.Checkpoint.Rate)))
+	case (st.Phase == node.Syncing || st.Checkpoint.Base && st.Peers > 0) && st.Checkpoint.Done < st.Checkpoint.Total:
+		what := "syncing"
+		if st.Checkpoint.Base {
+			what = "fetching the model that the run starts from:"
+		}
+		add(what+" %s of %s, %s/s", size(st.Checkpoint.Done), size(st.Checkpoint.Total), size(int64(st.Checkpoint.Rate)))
 	case st.Phase == node.Training && st.InnerSteps > 0:
 		add("round %d/%d  training %d/%d", st.Round, st.Rounds, st.InnerStep, st.InnerSteps)
+	case st.Phase == node.FindingPeers && st.Head.Defined() && st.Round == 0 && st.MinPeers > 1: // it has all that it needs
+		add("waiting for %d trainers to begin", st.MinPeers)
 	case st.Rounds > 0:
 		add("round %d/%d  %s", st.Round, st.Rounds, st.Phase)
 	default:

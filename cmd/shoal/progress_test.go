@@ -62,8 +62,12 @@ func TestStanding(t *testing.T) {
 	}{
 		{node.Status{Phase: node.FindingPeers}, "finding peers  0 peers  ↓ 0 B ↑ 0 B"},
 		{node.Status{Phase: node.Syncing, Checkpoint: node.Transfer{Done: 5e6, Total: 20e6, Rate: 1e6}, Peers: 3}, "syncing 5.00 MB of 20.0 MB, 1.00 MB/s  3 peers  ↓ 0 B ↑ 0 B"},
+		{node.Status{Phase: node.Syncing, Checkpoint: node.Transfer{Done: 5e8, Total: 2e9, Rate: 1e7, Base: true}, Peers: 3, Rounds: 30},
+			"fetching the model that the run starts from: 500 MB of 2.00 GB, 10.0 MB/s  3 peers  ↓ 0 B ↑ 0 B"},
 		{node.Status{Phase: node.Training, Round: 3, Rounds: 30, InnerStep: 7, InnerSteps: 20, Loss: 2.5, TokensPerS: 12000, Peers: 4, BytesIn: 1e6, BytesOut: 2e6},
 			"round 3/30  training 7/20  loss 2.500  12.0k tok/s  4 peers  ↓ 1.00 MB ↑ 2.00 MB"},
+		{node.Status{Phase: node.FindingPeers, Head: wire.SumCID(wire.CodecDagCBOR, []byte("genesis")), Rounds: 30, MinPeers: 4, Peers: 1}, "waiting for 4 trainers to begin  1 peers  ↓ 0 B ↑ 0 B"},
+		{node.Status{Phase: node.FindingPeers, Rounds: 30, MinPeers: 4}, "round 0/30  finding peers  0 peers  ↓ 0 B ↑ 0 B"},
 		{node.Status{Phase: node.Merging, Round: 3, Rounds: 30}, "round 3/30  merging  0 peers  ↓ 0 B ↑ 0 B"},
 		{node.Status{Phase: node.Finished, Done: true, Round: 32, Rounds: 30, Loss: 2}, "round 30, the last: serving  0 peers  ↓ 0 B ↑ 0 B"},
 	} {

@@ -150,7 +150,11 @@ func statusText(st *status) string {
 	row("traffic", "%s in, %s out", size(int64(st.BytesIn)), size(int64(st.BytesOut)))
 	row("blocks", "%s in %d blocks, %s fetched, %s served", size(st.Store.Bytes), st.Store.Blocks, size(int64(st.Exchange.Bytes)), size(int64(st.Exchange.Sent)))
 	if c := st.Checkpoint; c.Total > 0 && c.Done < c.Total {
-		row("checkpoint", "%s of %s, %s/s", size(c.Done), size(c.Total), size(int64(c.Rate)))
+		name := "checkpoint"
+		if c.Base {
+			name = "base"
+		}
+		row(name, "%s of %s, %s/s", size(c.Done), size(c.Total), size(int64(c.Rate)))
 	}
 	for reason, n := range st.Rejections {
 		row("refused", "%d: %s", n, reason)

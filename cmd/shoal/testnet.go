@@ -44,6 +44,7 @@ A configuration is YAML:
   name: audits, one cheat, one partition
   manifest: run.yaml            # beside this file; or run: with the manifest itself
   data: {text: corpus.txt}      # prepared and named in the manifest
+  base: Qwen2.5-0.5B/           # a model that the run goes on from; the manifest needs no model then
   peers: 6
   validators: [4, 5]            # audit instead of training
   chain: true                   # stake, pay and slash on an embedded chain
@@ -64,11 +65,12 @@ A configuration is YAML:
   shoal testnet run --config my.yaml --out my-out --baseline=false`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			files, name := testnet.Demo(), testnet.DemoConfig
+			files, root, name := testnet.Demo(), "", testnet.DemoConfig
 			if config != "" {
-				files, name = os.DirFS(filepath.Dir(config)), filepath.Base(config)
+				root, name = filepath.Dir(config), filepath.Base(config)
+				files = os.DirFS(root)
 			}
-			return a.runTestnet(cmd, files, name, out, baseline)
+			return a.runTestnet(cmd, files, root, name, out, baseline)
 		},
 	}
 	c.Flags().StringVar(&config, "config", "", "configuration (default: the demo)")
@@ -77,7 +79,7 @@ A configuration is YAML:
 	return c
 }
 
-func (a *app) runTestnet(cmd *cobra.Command, files fs.FS, name, out string, baseline bool) error {
+func (a *app) runTestnet(cmd *cobra.Command, files fs.FS, root, name, out string, baseline bool) error {
 	cfg, err := testnet.LoadConfig(files, name)
 	if err != nil {
 		return advise(err, "`shoal testnet run --help` explains the format")
@@ -92,7 +94,7 @@ func (a *app) runTestnet(cmd *cobra.Command, files fs.FS, name, out string, base
 	scr := a.screen()
 	start := time.Now()
 	r, err := testnet.Run(cmd.Context(), testnet.Options{
-		Config: cfg, Files: files, Dir: out, Exe: exe, Command: strings.Join(append([]string{"shoal"}, os.Args[1:]...), " "),
+		Config: cfg, Files: files, Root: root, Dir: out, Exe: exe, Command: strings.Join(append([]string{"shoal"}, os.Args[1:]...), " "),
 		Line: scr.line, Now: func(s string) { scr.now(s, 10*time.Second) },
 	})
 	scr.clear()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/signal"
 	"syscall"
 
@@ -125,7 +126,11 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 		return err
 	}
 	if out != nil && (done || tf.snapshot == "") {
-		if werr := out.trained(m.Model.Config.HF(), tok, params); werr != nil {
+		beside, werr := a.beside(context.WithoutCancel(ctx), s.blocks, m, tok) // after an interrupt, too
+		if werr == nil {
+			werr = out.trained(m.Model.Config.HF(), tok, params, beside)
+		}
+		if werr != nil {
 			return errors.Join(err, werr)
 		}
 		a.say("the model is in %s", tf.out)
@@ -136,8 +141,8 @@ func (a *app) train(ctx context.Context, tf trainFlags) (err error) {
 	return err
 }
 
-// trained makes a draft the directory of a model.
-func (d *draft) trained(cfg hf.Config, tokenizer []byte, params []float32) error {
+// trained makes a draft the directory of a model, with what lies beside it.
+func (d *draft) trained(cfg hf.Config, tokenizer []byte, params []float32, beside map[string][]byte) error {
 	tok, err := hf.LoadTokenizer(tokenizer)
 	if err != nil {
 		return err
@@ -152,5 +157,6 @@ func (d *draft) trained(cfg hf.Config, tokenizer []byte, params []float32) error
 	if files[tokenizerConfigFile], err = hf.TokenizerConfig(tok, cfg); err != nil {
 		return err
 	}
+	maps.Copy(files, beside)
 	return d.place(files)
 }

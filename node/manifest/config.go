@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -126,6 +128,60 @@ func ConfigOf(c hf.Config) Config {
 		out.LayerTypes = append(out.LayerTypes, kind)
 	}
 	return out
+}
+
+// Differs names the first field by which two models compute differently, as config.json
+// has it, and its value in each; "" where they compute alike. Tokens that begin and end a
+// text count for nothing, and how long one may be only where the frequencies follow from it.
+func (c Config) Differs(o Config) (field, here, there string) {
+	scaled := c.RopeScaling != nil && c.RopeScaling.Kind == hf.RopeDynamic
+	for _, x := range []*Config{&c, &o} {
+		x.BOS, x.EOS = nil, nil
+		if !scaled {
+			x.MaxPositionEmbeddings = 0
+		}
+		if x.RopeScaling != nil {
+			r := *x.RopeScaling
+			x.RopeScaling = &r
+		}
+		x.trim()
+	}
+	return differs(reflect.ValueOf(c), reflect.ValueOf(o))
+}
+
+func differs(a, b reflect.Value) (field, here, there string) {
+	for i := range a.NumField() {
+		x, y := a.Field(i), b.Field(i)
+		if reflect.DeepEqual(x.Interface(), y.Interface()) {
+			continue
+		}
+		name, _, _ := strings.Cut(a.Type().Field(i).Tag.Get("yaml"), ",")
+		if s := reflect.TypeFor[*RopeScaling](); x.Type() == s && !x.IsNil() && !y.IsNil() {
+			field, here, there = differs(x.Elem(), y.Elem())
+			return name + "." + field, here, there
+		}
+		if x.Kind() == reflect.Slice && x.Len() > 1 && x.Len() == y.Len() {
+			n := 0
+			for x.Index(n).Equal(y.Index(n)) {
+				n++
+			}
+			return fmt.Sprintf("%s[%d]", name, n), spelled(x.Index(n)), spelled(y.Index(n))
+		}
+		return name, spelled(x), spelled(y)
+	}
+	return "", "", ""
+}
+
+// spelled is a field's value in words: "none" where it is left out.
+func spelled(v reflect.Value) string {
+	if v.IsZero() && v.Kind() != reflect.Bool {
+		return "none"
+	}
+	v = reflect.Indirect(v)
+	if r, ok := v.Interface().(RopeScaling); ok {
+		return r.Kind
+	}
+	return fmt.Sprintf("%.200s", fmt.Sprint(v))
 }
 
 // Resize returns c with another number of layers, the first ones.

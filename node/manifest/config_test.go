@@ -202,3 +202,62 @@ func TestSequencesOfScaledModels(t *testing.T) {
 		}
 	}
 }
+
+// Two models that compute differently differ in a field, by its name in config.json; what
+// changes no number does not count.
+func TestDiffers(t *testing.T) {
+	read := func(text string) Config {
+		t.Helper()
+		m, err := Parse(edit(t, goodYAML(), "model.config", text))
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		return m.Model.Config
+	}
+	names := map[string]string{}
+	for a, x := range configs {
+		for b, y := range configs {
+			field, _, _ := read(x).Differs(read(y))
+			if (field == "") != (a == b) {
+				t.Errorf("%s and %s differ in %q", a, b, field)
+			}
+			names[a+"/"+b] = field
+		}
+	}
+	for pair, want := range map[string]string{"qwen2/qwen3": "architectures", "biases/linear": "attention_bias", "linear/dynamic": "rope_scaling.rope_type", "windows/qwen2": "sliding_window"} {
+		if names[pair] != want {
+			t.Errorf("%s: %q, want %q", pair, names[pair], want)
+		}
+	}
+	for _, c := range []struct {
+		name               string
+		change             func(*Config)
+		field, here, there string
+	}{
+		{"qwen2", func(c *Config) { c.RopeTheta = 5e5 }, "rope_theta", "10000", "500000"},
+		{"qwen2", func(c *Config) { c.RMSNormEps = 1e-6 }, "rms_norm_eps", "1e-05", "1e-06"},
+		{"qwen2", func(c *Config) { c.NumAttentionHeads, c.HeadDim, c.NumKeyValueHeads = 8, 8, 4 }, "num_attention_heads", "4", "8"},
+		{"qwen2", func(c *Config) { c.NumKeyValueHeads = 1 }, "num_key_value_heads", "2", "1"},
+		{"qwen3", func(c *Config) { c.HeadDim = 16 }, "head_dim", "32", "16"},
+		{"qwen3", func(c *Config) { c.TieWordEmbeddings = false }, "tie_word_embeddings", "true", "false"},
+		{"qwen2", func(c *Config) { c.NumHiddenLayers = 3 }, "num_hidden_layers", "2", "3"},
+		{"qwen2", func(c *Config) { c.SlidingWindow, c.LayerTypes = 8, []string{hf.SlidingAttention, hf.FullAttention} }, "sliding_window", "none", "8"},
+		{"windows", func(c *Config) { c.LayerTypes = []string{hf.SlidingAttention, hf.FullAttention} }, "layer_types[0]",
+			hf.FullAttention, hf.SlidingAttention},
+		{"qwen2", func(c *Config) { c.RopeScaling = &RopeScaling{Kind: hf.RopeLinear, Factor: 2} }, "rope_scaling", "none", "linear"},
+		{"linear", func(c *Config) { c.RopeScaling = nil }, "rope_scaling", "linear", "none"},
+		{"linear", func(c *Config) { c.RopeScaling = &RopeScaling{Kind: hf.RopeLinear, Factor: 4} }, "rope_scaling.factor", "2", "4"},
+		{"yarn", func(c *Config) { r := *c.RopeScaling; r.Truncate = nil; c.RopeScaling = &r }, "rope_scaling.truncate", "false", "none"},
+		{"longrope", func(c *Config) { r := *c.RopeScaling; r.Short = r.Long; c.RopeScaling = &r }, "rope_scaling.short_factor[1]", "1", "1.5"},
+		{"dynamic", func(c *Config) { c.MaxPositionEmbeddings = 128 }, "max_position_embeddings", "64", "128"},
+		{"qwen2", func(c *Config) { c.MaxPositionEmbeddings = 128 }, "", "", ""}, // how long a text may be
+		{"qwen2", func(c *Config) { c.BOS, c.EOS = new(int), []int{2} }, "", "", ""},
+	} {
+		was := read(configs[c.name])
+		is := was
+		c.change(&is)
+		if field, here, there := was.Differs(is); field != c.field || here != c.here || there != c.there {
+			t.Errorf("%s: %q is %q, %q; want %q, %q, %q", c.name, field, here, there, c.field, c.here, c.there)
+		}
+	}
+}

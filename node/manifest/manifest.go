@@ -129,7 +129,7 @@ type Codec struct {
 // Admission says who may join.
 type Admission struct {
 	Kind     string    `yaml:"kind" cbor:"kind"`                     // "open", "allow" or "stake"
-	MinPeers int       `yaml:"min_peers" cbor:"min_peers"`           // joiners that make the first roster
+	MinPeers int       `yaml:"min_peers" cbor:"min_peers"`           // trainers that make the first roster
 	Allow    []Address `yaml:"allow,omitempty" cbor:"allow"`         // allow: who; ascending in the canonical form
 	MinStake string    `yaml:"min_stake,omitempty" cbor:"min_stake"` // stake: the least, in the token's smallest unit
 }
