@@ -23,7 +23,7 @@ func TestWithdrawnTrainers(t *testing.T) {
 			leaver := testKey(t, 2).Peer()
 			j := newJury(t, 4, 3, func(m *manifest.Manifest) {
 				m.Admission.Kind, m.Admission.MinStake = "stake", "5"
-				m.Stop.Rounds, m.Verification.AuditRate, m.Verification.Window = 40, 6000, 4
+				m.Stop.Rounds, m.Verification.AuditRate, m.Verification.Window = 40, 6000, 6
 			}, func(m *member) {
 				old := m.opt
 				m.opt = func(o *Options) {
