@@ -226,6 +226,20 @@ func TestShortRounds(t *testing.T) {
 	}
 }
 
+// Validators that say more within a window than a machine keeps of one of them, in short rounds and over bad lines:
+// what is given away is what nobody can name any more, or no set of votes made a commit.
+func TestManyVerdicts(t *testing.T) {
+	c := Config{
+		Seed: 1, Peers: 9, Validators: 4, AuditRate: 6_000, Window: 20, Stop: 100, Train: 400 * time.Millisecond, Latency: 40 * time.Millisecond, Deadline: 20 * time.Second,
+		Faults: []Fault{{Kind: Lossy, At: 30 * time.Second, Until: 60 * time.Second, Peers: []int{1}, Factor: 0.3}},
+	}
+	r := run(t, c)
+	t.Logf("%d verdicts in %d rounds, %d of them refused somewhere", r.Verdicts, r.Rounds, r.Rejected["too many messages"])
+	if r.Rejected["too many messages"] == 0 {
+		t.Error("no machine had too many")
+	}
+}
+
 // A third of the roster finds the honest without stake: nobody is removed for that. Those whose
 // stake is really gone are, once a ledger that was away is back; who stakes again is
 // back, too.
