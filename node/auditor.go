@@ -185,14 +185,15 @@ func (a *auditor) loop(ctx context.Context) {
 // ask begins to ask for the material of as many audits as may be under way. ready is
 // how many wait to be replayed.
 func (a *auditor) ask(ctx context.Context, work *sync.WaitGroup, ready int) {
-	for {
+	for stopped := 0; ; {
 		n, least := ready, audit.ByCross
 		for _, j := range a.asking {
 			if time.Since(j.since) < audit.Asking && !a.silent(j.delta.From) {
 				n++
 			}
 		}
-		if n >= maxAnswer {
+		full := len(a.asking) >= maxAsked
+		if n >= maxAnswer || full && stopped >= maxAhead { // some come to their turn with each head, not all at once
 			return
 		}
 		if n >= maxAhead {
@@ -211,9 +212,10 @@ func (a *auditor) ask(ctx context.Context, work *sync.WaitGroup, ready int) {
 			a.choice.Said(t.Subject, t.Segment, t.Round)
 			continue
 		}
-		if len(a.asking) >= maxAsked {
+		if full {
 			a.asking[0].stop() // it comes again with the next head
 			a.asking = a.asking[1:]
+			stopped++
 		}
 		// Who lets each try take nearly as long as is waited for gains nothing by it.
 		if v, again := a.vain[j.segment()]; again {
@@ -339,8 +341,10 @@ func (a *auditor) failed(ctx context.Context, j *asked) {
 	a.log.Info("an audit waits for the next round", "peer", j.msg.From, "round", j.task.Round, "segment", j.task.Segment, "err", j.err)
 	var gone notServed
 	theirs := errors.As(j.err, &gone)
-	if delete(a.vain, j.segment()); theirs {
+	if theirs {
 		a.vain[j.segment()] = vainly{j.delta.From, j.since}
+	} else if !errors.Is(j.err, context.Canceled) { // else it had to make room
+		delete(a.vain, j.segment())
 	}
 	if a.choice.Failed(j.task.Subject, j.task.Segment, theirs) {
 		a.withheld(ctx, j, gone)
