@@ -58,7 +58,7 @@ gpu/worker: gpu/hf
 
 toploc/calibrate: toploc gpu gpu/hf gpu/llama
 
-node/manifest: p2p/wire gpu/hf
+node/manifest: p2p/wire gpu/hf toploc/audit
 node/journal: p2p/wire
 node/control:
 node: diloco diloco/codec diloco/outer diloco/shard gpu/hf node/journal node/manifest p2p/wire toploc toploc/audit

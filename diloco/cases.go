@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 	"github.com/shoalnet/shoal/toploc/audit"
@@ -328,7 +329,18 @@ func (a *assembly) decides(n uint64) bool {
 // appeal is for how many rounds an accused must have been there, with enough
 // voices against it, before it is convicted of withholding. The validators ask again
 // with every head: what was out of reach, behind a partition or a crash, is passed by then.
-func (cfg *Config) appeal() uint64 { return max(2, 3*cfg.AuditWindow/8) }
+func (cfg *Config) appeal() uint64 { return audit.Appeal(cfg.AuditWindow) }
+
+// shortest is how long a round lasts at least in this peer's view where validators audit: those
+// who withhold are then convicted in time (audit.Shortest). It is kept by not voting sooner, so that
+// nobody's clock has to be believed: while those who keep to it have more than a third
+// of the roster's weight, no commit but a weak one, which takes longer, comes without them.
+func (cfg *Config) shortest(roster []Member) time.Duration {
+	if cfg.AuditRate == 0 || count(roster, validator) == 0 {
+		return 0
+	}
+	return min(audit.Shortest(cfg.AuditWindow, cfg.LateRounds), cfg.Deadline)
+}
 
 // condemned reports whether after commit c the voices that k's work is wrong or withheld were enough.
 func (a *assembly) condemned(c *Commit, k *Case) bool {

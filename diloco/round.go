@@ -213,6 +213,9 @@ func (m *Machine) tryVote() {
 		if !r.mostAt.IsZero() {
 			due = minTime(due, r.mostAt.Add(m.grace()))
 		}
+		if least := r.adopted.Add(m.cfg.shortest(m.head.c.Roster)); due.Before(least) {
+			due = least
+		}
 	case late > 0: // what the end still lacks is attestations, not commits
 		due = due.Add(m.cfg.Deadline / 4 >> (2 - min(late, 2)))
 	}

@@ -77,7 +77,8 @@ func (m *Machine) coinFits(msg *Message, v *Verdict) bool {
 }
 
 // keepVerdict keeps it, unless it makes its sender an equivocator or there are
-// too many of it; the oldest goes first.
+// too many of it; those that are in the chain go first, then the oldest. What is not in the chain
+// others may name, and nobody could make a commit of votes that name what it has given away.
 func (m *Machine) keepVerdict(msg *Message, v *Verdict) {
 	list := m.audits[msg.From]
 	for _, x := range list {
@@ -94,11 +95,11 @@ func (m *Machine) keepVerdict(msg *Message, v *Verdict) {
 	if len(list) >= maxVerdicts {
 		i := 0
 		for j := range list {
-			if list[j].Body.(*Verdict).Round < list[i].Body.(*Verdict).Round {
+			if m.dispensable(list[j], list[i]) < 0 {
 				i = j
 			}
 		}
-		if list[i].Body.(*Verdict).Round >= v.Round {
+		if m.dispensable(list[i], msg) >= 0 {
 			m.refuseMessage(msg, "too many messages")
 			return
 		}
@@ -108,6 +109,25 @@ func (m *Machine) keepVerdict(msg *Message, v *Verdict) {
 	m.seq++
 	m.verdicts[msg.ID] = msg
 	m.audits[msg.From] = append(list, msg)
+}
+
+// dispensable orders two verdicts by which is the more dispensable: one that nobody can name any more, what this
+// peer's vote does not name, the older one.
+func (m *Machine) dispensable(x, y *Message) int {
+	var named Names
+	if b := m.ballots[m.head.id]; b != nil && b.votes[m.cfg.Self] != nil {
+		named = b.votes[m.cfg.Self].Body.(*Vote).Verdicts
+	}
+	need := func(x *Message) int {
+		switch _, mine := slices.BinarySearch(named, x.ID); {
+		case mine:
+			return 2
+		case m.pending(x):
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(need(x), need(y)), cmp.Compare(x.Body.(*Verdict).Round, y.Body.(*Verdict).Round))
 }
 
 // learnVerdicts notes which verdicts a verified commit has, and looks whether

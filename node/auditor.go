@@ -47,6 +47,7 @@ type auditor struct {
 	known    map[wire.CID]*diloco.Message // deltas and verdicts of the chain within the window
 	unranked *diloco.Commit               // the newest head, until the gains of its deltas are measured
 	asking   []*asked                     // the longest first
+	vain     map[segment]vainly           // what was asked for in vain
 
 	fetched, replayed chan *asked
 }
@@ -84,12 +85,12 @@ func (a *auditor) recall(own []wire.Signed) {
 
 // How many audits' material is asked for at a time: beside the one that is replayed
 // there is the next, and where a case is open a few more, since asking in vain takes
-// long. Who keeps silent for longer than slow does not count, up to maxAsked.
+// long. Who keeps silent for longer than audit.Asking does not count, whatever else it is
+// asked for, up to maxAsked: it would keep this validator from what it owes.
 const (
 	maxAhead  = 2
 	maxAnswer = 6
 	maxAsked  = 16
-	slow      = 5 * time.Second
 )
 
 // asked is an audit under way: its material is asked for, then it is replayed.
@@ -102,6 +103,20 @@ type asked struct {
 	err        error
 	took       time.Duration // the replay
 }
+
+// vainly is who does not serve, and since when it was asked.
+type vainly struct {
+	peer  wire.PeerID
+	since time.Time
+}
+
+// segment is what a verdict is about.
+type segment struct {
+	subject wire.CID
+	n       uint64
+}
+
+func (j *asked) segment() segment { return segment{j.task.Subject, j.task.Segment} }
 
 // loop audits until ctx ends. What takes time is done beside it: several audits'
 // material is fetched at once, so that who withholds delays nobody's audit but its
@@ -122,10 +137,10 @@ func (a *auditor) loop(ctx context.Context) {
 		for _, h := range heads {
 			a.adopt(ctx, h)
 		}
+		a.ask(ctx, &work, len(ready))
 		if len(heads) > 0 {
 			a.remind(ctx)
 		}
-		a.ask(ctx, &work, len(ready))
 		if !busy && len(ready) > 0 {
 			j := ready[0]
 			ready = ready[1:]
@@ -140,7 +155,7 @@ func (a *auditor) loop(ctx context.Context) {
 			}
 			continue
 		}
-		if !busy && a.unranked != nil && !slices.ContainsFunc(a.asking, func(j *asked) bool { return time.Since(j.since) < slow }) {
+		if !busy && a.unranked != nil && !slices.ContainsFunc(a.asking, func(j *asked) bool { return time.Since(j.since) < audit.Asking }) {
 			a.idle(ctx)
 			continue
 		}
@@ -153,6 +168,7 @@ func (a *auditor) loop(ctx context.Context) {
 				a.failed(ctx, j)
 				break
 			}
+			delete(a.vain, j.segment())
 			i := len(ready)
 			if j.task.Reason == audit.ByCase { // the others wait for it
 				i = 0
@@ -169,14 +185,15 @@ func (a *auditor) loop(ctx context.Context) {
 // ask begins to ask for the material of as many audits as may be under way. ready is
 // how many wait to be replayed.
 func (a *auditor) ask(ctx context.Context, work *sync.WaitGroup, ready int) {
-	for {
+	for stopped := 0; ; {
 		n, least := ready, audit.ByCross
 		for _, j := range a.asking {
-			if time.Since(j.since) < slow {
+			if time.Since(j.since) < audit.Asking && !a.silent(j.delta.From) {
 				n++
 			}
 		}
-		if n >= maxAnswer {
+		full := len(a.asking) >= maxAsked
+		if n >= maxAnswer || full && stopped >= maxAhead { // some come to their turn with each head, not all at once
 			return
 		}
 		if n >= maxAhead {
@@ -195,9 +212,14 @@ func (a *auditor) ask(ctx context.Context, work *sync.WaitGroup, ready int) {
 			a.choice.Said(t.Subject, t.Segment, t.Round)
 			continue
 		}
-		if len(a.asking) >= maxAsked {
+		if full {
 			a.asking[0].stop() // it comes again with the next head
 			a.asking = a.asking[1:]
+			stopped++
+		}
+		// Who lets each try take nearly as long as is waited for gains nothing by it.
+		if v, again := a.vain[j.segment()]; again {
+			j.since = v.since
 		}
 		limit, stop := context.WithCancel(ctx)
 		j.stop = stop
@@ -208,6 +230,16 @@ func (a *auditor) ask(ctx context.Context, work *sync.WaitGroup, ready int) {
 			a.fetched <- j
 		})
 	}
+}
+
+// silent reports whether a peer does not serve something that it is asked for.
+func (a *auditor) silent(p wire.PeerID) bool {
+	for _, v := range a.vain {
+		if v.peer == p {
+			return true
+		}
+	}
+	return false
 }
 
 // adopt looks at a new head, and at the commits below it within the window that
@@ -234,6 +266,10 @@ func (a *auditor) adopt(ctx context.Context, h headWork) {
 		a.look(ctx, c)
 	}
 	old := func(round uint64) bool { return round+audit.Memory(a.window) < h.commit.Round }
+	maps.DeleteFunc(a.vain, func(s segment, _ vainly) bool {
+		_, wanted := a.choice.Current(s.subject, s.n)
+		return !wanted
+	})
 	maps.DeleteFunc(a.looked, func(_ wire.CID, r uint64) bool { return old(r) })
 	maps.DeleteFunc(a.known, func(_ wire.CID, m *diloco.Message) bool { return old(roundOf(&m.Signed, 0)) })
 }
@@ -283,11 +319,16 @@ func (a *auditor) root(m *diloco.Message) *diloco.Message {
 // and gives up asking for what nobody wants to know any more.
 func (a *auditor) remind(ctx context.Context) {
 	for _, j := range a.asking {
-		switch _, ok := a.choice.Current(j.task.Subject, j.task.Segment); {
+		_, ok := a.choice.Current(j.task.Subject, j.task.Segment)
+		late := time.Since(j.since) >= audit.Asking
+		if ok && late {
+			a.vain[j.segment()] = vainly{j.delta.From, j.since}
+		}
+		switch {
 		case !ok:
 			j.stop()
-		case time.Since(j.since) >= slow && a.choice.Waits(j.task.Subject, j.task.Segment):
-			a.withheld(ctx, j, notServed{fmt.Errorf("it does not answer within %v: %w", slow, ErrNotFound)})
+		case late && a.choice.Waits(j.task.Subject, j.task.Segment):
+			a.withheld(ctx, j, notServed{fmt.Errorf("it does not answer within %v: %w", audit.Asking, ErrNotFound)})
 		}
 	}
 }
@@ -299,7 +340,13 @@ func (a *auditor) failed(ctx context.Context, j *asked) {
 	}
 	a.log.Info("an audit waits for the next round", "peer", j.msg.From, "round", j.task.Round, "segment", j.task.Segment, "err", j.err)
 	var gone notServed
-	if a.choice.Failed(j.task.Subject, j.task.Segment, errors.As(j.err, &gone)) {
+	theirs := errors.As(j.err, &gone)
+	if theirs {
+		a.vain[j.segment()] = vainly{j.delta.From, j.since}
+	} else if !errors.Is(j.err, context.Canceled) { // else it had to make room
+		delete(a.vain, j.segment())
+	}
+	if a.choice.Failed(j.task.Subject, j.task.Segment, theirs) {
 		a.withheld(ctx, j, gone)
 	}
 }
@@ -436,6 +483,7 @@ func (n *Node) newAuditor(ctx context.Context, p *parts) (*auditor, error) {
 		replayer: newReplayer(n.opt.Run, m, p.model, n.opt.Blocks, p.engine, data, n.opt.Log),
 		blocks:   n.opt.Blocks, keeper: p.keeper, meter: n.meter, log: n.opt.Log,
 		lie: n.opt.Lie, wake: make(chan struct{}, 1), looked: map[wire.CID]uint64{}, known: map[wire.CID]*diloco.Message{},
+		vain: map[segment]vainly{},
 	}
 	a.choice = audit.NewAuditor(audit.Config{Self: n.self, Coin: a.coin, Rate: a.rate, Every: a.every, Window: a.window})
 	return a, nil

@@ -154,7 +154,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	s.lastIn, s.lastOut = n.opt.Net.Bandwidth()
 	if s.auditor = aud; aud != nil {
 		aud.tell = o.tell
-		aud.patience, aud.replayer.patience = patience, slow
+		aud.patience, aud.replayer.patience = patience, audit.Asking
 		aud.recall(ledger.own)
 		aud.replayer.from = func(accused wire.PeerID) []wire.PeerID { return o.sources([]wire.PeerID{accused}) }
 		aud.replayer.data.peers = l.topic.Peers

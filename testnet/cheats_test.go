@@ -244,7 +244,7 @@ func TestZoo(t *testing.T) {
 		if 3*(c.validators-bad) < 2*c.validators {
 			t.Errorf("%s: %d of %d validators lie: nobody could be convicted", c.name, bad, c.validators)
 		}
-		ch := &Chronicle{Audit: AuditTerms{Rate: c.rate, Segments: 4, Window: 8}}
+		ch := &Chronicle{Audit: AuditTerms{Rate: c.rate, Segments: 4, Window: 12}}
 		for i := range cfg.total() {
 			p := &PeerRecord{Validator: i >= c.trainers}
 			for j := range cfg.Cheats {

@@ -39,7 +39,11 @@ const account = privateKeyToAccount("0xb71c71a67e1177ad4e901695e1b4b9ee17ae16c66
   const pub = createPublicClient({chain, transport: http(), pollingInterval: 200}), wallet = createWalletClient({account, chain, transport: http()});
   const to = "0x00000000000000000000000000000000000000aa";
   const hash = await wallet.sendTransaction({to, value: parseEther("1.5")});
-  const r = await pub.waitForTransactionReceipt({hash});
+  let r;
+  while (!r) {
+    // On a busy machine geth still indexes the block when it is asked, and says so; viem gives up on that.
+    r = await pub.waitForTransactionReceipt({hash}).catch(e => { if (!String(e).includes("indexing is in progress")) throw e });
+  }
   console.log(await pub.getChainId(), r.status, await pub.getBalance({address: to}));
 })();`, c.URL)
 	cmd.Dir = dir

@@ -67,7 +67,7 @@ func TestSimSwarmZoo(t *testing.T) {
 		}
 		s := newSimSwarm(t, simOptions{speed: speed, change: func(m *manifest.Manifest) {
 			m.Admission.MinPeers, m.Stop.Rounds = trainers, 24
-			m.Verification.AuditRate, m.Verification.Segments, m.Verification.Window = 10_000, 2, 6
+			m.Verification.AuditRate, m.Verification.Segments, m.Verification.Window = 10_000, 2, 8
 		}})
 		for i := range trainers + validators {
 			p := s.peer(i)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // The limits of a manifest, beside those of hf.Config.
@@ -23,13 +24,15 @@ const (
 	MaxAllow      = 4096
 	MaxAudited    = 3072 // inner steps of a round in a run that audits: a proof of each is in its trace
 	MaxDeadline   = 24 * time.Hour
-	MaxLateRounds = 64
-	MaxDropAfter  = 10_000
-	MaxLeakAfter  = 10_000
-	MinChunk      = 64
-	MaxChunk      = 4096
-	Whole         = 10_000 // parts in a whole: densities, rates and splits
-	maxDigits     = 78     // of an amount: 2^256 has 78
+	// MaxAuditWindow bounds for how long material is kept and cases are open.
+	MaxAuditWindow = 64
+	MaxLateRounds  = 64
+	MaxDropAfter   = 10_000
+	MaxLeakAfter   = 10_000
+	MinChunk       = 64
+	MaxChunk       = 4096
+	Whole          = 10_000 // parts in a whole: densities, rates and splits
+	maxDigits      = 78     // of an amount: 2^256 has 78
 )
 
 // Validate returns Problems, or nil. It checks each field and what must hold
@@ -77,13 +80,37 @@ func (m *Manifest) validate(p *Problems) {
 		p.add("verification.audit_rate", 0, "%d, but a run that audits has at most %d inner steps in a round, not %d: write 0, or fewer steps", v.AuditRate, MaxAudited, m.Round.InnerSteps)
 	}
 	p.uint("verification.segments", v.Segments, 1, 64)
-	p.uint("verification.window", v.Window, 2, 64)
+	if p.uint("verification.window", v.Window, 2, MaxAuditWindow) && v.AuditRate > 0 {
+		m.validateAsking(p)
+	}
 	p.uint("verification.tolerance.exponents", v.Tolerance.Exponents, 0, 128)
 	p.float("verification.tolerance.mantissa_mean", v.Tolerance.MantissaMean, from(0), from(127))
 	p.float("verification.tolerance.mantissa_median", v.Tolerance.MantissaMedian, from(0), from(127))
 	m.validateRewards(p)
 	p.uint("stop.rounds", m.Stop.Rounds, 1, MaxRounds)
 	m.validateSponsor(p)
+}
+
+// validateAsking refuses audits in which nobody who withholds could be convicted: a window in rounds has to
+// cover the seconds in which validators ask for what does not come.
+func (m *Manifest) validateAsking(p *Problems) {
+	window, late := m.Verification.Window, m.Round.LateRounds
+	if late > MaxLateRounds {
+		return // that has its own problem
+	}
+	if audit.AskRounds(window, late) == 0 {
+		least := window
+		for least <= MaxAuditWindow && audit.AskRounds(least, late) == 0 {
+			least++
+		}
+		if least > MaxAuditWindow {
+			p.add("round.late_rounds", 0, "%d is too late for a run that audits: what is merged then is audited by nobody, whatever verification.window", late)
+		} else {
+			p.add("verification.window", 0, "%d leaves no round to ask for material that is withheld, where deltas come up to %d rounds late (round.late_rounds): at least %d", window, late, least)
+		}
+	} else if r := audit.Shortest(window, late); m.Round.Deadline >= time.Second && m.Round.Deadline < r {
+		p.add("round.deadline", 0, "%v is shorter than %v, which a round lasts at least where verification.window is %d, so that material can be asked for: write a longer deadline, or a longer window", m.Round.Deadline, r, window)
+	}
 }
 
 func (m *Manifest) validateSponsor(p *Problems) {

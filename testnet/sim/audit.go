@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,7 +89,7 @@ func work(block wire.CID, segment uint64, seed [32]byte) []byte {
 // the disk knows.
 func (p *peer) startAuditor(chain []*diloco.Commit) {
 	w := p.w
-	p.auditor, p.auditing, p.replays, p.looked = nil, 0, 0, map[wire.CID]bool{}
+	p.auditor, p.auditing, p.replays, p.looked, p.asking = nil, 0, 0, map[wire.CID]bool{}, nil
 	if p.role != "validator" {
 		return
 	}
@@ -129,15 +130,71 @@ func (p *peer) adoptedByAuditor(id wire.CID, c *diloco.Commit) {
 		}
 	}
 	p.wakeAuditor()
+	p.remind()
 }
 
-// atATime is for how many tasks a validator looks for material at a time, so
-// that one who serves nothing does not keep it from its work; it replays one after another.
-const atATime = 4
+// asked is material that a validator asks for, since the first try.
+type asked struct {
+	subject wire.CID
+	segment uint64
+	from    wire.PeerID // who must serve it
+	since   time.Duration
+	running bool
+	vain    bool // a try has failed, or takes long
+}
+
+// ask returns the entry of a task's material, or a new one.
+func (p *peer) ask(t audit.Task, from wire.PeerID) *asked {
+	for _, a := range p.asking {
+		if a.subject == t.Subject && a.segment == t.Segment {
+			return a
+		}
+	}
+	a := &asked{subject: t.Subject, segment: t.Segment, from: from, since: p.w.now}
+	p.asking = append(p.asking, a)
+	return a
+}
+
+// remind is what a validator does with each head: what it has asked for in vain for long
+// counts, whatever has become of single tries.
+func (p *peer) remind() {
+	p.asking = slices.DeleteFunc(p.asking, func(a *asked) bool {
+		_, wanted := p.auditor.Current(a.subject, a.segment)
+		return !wanted
+	})
+	for _, a := range p.asking {
+		late := p.w.now-a.since >= audit.Asking
+		a.vain = a.vain || late
+		if a.running && late && p.auditor.Waits(a.subject, a.segment) {
+			if t, ok := p.auditor.Current(a.subject, a.segment); ok {
+				p.auditor.Called(a.subject, a.segment)
+				p.w.after(0, p, func() { p.find(t, diloco.Withheld, nil) })
+			}
+		}
+	}
+}
+
+// A validator looks for so many tasks' material at a time; it replays one after another. Those
+// whose author does not serve do not count, up to maxAsked, so as not to keep it from its work.
+const (
+	atATime  = 4
+	maxAsked = 16
+)
+
+// load is how many tasks under way count.
+func (p *peer) load() int {
+	n := p.auditing
+	for _, a := range p.asking {
+		if a.running && slices.ContainsFunc(p.asking, func(x *asked) bool { return x.vain && x.from == a.from }) {
+			n--
+		}
+	}
+	return n
+}
 
 // wakeAuditor begins with the next tasks.
 func (p *peer) wakeAuditor() {
-	for p.auditor != nil && p.auditing < atATime && p.lie != saysNone && p.lie != hidesCoin {
+	for p.auditor != nil && p.load() < atATime && p.auditing < maxAsked && p.lie != saysNone && p.lie != hidesCoin {
 		t, ok := p.auditor.Next(audit.ByCross)
 		if !ok {
 			return
@@ -163,6 +220,8 @@ func (p *peer) audit(t audit.Task, tries int) {
 		w.violate("peer %d audits %s, which nobody has said", p.n, t.Subject.Short())
 		return
 	}
+	a := p.ask(t, d.From)
+	a.running = true
 	from := []wire.PeerID{d.From}
 	for _, q := range w.peers {
 		if q.role == "validator" && q.id != d.From && q != p {
@@ -177,12 +236,14 @@ func (p *peer) audit(t audit.Task, tries int) {
 			w.after(w.between(500*time.Millisecond, 2*time.Second), p, func() { p.audit(t, tries+1) })
 		case at == nil && !p.has(block):
 			p.auditing--
+			a.running, a.vain = false, true
 			if p.auditor.Failed(t.Subject, t.Segment, true) {
 				p.auditor.Called(t.Subject, t.Segment)
 				p.find(t, diloco.Withheld, nil)
 			}
 			p.wakeAuditor()
 		default:
+			p.asking = slices.DeleteFunc(p.asking, func(x *asked) bool { return x == a })
 			p.traces[block] = t.Round
 			p.replays = max(p.replays, w.now) + w.cfg.Train/(2*segments)
 			w.after(p.replays-w.now, p, func() { p.replayed(t, block) })

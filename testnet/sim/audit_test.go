@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"fmt"
+	"math"
+	"os"
 	"testing"
 	"time"
 
@@ -157,6 +160,83 @@ func TestWithholderWithdraws(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where all could do a round in a second, and validators ask for some five of them before they say that
+// nothing comes, a round lasts as long as it takes to convict (audit.Shortest): who serves nothing and takes
+// its stake back at once is convicted whatever the window, for its first lies; who serves is not. SIM_SEEDS says how many.
+func TestShortRounds(t *testing.T) {
+	seeds := number(t, "SIM_SEEDS", 1)
+	windows := []uint64{8, 20}
+	if os.Getenv("SIM_SEEDS") != "" {
+		windows = []uint64{6, 8, 12, 20}
+	} else if testing.Short() {
+		windows = windows[:1]
+	}
+	for _, window := range windows {
+		for _, test := range []struct {
+			name   string
+			how    cheat
+			faults []Fault
+		}{
+			{"unbonds at once", unserved, []Fault{{Kind: Unstake, At: 31 * time.Second}}},
+			{"unbonds, is killed", unserved, []Fault{{Kind: Unstake, At: 31 * time.Second}, {Kind: Crash, At: 36 * time.Second, Point: int(crashNow)}}},
+			{"unbonds later", unserved, []Fault{{Kind: Unstake, At: 45 * time.Second}}},
+			{"stays", unserved, nil},
+			{"honest, unbonds", trains, []Fault{{Kind: Unstake, At: 31 * time.Second}}},
+			{"honest, slow line", trains, []Fault{{Kind: Lossy, At: 30 * time.Second, Until: 60 * time.Second, Factor: 0.3}}},
+		} {
+			t.Run(fmt.Sprintf("%s, window %d", test.name, window), func(t *testing.T) {
+				least := uint64(math.MaxUint64)
+				for seed := range uint64(seeds) {
+					c := Config{
+						Seed: seed, Peers: 9, Validators: 4, AuditRate: 6_000, Window: window, Stop: uint64(25*time.Second/audit.Shortest(window, 2)) + 2*window + 12,
+						Train: 400 * time.Millisecond, Latency: 40 * time.Millisecond, Deadline: 20 * time.Second,
+					}
+					if test.how != trains {
+						c.Faults = []Fault{{Kind: Cheat, At: 30 * time.Second, Peers: []int{1}, Point: int(test.how)}}
+					}
+					for _, f := range test.faults {
+						f.Peers = []int{1}
+						c.Faults = append(c.Faults, f)
+					}
+					w := newWorld(c.withDefaults())
+					w.loop()
+					if w.failed != nil {
+						t.Fatal(w.failed)
+					}
+					got, works := []diloco.Conviction(nil), uint64(0)
+					for _, k := range w.check.chain() {
+						got = append(got, k.Convicted...)
+						for _, m := range k.Merged() {
+							if m.Peer == w.peers[1].id && w.check.madeAt[m.Parent] >= 30*time.Second {
+								works++
+							}
+						}
+					}
+					least = min(least, works)
+					if test.how == trains && len(got) > 0 || test.how != trains && (len(got) != 1 || got[0].Peer != w.peers[1].id || got[0].Why != diloco.WhyWithheld) {
+						t.Errorf("seed %d: after %d pieces of work, convicted %+v", seed, works, got)
+					}
+				}
+				t.Logf("%d seeds, at least %d pieces of its work merged since", seeds, least)
+			})
+		}
+	}
+}
+
+// Validators that say more within a window than a machine keeps of one of them, in short rounds and over bad lines:
+// what is given away is what nobody can name any more, or no set of votes made a commit.
+func TestManyVerdicts(t *testing.T) {
+	c := Config{
+		Seed: 1, Peers: 9, Validators: 4, AuditRate: 6_000, Window: 20, Stop: 100, Train: 400 * time.Millisecond, Latency: 40 * time.Millisecond, Deadline: 20 * time.Second,
+		Faults: []Fault{{Kind: Lossy, At: 30 * time.Second, Until: 60 * time.Second, Peers: []int{1}, Factor: 0.3}},
+	}
+	r := run(t, c)
+	t.Logf("%d verdicts in %d rounds, %d of them refused somewhere", r.Verdicts, r.Rounds, r.Rejected["too many messages"])
+	if r.Rejected["too many messages"] == 0 {
+		t.Error("no machine had too many")
 	}
 }
 

@@ -36,6 +36,7 @@ type peer struct {
 	slow     float64           // factor of a straggler, 0 is none
 	auditor  *audit.Auditor    // of a validator that is up
 	auditing int               // tasks under way
+	asking   []*asked          // material, the longest first
 	replays  time.Duration     // when its engine is free
 	looked   map[wire.CID]bool // by the auditor, since it is up
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -32,6 +33,7 @@ func (r Reason) String() string {
 // Bounds of what an Auditor keeps.
 const (
 	maxTasks = 256
+	tries    = 3 // in vain, until what no case is about is called withheld
 	// maxDepth bounds cross-checks of cross-checks: a delta is passed, that is
 	// checked and passed, and that once more.
 	maxDepth = 2
@@ -41,6 +43,34 @@ const (
 // it: a child of a commit within the work's audit window opens it, and it is open for
 // a window.
 func Memory(window uint64) uint64 { return 2*window + 1 }
+
+// Asking is for how long a validator asks one who keeps silent before that counts as a try in vain.
+const Asking = 5 * time.Second
+
+// Appeal returns for how many rounds enough validators must have said that material is withheld, with the
+// accused there, before it is convicted.
+func Appeal(window uint64) uint64 { return max(2, 3*window/8) }
+
+// patience returns for how many rounds material that no case is about is asked for before it is called withheld.
+func patience(window uint64) uint64 { return max(window/4, 1) }
+
+// AskRounds returns how many rounds an audit window leaves for asking in vain, where work may be merged late
+// rounds late. Of 0 nobody who withholds could be convicted.
+//
+//	who says so first  1+late rounds until a commit has the work, asking, further tries or patience, all within the work's window
+//	the others         a case opens, asking, one more try, the verdict in a commit, the appeal, all within the case's
+func AskRounds(window, late uint64) uint64 {
+	first := 1 + late + max(tries-1, patience(window))
+	others := 1 + Appeal(window)
+	return window - min(window, max(first, others))
+}
+
+// Shortest returns how long a round must last at least where there are audits. Windows are counted in rounds, and
+// asking takes seconds: were rounds shorter, a window would be over before enough validators have
+// asked in vain, and who withholds got away with it. Half as much again is for slow lines.
+func Shortest(window, late uint64) time.Duration {
+	return 3 * Asking / 2 / time.Duration(max(1, AskRounds(window, late)))
+}
 
 // Config is what an Auditor must know. Zero fields but Rate take their defaults.
 type Config struct {
@@ -134,7 +164,7 @@ func NewAuditor(cfg Config) *Auditor {
 		cfg.Window = 8
 	}
 	if cfg.Patience == 0 {
-		cfg.Patience = max(cfg.Window/4, 1)
+		cfg.Patience = patience(cfg.Window)
 	}
 	return &Auditor{
 		cfg: cfg, tasks: map[key]*task{}, said: map[key]uint64{}, depth: map[wire.CID]int{}, ages: map[wire.CID]uint64{},
@@ -364,11 +394,11 @@ func (a *Auditor) inVain(t *task) (withheld bool) {
 	t.tries++
 	t.after = a.round
 	t.Again = true
-	tries, patience := 3, a.cfg.Patience
+	least, rounds := tries, a.cfg.Patience
 	if t.Reason == ByCase {
-		tries, patience = 2, min(patience, 1)
+		least, rounds = 2, min(rounds, 1)
 	}
-	return !t.called && !t.Verdict && t.tries >= tries && a.round >= t.first+patience
+	return !t.called && !t.Verdict && t.tries >= least && a.round >= t.first+rounds
 }
 
 // forget drops what no case can be about any more.

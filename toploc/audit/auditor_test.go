@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -287,5 +288,22 @@ func TestSegments(t *testing.T) {
 	}
 	if none := (&Config{}); none.Segments(100) != 1 {
 		t.Error("without segments there is one")
+	}
+}
+
+// Windows leave time to ask in vain, by rounds that are long enough; too short ones leave none.
+func TestAskRounds(t *testing.T) {
+	for _, x := range []struct{ window, late, rounds uint64 }{
+		{2, 1, 0}, {5, 2, 0}, {6, 2, 1}, {8, 2, 3}, {8, 4, 1}, {8, 5, 0}, {12, 2, 6}, {20, 2, 12}, {64, 2, 39}, {64, 46, 1}, {64, 64, 0},
+	} {
+		if got := AskRounds(x.window, x.late); got != x.rounds {
+			t.Errorf("window %d, %d late: %d rounds, want %d", x.window, x.late, got, x.rounds)
+		}
+		if r := Shortest(x.window, x.late); x.rounds > 0 && time.Duration(x.rounds)*r < 5*Asking/4 {
+			t.Errorf("window %d, %d late: rounds of %v", x.window, x.late, r)
+		}
+	}
+	if r := Shortest(8, 2); r != 2500*time.Millisecond {
+		t.Errorf("by default a round lasts %v at least", r)
 	}
 }
