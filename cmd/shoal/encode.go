@@ -149,14 +149,18 @@ func open(ctx context.Context, name string) (*os.File, error) {
 	}
 }
 
+// signals is a context that ends with a signal where name is a pipe, which may keep one waiting for ever.
+func signals(name string) (ctx context.Context, stop func()) {
+	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() {
+		return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	}
+	return context.Background(), func() {}
+}
+
 // readBounded reads a file that must not be longer than limit bytes.
 func readBounded(name string, limit int64) ([]byte, error) {
-	ctx := context.Background()
-	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // a pipe may keep one waiting for ever
-		var stop func()
-		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-		defer stop()
-	}
+	ctx, stop := signals(name)
+	defer stop()
 	f, err := open(ctx, name)
 	if err != nil {
 		return nil, err

@@ -72,6 +72,10 @@ func (e interrupted) Error() string {
 }
 func (e interrupted) Unwrap() error { return e.error }
 
+// echo is for how long a second signal is the first again: timeout(1) sends one to the process and
+// one to its group.
+const echo = 100 * time.Millisecond
+
 // interrupts cancels on the first SIGINT or SIGTERM, so that what runs may
 // leave in order, says so where that lasts, and ends the process at once on the second. end
 // stops it and returns the signal that came, if any.
@@ -81,6 +85,7 @@ func interrupts(cancel func(), errw io.Writer) (end func() os.Signal) {
 	over, came := make(chan struct{}), make(chan os.Signal, 1)
 	go func() {
 		var first os.Signal
+		var at time.Time
 		var late <-chan time.Time
 		for {
 			select {
@@ -90,11 +95,14 @@ func interrupts(cancel func(), errw io.Writer) (end func() os.Signal) {
 			case <-late:
 				fmt.Fprintln(errw, "shoal: ending; Ctrl-C once more ends it at once")
 			case sig := <-c:
+				if first != nil && time.Since(at) < echo {
+					continue
+				}
 				if first != nil {
 					fmt.Fprintln(errw, "shoal: stopped at once")
-					os.Exit(130)
+					os.Exit(128 + int(sig.(syscall.Signal)))
 				}
-				first, late = sig, time.After(2*time.Second)
+				first, at, late = sig, time.Now(), time.After(2*time.Second)
 				cancel()
 			}
 		}

@@ -72,7 +72,9 @@ func (a *app) open(name string) (*os.File, error) {
 	if name == "-" {
 		return a.in, nil
 	}
-	f, err := os.Open(name)
+	ctx, stop := signals(name)
+	defer stop()
+	f, err := open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
