@@ -78,9 +78,10 @@ func (p *pool) help(w *worker) {
 		}
 		if p.jobs.Load() == seen {
 			p.awake.Add(-1)
-			_, open := <-p.wake
-			if !open {
-				return
+			if p.jobs.Load() == seen { // what came meanwhile may have counted on this helper
+				if _, open := <-p.wake; !open {
+					return
+				}
 			}
 			p.awake.Add(1)
 		}
@@ -141,7 +142,7 @@ func (p *pool) run(j job, tasks, cost int) {
 	}
 	p.gate.Store(gateOpen | uint32(helpers)<<gateBits)
 	p.jobs.Add(1)
-	for range helpers - awake {
+	for range helpers - int(p.awake.Load()) {
 		select {
 		case p.wake <- struct{}{}:
 		default: // enough are being woken
