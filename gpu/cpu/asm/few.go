@@ -96,28 +96,7 @@ func few(mr, nv int) {
 			ADDQ(Imm(uint64(4*n)), p)
 		}
 	}
-	const unroll = 4
-	rest := GP64()
-	MOVQ(k, rest)
-	ANDQ(Imm(unroll-1), rest)
-	SHRQ(Imm(2), k)
-	JE(LabelRef("rest"))
-	Label("loop")
-	for u := range unroll {
-		step(u)
-	}
-	advance(unroll)
-	DECQ(k)
-	JNE(LabelRef("loop"))
-	Label("rest")
-	TESTQ(rest, rest)
-	JE(LabelRef("done"))
-	Label("one")
-	step(0)
-	advance(1)
-	DECQ(rest)
-	JNE(LabelRef("one"))
-	Label("done")
+	overK(k, 2, step, advance, nil)
 	each(func(i, v int) {
 		if p, masked := at(v); masked {
 			VMOVUPS(t.c(i, v), reg.K1, p)

@@ -127,28 +127,7 @@ func linear(w width, mr int, half bool, upperHalves Mem) {
 		}
 		ADDQ(U32(panel*size*n), b)
 	}
-	const unroll = 4
-	rest := GP64()
-	MOVQ(k, rest)
-	ANDQ(Imm(unroll-1), rest)
-	SHRQ(Imm(2), k)
-	JE(LabelRef("rest"))
-	Label("loop")
-	for u := range unroll {
-		step(u)
-	}
-	advance(unroll)
-	DECQ(k)
-	JNE(LabelRef("loop"))
-	Label("rest")
-	TESTQ(rest, rest)
-	JE(LabelRef("done"))
-	Label("one")
-	step(0)
-	advance(1)
-	DECQ(rest)
-	JNE(LabelRef("one"))
-	Label("done")
+	overK(k, 2, step, advance, nil)
 	for i := range mr {
 		for v := range nv {
 			VMOVUPS(at(i, v), Mem{Base: c, Disp: w.bytes * v})

@@ -106,37 +106,56 @@ func tile(w width, mr, nv int, form string, masked bool) {
 			}
 		}
 	}
-	const unroll = 2
+	// The first turns ask for the rows of the next tile's C.
+	overK(k, 1, step, advance, func(turn func()) {
+		cp := t.nextC(c, sc)
+		left := GP64()
+		MOVQ(U64(uint64(mr)), left)
+		CMPQ(k, left)
+		CMOVQLT(k, left)
+		SUBQ(left, k)
+		Label("ask")
+		for v := 0; v < nv; v += 64 / w.bytes {
+			PREFETCHT0(Mem{Base: cp, Disp: w.bytes * v})
+		}
+		ADDQ(sc, cp)
+		turn()
+		DECQ(left)
+		JNE(LabelRef("ask"))
+		TESTQ(k, k)
+		JE(LabelRef("rest"))
+	})
+	t.endC(func() {
+		if col {
+			ADDQ(Imm(uint64(4*mr)), param("a"))
+			return
+		}
+		down := GP64()
+		IMUL3Q(Imm(uint64(mr)), sa, down)
+		ADDQ(down, param("a"))
+	})
+}
+
+// overK takes k steps along k, 1<<log of them to a turn: step emits the one at u of a turn, advance moves
+// on by n. first, where there is one, emits some of the turns itself, and goes to rest where none are left.
+func overK(k reg.Register, log int, step func(u int), advance func(n int), first func(turn func())) {
+	unroll := 1 << log
 	rest := GP64()
 	MOVQ(k, rest)
-	ANDQ(Imm(unroll-1), rest)
-	SHRQ(Imm(1), k)
+	ANDQ(Imm(uint64(unroll-1)), rest)
+	SHRQ(Imm(uint64(log)), k)
 	JE(LabelRef("rest"))
-	// The first turns ask for the rows of the next tile's C.
-	cp := t.nextC(c, sc)
-	left := GP64()
-	MOVQ(U64(uint64(mr)), left)
-	CMPQ(k, left)
-	CMOVQLT(k, left)
-	SUBQ(left, k)
-	Label("ask")
-	for v := 0; v < nv; v += 64 / w.bytes {
-		PREFETCHT0(Mem{Base: cp, Disp: w.bytes * v})
+	turn := func() {
+		for u := range unroll {
+			step(u)
+		}
+		advance(unroll)
 	}
-	ADDQ(sc, cp)
-	for u := range unroll {
-		step(u)
+	if first != nil {
+		first(turn)
 	}
-	advance(unroll)
-	DECQ(left)
-	JNE(LabelRef("ask"))
-	TESTQ(k, k)
-	JE(LabelRef("rest"))
 	Label("loop")
-	for u := range unroll {
-		step(u)
-	}
-	advance(unroll)
+	turn()
 	DECQ(k)
 	JNE(LabelRef("loop"))
 	Label("rest")
@@ -148,15 +167,6 @@ func tile(w width, mr, nv int, form string, masked bool) {
 	DECQ(rest)
 	JNE(LabelRef("one"))
 	Label("done")
-	t.endC(func() {
-		if col {
-			ADDQ(Imm(uint64(4*mr)), param("a"))
-			return
-		}
-		down := GP64()
-		IMUL3Q(Imm(uint64(mr)), sa, down)
-		ADDQ(down, param("a"))
-	})
 }
 
 const tileSignature = "func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)"
