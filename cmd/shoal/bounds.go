@@ -62,6 +62,10 @@ func around(tok *hf.Tokenizer, config []byte) (before, after []int32, err error)
 	if err != nil {
 		return nil, nil, err
 	}
+	return j.around(tok)
+}
+
+func (j *bounds) around(tok *hf.Tokenizer) (before, after []int32, err error) {
 	before, after = tok.Around()
 	byDefault, ofClass := bosByDefault[j.Class]
 	bare := len(before)+len(after) == 0
@@ -85,13 +89,13 @@ func around(tok *hf.Tokenizer, config []byte) (before, after []int32, err error)
 // beginning is what a document begins with that is to be predicted from its first token on: what
 // around says, and where that is nothing and config does not forbid it, its bos_token.
 func beginning(tok *hf.Tokenizer, config []byte) ([]int32, error) {
-	before, _, err := around(tok, config)
-	if err != nil || len(before) > 0 {
-		return before, err
-	}
 	j, err := readBounds(config)
-	if err != nil || j.AddBOS != nil && !*j.AddBOS {
+	if err != nil {
 		return nil, err
+	}
+	before, _, err := j.around(tok)
+	if err != nil || len(before) > 0 || j.AddBOS != nil && !*j.AddBOS {
+		return before, err
 	}
 	return named(tok, "bos_token", tokenName(j.BOS))
 }
