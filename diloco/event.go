@@ -141,7 +141,7 @@ type (
 		Peer     wire.PeerID
 		Evidence Evidence
 	}
-	// Done: the stop rule's commit is final. The peer goes on serving.
+	// Done: the run's last commit (Commit.Ends) is final. The peer goes on serving.
 	Done struct {
 		CID    wire.CID
 		Commit *Commit

@@ -220,13 +220,10 @@ func (m *Machine) applyFinal() {
 	m.settleOwn()
 	m.prune()
 	m.dirty = true
-	if m.cfg.StopRound != 0 && f.round >= m.cfg.StopRound && !m.done {
+	if f.last > 0 && !m.done {
 		m.done = true
-		s := f.ancestor(m.cfg.StopRound)
-		if s == nil {
-			s = f
-		}
-		m.do(Done{CID: s.id, Commit: s.c})
+		e := f.ancestor(f.last)
+		m.do(Done{CID: e.id, Commit: e.c})
 	}
 }
 

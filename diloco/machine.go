@@ -196,7 +196,7 @@ func (m *Machine) grow(chain []*Commit) {
 		if p := m.nodes[c.Parent]; p != nil {
 			n = m.insert(p, id, c, merged)
 		} else if i == 0 || chain[i-1].Round == 0 {
-			n = &node{id: id, c: c, round: c.Round, merged: merged}
+			n = &node{id: id, c: c, round: c.Round, merged: merged, last: m.cfg.lastOf(nil, c)}
 			n.total, n.totalBefore = voterTotals(n.voters())
 			m.plant(n)
 		} else {

@@ -22,7 +22,7 @@ func (m *Machine) wanted() bool {
 		return false
 	}
 	for p, v := range b.votes {
-		if v.Body.(*Vote).FinalRound < m.cfg.StopRound && p != m.cfg.Self && m.convicted[p] == nil {
+		if v.Body.(*Vote).FinalRound < m.final.last && p != m.cfg.Self && m.convicted[p] == nil {
 			return true
 		}
 	}
@@ -32,7 +32,7 @@ func (m *Machine) wanted() bool {
 // lagging answers, when this peer is done, a vote of one that is not: what it
 // lacks will not come by itself any more.
 func (m *Machine) lagging(v *Vote) {
-	if m.done && v.FinalRound < m.cfg.StopRound && m.r.replyAt.IsZero() {
+	if m.done && v.FinalRound < m.final.last && m.r.replyAt.IsZero() {
 		m.r.replyAt = m.now.Add(m.voteGrace())
 	}
 }

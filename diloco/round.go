@@ -205,7 +205,7 @@ func (m *Machine) tryVote() {
 		return // it would convict itself; the roster has another coin than this peer, which leaves
 	}
 	due := r.adopted
-	switch late := m.head.round - m.cfg.StopRound; {
+	switch last := m.head.last; {
 	case !stopped(&m.cfg, m.head.round):
 		if r.deltas < r.expect || r.expect == 0 {
 			due = due.Add(m.cfg.Deadline)
@@ -216,8 +216,10 @@ func (m *Machine) tryVote() {
 		if least := r.adopted.Add(m.cfg.shortest(m.head.c.Roster)); due.Before(least) {
 			due = least
 		}
-	case late > 0: // what the end still lacks is attestations, not commits
-		due = due.Add(m.cfg.Deadline / 4 >> (2 - min(late, 2)))
+	case last == 0:
+		due = due.Add(m.recess())
+	case m.head.round > last: // what the end still lacks is attestations, not commits
+		due = due.Add(m.cfg.Deadline / 4 >> (2 - min(m.head.round-last, 2)))
 	}
 	if m.now.Before(due) {
 		m.at(due)

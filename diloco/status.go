@@ -10,7 +10,7 @@ import (
 
 // A Status is a view of the machine for people and for tests.
 type Status struct {
-	Phase      string   `json:"phase"` // "finding peers", "syncing", "waiting", "training", "auditing", "exchanging", "merging" or "done"
+	Phase      string   `json:"phase"` // "finding peers", "syncing", "waiting", "training", "auditing", "exchanging", "merging", "closing" or "done"
 	Round      uint64   `json:"round"` // of the head
 	Head       wire.CID `json:"head"`
 	State      wire.CID `json:"state"`
@@ -56,6 +56,8 @@ func (m *Machine) phase() string {
 		return "syncing"
 	case m.head.round == 0:
 		return "finding peers"
+	case stopped(&m.cfg, m.head.round) && m.head.last == 0:
+		return "closing"
 	case m.job != nil:
 		return "merging"
 	case m.inner.train != nil:

@@ -19,6 +19,7 @@ type node struct {
 	kids   []*node // ascending by id
 	merged []Weighted
 	said   []wire.CID // IDs of c.Verdicts
+	last   uint64     // the round of the run's last commit, this or an ancestor (Commit.Ends); 0: the run goes on
 
 	own    bool // derived here, not fetched
 	stored bool // Store was said
@@ -100,7 +101,7 @@ func (m *Machine) past(n *node) func(wire.CID) *Commit {
 // insert puts a verified commit under its parent, which is in the tree, and
 // counts the attestations that waited for it.
 func (m *Machine) insert(parent *node, id wire.CID, c *Commit, merged []Weighted) *node {
-	n := &node{id: id, c: c, round: c.Round, parent: parent, merged: merged}
+	n := &node{id: id, c: c, round: c.Round, parent: parent, merged: merged, last: m.cfg.lastOf(parent, c)}
 	n.total, n.totalBefore = voterTotals(n.voters())
 	m.learnVerdicts(n)
 	i, _ := slices.BinarySearchFunc(parent.kids, id, func(k *node, id wire.CID) int { return strings.Compare(string(k.id), string(id)) })
@@ -148,6 +149,9 @@ func (m *Machine) prune() {
 		keep = 0
 	} else {
 		keep = min(keep, f.round-back)
+	}
+	if f.last > 0 {
+		keep = min(keep, f.last)
 	}
 	x := f
 	for x.parent != nil && x.parent.round >= keep {

@@ -37,7 +37,7 @@ type Node struct {
 	final               *diloco.Commit
 	runTotal            uint64 // tokens merged up to the head
 	done                bool
-	result, resultState wire.CID // of the stop rule's commit, once done
+	result, resultState wire.CID // of the run's last commit, once done
 }
 
 // New checks the options. Nothing runs and nothing is opened before Run.

@@ -18,6 +18,7 @@ const (
 	Training     Phase = "training"
 	Exchanging   Phase = "exchanging"
 	Merging      Phase = "merging"
+	Closing      Phase = "closing" // nobody trains any more, and audits of the last rounds go on (diloco.Commit.Ends)
 	Finished     Phase = "done"
 )
 
@@ -69,7 +70,7 @@ type Status struct {
 	Trouble     string    `json:"trouble"`    // what keeps the peer from going on; empty is none
 	Started     time.Time `json:"started"`
 	Done        bool      `json:"done"`
-	Result      wire.CID  `json:"result"` // once done: the stop rule's commit, and its state
+	Result      wire.CID  `json:"result"` // once done: the run's last commit, and its state, with the weights of the stop rule's
 	ResultState wire.CID  `json:"result_state"`
 }
 

@@ -98,7 +98,7 @@ func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 	n.head, n.runTotal = c, r.Total
 	n.mu.Unlock()
 	s.seat(c)
-	due := s.due(c, r.Compute)
+	due := s.due(c, r.Compute, Phase(v.Phase) == Closing)
 	s.book.adopted(r, due)
 	if due {
 		s.evaluate(c, false, func() {})
@@ -123,13 +123,15 @@ const evalShare = 10
 
 // due reports whether to evaluate a head's state. By default peers do so in
 // different rounds: the first pause depends on the peer.
-func (s *steward) due(c *diloco.Commit, compute float64) bool {
+func (s *steward) due(c *diloco.Commit, compute float64, closing bool) bool {
 	every, stop := s.node.opt.ValEvery, s.parts.manifest.Stop.Rounds
 	s.mu.Lock()
 	need := evalShare * s.cost
 	s.mu.Unlock()
 	s.unevaluated += compute
 	switch {
+	case closing && c.Round > stop: // its weights are those of the stop rule's
+		return false
 	case stop > 0 && c.Round >= stop, every > 0 && c.Round%every == 0:
 	case every > 0 || s.unevaluated < need:
 		return false

@@ -12,7 +12,10 @@
 // minority can neither hold it back nor push it on. Epoch n is closed by the
 // first final commit F_n that comes LateRounds+2 rounds after the clock has
 // passed n, when no delta of n can be merged any more, or by the run's last
-// commit. F_n, and what is in and before it, fix the result (Close, Outcome).
+// commit (diloco.Commit.Ends): where validators audit that is the one after which nothing about the
+// work of the last rounds can be said any more. In the closing rounds before it only validators speak, few of them in one
+// commit; those who do not count as words for the clock as it is.
+// F_n, and what is in and before it, fix the result (Close, Outcome).
 //
 // # What earns nothing
 //
@@ -41,8 +44,8 @@ type Params struct {
 	ID          chain.Hash // the run on the ledger
 	Book        chain.Book
 	LateRounds  uint64 // diloco.Config.LateRounds
-	AuditWindow uint64 // diloco.Config.AuditWindow
-	Last        uint64 // the round of the run's last commit; 0: it has none
+	AuditWindow uint64 // diloco.Config.AuditWindow; 0: nobody is audited
+	Stop        uint64 // the round after which nobody trains, see diloco.Commit.Ends; 0: there is none
 }
 
 // A Work is one piece of work that a final commit holds, or lacks.
@@ -154,7 +157,7 @@ func (d *Deriver) Add(id wire.CID, c *diloco.Commit) ([]Close, error) {
 	d.miss(c)
 	d.at, d.round = id, c.Round
 	d.forget()
-	d.over = d.p.Last != 0 && c.Round >= d.p.Last
+	d.over = c.Ends(d.p.Stop, d.p.AuditWindow)
 	return d.close(id, c), nil
 }
 
@@ -243,6 +246,13 @@ func (d *Deriver) tick(c *diloco.Commit, works []Work) {
 	if len(word) == 0 {
 		return
 	}
+	if d.p.Stop != 0 && c.Round > d.p.Stop { // only validators speak now, few at a time: who does not holds the clock where it is
+		for _, m := range c.Roster {
+			if m.Role == "validator" && !m.Banned {
+				word[m.Peer] = max(word[m.Peer], d.clock)
+			}
+		}
+	}
 	all := slices.Sorted(maps.Values(word))
 	if now := all[(len(all)-1)/2]; now > d.clock {
 		d.clock = now
@@ -286,7 +296,7 @@ func (d *Deriver) miss(c *diloco.Commit) {
 	due := map[wire.PeerID]bool{}
 	for _, m := range c.Roster {
 		// A commit of round r whose roster names them is what they train from.
-		if m.Role == "trainer" && !m.Banned && (d.p.Last == 0 || c.Round < d.p.Last) && c.Round > 0 {
+		if m.Role == "trainer" && !m.Banned && (d.p.Stop == 0 || c.Round < d.p.Stop) && c.Round > 0 {
 			due[m.Peer] = true
 		}
 	}
@@ -294,7 +304,7 @@ func (d *Deriver) miss(c *diloco.Commit) {
 		d.expect[c.Round] = &expected{max(d.clock, d.closed), due}
 	}
 	for _, r := range slices.Sorted(maps.Keys(d.expect)) {
-		if r+1+d.p.LateRounds > c.Round && (d.p.Last == 0 || c.Round < d.p.Last) {
+		if r+1+d.p.LateRounds > c.Round && (d.p.Stop == 0 || c.Round < d.p.Stop) {
 			continue
 		}
 		x := d.expect[r]

@@ -83,6 +83,7 @@ type joinReport struct {
 	started time.Time
 	hinted  bool
 	trouble string
+	closing bool // was told of
 }
 
 // tell is called a few times a second.
@@ -104,6 +105,10 @@ func (r *joinReport) tell(st node.Status) {
 	r.trouble = st.Trouble
 	if st.Head != r.was.Head && st.Round > 0 && (st.Rounds == 0 || st.Round <= st.Rounds) {
 		r.line(commitLine(st))
+	}
+	if st.Phase == node.Closing && r.was.Phase != node.Closing && !r.closing {
+		r.closing = true
+		r.line("training is over: rounds without work follow until the last ones are audited")
 	}
 	if st.Done && !r.was.Done {
 		r.line(fmt.Sprintf("the run is over: commit %s\n  state %s\n  serving it to others; Ctrl-C leaves. To take the model out: shoal export %s model/", st.Result, st.ResultState, st.Name))
@@ -153,6 +158,8 @@ func standing(st node.Status) string {
 		add("round %d/%d  training %d/%d", st.Round, st.Rounds, st.InnerStep, st.InnerSteps)
 	case st.Phase == node.FindingPeers && st.Head.Defined() && st.Round == 0 && st.MinPeers > 1: // it has all that it needs
 		add("waiting for %d trainers to begin", st.MinPeers)
+	case st.Phase == node.Closing:
+		add("round %d/%d  closing, %d rounds so far", st.Rounds, st.Rounds, st.Round-st.Rounds)
 	case st.Rounds > 0:
 		add("round %d/%d  %s", st.Round, st.Rounds, st.Phase)
 	default:

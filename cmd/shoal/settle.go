@@ -214,10 +214,14 @@ func (s *session) settleOn(ctx context.Context, c *counter, run wire.CID, m *man
 		slog.Warn("convicts may keep their stake", "why", why)
 	}
 	poll, margin := d.pace()
+	window := m.Verification.Window
+	if m.Verification.AuditRate == 0 {
+		window = 0
+	}
 	a, err := agent.New(agent.Options{
 		Key: s.key, Ledger: l, Commits: finals{n.Finals()}, Dir: s.app.path(settleDir), Topic: topic, Files: leaves{s.blocks},
 		Params: settle.Params{Run: run, ID: id, Book: d.Book, LateRounds: m.Round.LateRounds,
-			AuditWindow: m.Verification.Window, Last: m.Stop.Rounds},
+			AuditWindow: window, Stop: m.Stop.Rounds},
 		Evidence: func(p wire.PeerID) (diloco.Evidence, bool) {
 			e, err := readEvidence(node.EvidenceFile(s.app.dir, p))
 			return e, err == nil

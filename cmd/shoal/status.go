@@ -105,7 +105,11 @@ func statusText(st *status) string {
 	if st.Weak {
 		weak = "  (weak: less than 2/3 of the roster voted)"
 	}
-	row("round", "%d of %d%s", st.Round, st.Rounds, weak)
+	round := fmt.Sprintf("%d of %d", st.Round, st.Rounds)
+	if st.Rounds > 0 && st.Round > st.Rounds {
+		round = fmt.Sprintf("%d of %[1]d, and %d in which nobody trains", st.Rounds, st.Round-st.Rounds)
+	}
+	row("round", "%s%s", round, weak)
 	row("head", "%s", st.Head)
 	row("final", "round %d  %s", st.FinalRound, st.Final)
 	row("state", "%s", st.FinalState)

@@ -108,7 +108,7 @@ func (a *app) look(ctx context.Context, name string, l *lookFlags, f func(*sessi
 // settled is how long the observer follows before its position counts as the swarm's.
 const settled = 2 * time.Second
 
-// tip finds the commit of a run to trace or to take out: the stop rule's where
+// tip finds the commit of a run to trace or to take out: the last where
 // the run is over, else the last final one. It follows the run as an observer
 // until that is known.
 func (s *session) tip(ctx context.Context, run wire.CID, running *status, patience time.Duration) (wire.CID, error) {
@@ -189,7 +189,7 @@ func (s *session) watchTip(ctx context.Context, n *node.Node, ended chan error) 
 			return st.Result, nil
 		case st.FinalRound == 0 || st.Phase == node.Syncing || st.Phase == node.FindingPeers || was.FinalRound == 0:
 			since = time.Now()
-		case time.Since(since) > settled && st.Round < st.Rounds, time.Since(since) > 10*settled: // or it is about to be over
+		case time.Since(since) > settled && (st.Round < st.Rounds || st.Phase == node.Closing), time.Since(since) > 10*settled: // or it is about to be over
 			return st.Final, nil
 		}
 		was = st

@@ -294,7 +294,7 @@ func (c *checker) settled(w *world, p *peer, id wire.CID, in bool) {
 	c.fates[id] = in
 }
 
-// done: all end with the same commit.
+// done: all end with the same commit, the first of the final chain that may end the run.
 func (c *checker) done(w *world, p *peer, e diloco.Done) {
 	if !p.honest {
 		return
@@ -302,8 +302,16 @@ func (c *checker) done(w *world, p *peer, e diloco.Done) {
 	if c.doneID.Defined() && c.doneID != e.CID {
 		w.violate("peer %d ends with commit %s, another one with %s", p.n, e.CID.Short(), c.doneID.Short())
 	}
-	if e.Commit.Round != w.cfg.Stop {
+	window := w.cfg.Window
+	if w.cfg.AuditRate == 0 {
+		window = 0
+	}
+	parent := c.commits[e.Commit.Parent]
+	if !e.Commit.Ends(w.cfg.Stop, window) || parent.Ends(w.cfg.Stop, window) || e.Commit.Round > w.cfg.Stop && window == 0 {
 		w.violate("peer %d is done at round %d of %d", p.n, e.Commit.Round, w.cfg.Stop)
+	}
+	if most := w.cfg.Stop + 2*window + 1; e.Commit.Round > most {
+		w.violate("the run ends in round %d, beyond round %d", e.Commit.Round, most)
 	}
 	c.doneID = e.CID
 }

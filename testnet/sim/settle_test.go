@@ -70,7 +70,7 @@ func (l *epochs) Sign(n int, kind wire.Kind, subject wire.CID, units uint64, now
 // holds the result against who did what.
 func (l *epochs) Settle(commits []*diloco.Commit, convicted func(wire.PeerID) uint64, honest func(wire.PeerID) bool) error {
 	cfg := l.cfg.withDefaults()
-	p := settle.Params{Run: commits[0].Run, ID: l.id, Book: l.book, LateRounds: 2, AuditWindow: cfg.Window, Last: cfg.Stop}
+	p := settle.Params{Run: commits[0].Run, ID: l.id, Book: l.book, LateRounds: 2, AuditWindow: cfg.Window, Stop: cfg.Stop}
 	straight, torn := settle.New(p), settle.New(p)
 	words := settle.Words{Sponsor: chain.Address{9}, Rate: budget, Pool: chain.Coins(1_000_000), Owner: func(k chain.Address) (chain.Address, bool) { return k, true }}
 	before, epoch := new(big.Int), uint64(0)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/shoalnet/shoal/diloco"
 	"github.com/shoalnet/shoal/p2p/wire"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // Config is one universe. The zero value of a field is no fault.
@@ -95,6 +96,9 @@ func (c Config) withDefaults() Config {
 		}
 		c.Limit = last + time.Duration(c.Stop+20)*c.Deadline
 		c.Limit += time.Duration(c.Leak+20) * c.Deadline
+		if c.AuditRate > 0 {
+			c.Limit += time.Duration(audit.Memory(c.Window)) * c.Deadline // closing rounds
+		}
 	}
 	return c
 }

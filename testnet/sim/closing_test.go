@@ -1,0 +1,133 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/shoalnet/shoal/diloco"
+)
+
+// ended runs a universe to its end.
+func ended(t *testing.T, c Config) *world {
+	t.Helper()
+	w := newWorld(c.withDefaults())
+	w.loop()
+	if w.failed != nil {
+		t.Fatalf("%v\n%v", w.failed, c)
+	}
+	return w
+}
+
+// late is when the commit of a round so many before the stop rule's is there, in a universe where all are honest.
+func late(t *testing.T, c Config, rounds uint64) time.Duration {
+	t.Helper()
+	w := ended(t, c)
+	return w.check.madeAt[w.check.final[c.Stop-rounds]]
+}
+
+// convictions of the final chain.
+func (w *world) convictions() (out []diloco.Conviction) {
+	for _, k := range w.check.chain() {
+		out = append(out, k.Convicted...)
+	}
+	return out
+}
+
+// Who has been honest all the run and is not in its last rounds, less than an audit window before the stop
+// rule's, is convicted as at any other time, and earns nothing of what is not settled yet (an invariant): for work that is
+// not what it says, or that nobody gets to see, and for verdicts without a replay. SIM_SEEDS says how many.
+func TestLastRounds(t *testing.T) {
+	seeds := uint64(number(t, "SIM_SEEDS", 2))
+	for _, test := range []struct {
+		name   string
+		fault  Fault
+		rounds uint64 // from its first lie to the stop rule's
+		why    []string
+	}{
+		{"fakes", Fault{Kind: Cheat, Peers: []int{1}, Point: int(fakeAll)}, 2, []string{diloco.WhyWork}},
+		{"withholds", Fault{Kind: Cheat, Peers: []int{1}, Point: int(unserved)}, 2, []string{diloco.WhyWithheld}},
+		{"passes all", Fault{Kind: Lie, Peers: []int{6}, Point: int(passAll)}, 3, []string{diloco.WhyWork, diloco.WhyVerdict}},
+		{"accuses", Fault{Kind: Lie, Peers: []int{6}, Point: int(failAll)}, 1, []string{diloco.WhyVerdict}},
+	} {
+		for _, train := range []time.Duration{20 * time.Second, 400 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%s, phases of %v", test.name, train), func(t *testing.T) {
+				caught, extra := 0, uint64(0)
+				took := time.Duration(0)
+				for seed := range seeds {
+					c := Config{Seed: seed, Peers: 9, Validators: 4, AuditRate: 6_000, Window: 6, Stop: 14, Train: train}
+					if train < time.Second {
+						c.Latency, c.Deadline = 40*time.Millisecond, 20*time.Second
+					}
+					f := test.fault
+					f.At = late(t, c, test.rounds)
+					c.Faults = []Fault{f}
+					if train > time.Second { // an epoch takes two minutes
+						c.Ledger = newEpochs(c)
+					}
+					w := ended(t, c)
+					last := w.check.chain()
+					extra = max(extra, last[len(last)-1].Round-c.Stop)
+					took = max(took, w.now-w.check.madeAt[w.check.final[c.Stop]])
+					got := w.convictions()
+					switch {
+					case len(got) == 1 && got[0].Peer == w.peers[f.Peers[0]].id && slices.Contains(test.why, got[0].Why):
+						caught++
+					case len(got) > 0:
+						t.Errorf("seed %d: convicted %+v", seed, got)
+					}
+				}
+				t.Logf("%d of %d convicted; up to %d closing rounds in %v", caught, seeds, extra, took.Round(time.Second))
+				if uint64(10*caught) < 9*seeds {
+					t.Errorf("%d of %d convicted", caught, seeds)
+				}
+			})
+		}
+	}
+}
+
+// Whatever becomes of the validators in the end, the run ends for all others: soon where none is left; after the windows where
+// none says anything. Who joins meanwhile is done with them.
+func TestClosingEnds(t *testing.T) {
+	base := Config{Seed: 3, Peers: 7, Validators: 3, AuditRate: 6_000, Window: 6, Stop: 14}
+	validators := []int{4, 5, 6}
+	at := late(t, base, 0)
+	for _, test := range []struct {
+		name        string
+		faults      []Fault
+		least, most uint64 // closing rounds
+	}{
+		{"nothing", nil, 6, 6},
+		{"they die", []Fault{{Kind: Crash, At: at, Peers: validators, Point: int(crashNow)}}, 2, 4},
+		{"they leave", []Fault{{Kind: Leave, At: at, Peers: validators}}, 1, 4},
+		{"they are silent", []Fault{{Kind: Lie, At: at - time.Minute, Peers: validators, Point: int(saysNone)}}, 6, 6},
+		{"one denies all", []Fault{{Kind: Lie, At: at - time.Minute, Peers: validators[:1], Point: int(denyAll)}}, 7, 13},
+		{"they are down for a while", []Fault{{Kind: Crash, At: at, Until: at + 20*time.Second, Peers: validators[:2], Point: int(crashNow)}}, 6, 6},
+		{"trainers leave", []Fault{{Kind: Leave, At: at, Peers: []int{0, 1}}}, 6, 6},
+		{"newcomers", []Fault{{Kind: Enter, At: at + 5*time.Second, Peers: []int{7, 8}}}, 6, 6},
+		{"apart", []Fault{{Kind: Partition, At: at - 5*time.Second, Until: at + 40*time.Second, Peers: []int{0, 5}}}, 6, 13},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := base
+			c.Faults = test.faults
+			w := ended(t, c)
+			chain := w.check.chain()
+			last := chain[len(chain)-1]
+			t.Logf("ends in round %d, %v after the stop rule's", last.Round, (w.now - at).Round(time.Second))
+			if n := last.Round - c.Stop; n < test.least || n > test.most {
+				t.Errorf("%d closing rounds, want %d to %d", n, test.least, test.most)
+			}
+			for _, k := range chain[c.Stop+1:] {
+				if len(k.Deltas) > 0 || k.Cursor != last.Cursor {
+					t.Errorf("round %d has %d deltas", k.Round, len(k.Deltas))
+				}
+			}
+		})
+	}
+	c := base
+	c.AuditRate = 0
+	if w := ended(t, c); w.check.commits[w.check.doneID].Round != c.Stop {
+		t.Errorf("a run without audits ends in round %d", w.check.commits[w.check.doneID].Round)
+	}
+}
