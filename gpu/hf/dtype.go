@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 )
 
 // dtypeSize holds the element types of safetensors that are whole bytes, with
@@ -20,11 +21,16 @@ func (s *Stored) real() bool {
 	return strings.HasPrefix(s.Dtype, "F") || s.Dtype == "BF16"
 }
 
+// scratch is for what is read at a time.
+var scratch = sync.Pool{New: func() any { b := make([]byte, 1<<18); return &b }}
+
 // read sets out to the elements from number on, row-major, as float32: exactly, but for F64
 // and integers beyond 2^24, which are rounded to nearest.
 func (s *Stored) read(out []float32, number int) error {
 	width := dtypeSize[s.Dtype]
-	buf := make([]byte, min(width*len(out), 1<<18))
+	whole := scratch.Get().(*[]byte)
+	defer scratch.Put(whole)
+	buf := *whole
 	for at := s.at + int64(width)*int64(number); len(out) > 0; at += int64(len(buf)) {
 		n := min(len(out), len(buf)/width)
 		buf = buf[:n*width]

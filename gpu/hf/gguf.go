@@ -50,6 +50,18 @@ func WriteGGUF(w io.Writer, c Config, t *Tokenizer, from Values, o GGUFOptions) 
 	return g.write(w, from)
 }
 
+// GGUFSize is about how many bytes WriteGGUF writes: those of the tensors.
+func GGUFSize(c Config, bf16 bool) (n int64) {
+	for _, t := range c.Tensors() {
+		if bf16 && len(t.Shape) > 1 {
+			n += 2 * int64(t.Len())
+		} else {
+			n += 4 * int64(t.Len())
+		}
+	}
+	return n
+}
+
 // llamaCpp refuses what transformers computes and llama.cpp's models of the same
 // names have no place for.
 func (c Config) llamaCpp() error {

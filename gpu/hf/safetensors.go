@@ -43,53 +43,56 @@ type File struct {
 // same tensors and values give the same bytes everywhere. The tensors must be
 // sorted by name and add up to len(flat), as those of Config.Tensors do.
 func WriteSafetensors(tensors []Tensor, flat []float32) ([]byte, error) {
-	return written(EncodeSafetensors, tensors, flat)
+	return written(Safetensors(tensors, flat))
 }
 
 // WriteOuter returns outer.safetensors: the outer momentum under the names of
 // the tensors that it belongs to. Its metadata keep it from being taken for a
 // model.
 func WriteOuter(tensors []Tensor, momentum []float32) ([]byte, error) {
-	return written(EncodeOuter, tensors, momentum)
+	return written(Outer(tensors, momentum))
 }
 
-func written(encode func(io.Writer, []Tensor, []float32) error, tensors []Tensor, flat []float32) ([]byte, error) {
-	var b bytes.Buffer
-	b.Grow(4*len(flat) + 256*len(tensors) + 4096)
-	err := encode(&b, tensors, flat)
-	return b.Bytes(), err
+func written(r *io.SectionReader, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, r.Size())
+	_, err = io.ReadFull(r, b)
+	return b, err
 }
 
-// EncodeSafetensors writes what WriteSafetensors returns to w, without holding it.
-func EncodeSafetensors(w io.Writer, tensors []Tensor, flat []float32) error {
-	return encodeSafetensors(w, map[string]string{"format": "pt"}, tensors, flat)
+// Safetensors is what WriteSafetensors returns, made as it is read: flat must stay as it is
+// until then.
+func Safetensors(tensors []Tensor, flat []float32) (*io.SectionReader, error) {
+	return encodeSafetensors(map[string]string{"format": "pt"}, tensors, flat)
 }
 
-// EncodeOuter does so for WriteOuter.
-func EncodeOuter(w io.Writer, tensors []Tensor, momentum []float32) error {
-	return encodeSafetensors(w, map[string]string{"format": "pt", "shoal": "outer momentum"}, tensors, momentum)
+// Outer does so for WriteOuter.
+func Outer(tensors []Tensor, momentum []float32) (*io.SectionReader, error) {
+	return encodeSafetensors(map[string]string{"format": "pt", "shoal": "outer momentum"}, tensors, momentum)
 }
 
-func encodeSafetensors(w io.Writer, meta map[string]string, tensors []Tensor, flat []float32) error {
+func encodeSafetensors(meta map[string]string, tensors []Tensor, flat []float32) (*io.SectionReader, error) {
 	var h bytes.Buffer
 	h.WriteString(`{"__metadata__":`)
 	m, err := json.Marshal(meta) // map keys come out sorted
 	if err != nil {
-		return fmt.Errorf("safetensors metadata: %w", err)
+		return nil, fmt.Errorf("safetensors metadata: %w", err)
 	}
 	h.Write(m)
 	at := 0
 	for i, t := range tensors {
 		if i > 0 && tensors[i-1].Name >= t.Name {
-			return fmt.Errorf("safetensors: tensor %q is not sorted by name", t.Name)
+			return nil, fmt.Errorf("safetensors: tensor %q is not sorted by name", t.Name)
 		}
 		name, err := json.Marshal(t.Name)
 		if err != nil {
-			return fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
+			return nil, fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
 		}
 		shape, err := json.Marshal(append([]int{}, t.Shape...))
 		if err != nil {
-			return fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
+			return nil, fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
 		}
 		end := at + 4*t.Len()
 		fmt.Fprintf(&h, `,%s:{"dtype":"F32","shape":%s,"data_offsets":[%d,%d]}`, name, shape, at, end)
@@ -100,23 +103,45 @@ func encodeSafetensors(w io.Writer, meta map[string]string, tensors []Tensor, fl
 		h.WriteByte(' ')
 	}
 	if at != 4*len(flat) {
-		return fmt.Errorf("safetensors: tensors have %d elements, the vector %d", at/4, len(flat))
+		return nil, fmt.Errorf("safetensors: tensors have %d elements, the vector %d", at/4, len(flat))
 	}
 	head := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+h.Len()), uint64(h.Len()))
-	if _, err := w.Write(append(head, h.Bytes()...)); err != nil {
-		return fmt.Errorf("safetensors: %w", err)
+	e := &encoded{append(head, h.Bytes()...), flat}
+	return io.NewSectionReader(e, 0, int64(len(e.head))+4*int64(len(flat))), nil
+}
+
+// encoded reads as a safetensors file.
+type encoded struct {
+	head []byte
+	flat []float32
+}
+
+// ReadAt implements io.ReaderAt.
+func (e *encoded) ReadAt(b []byte, at int64) (n int, err error) {
+	if h := int64(len(e.head)); at < h {
+		n = copy(b, e.head[at:])
+		at, b = h, b[n:]
 	}
-	buf := make([]byte, 0, min(4*len(flat), 1<<18))
-	for part := range slices.Chunk(flat, 1<<16) {
-		buf = buf[:0]
-		for _, v := range part {
-			buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v))
+	at -= int64(len(e.head))
+	for len(b) > 0 && at/4 < int64(len(e.flat)) {
+		if at%4 == 0 && len(b) >= 4 { // whole numbers
+			part := e.flat[at/4 : min(int64(len(e.flat)), at/4+int64(len(b)/4))]
+			for i, v := range part {
+				binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
+			}
+			k := 4 * len(part)
+			at, b, n = at+int64(k), b[k:], n+k
+			continue
 		}
-		if _, err := w.Write(buf); err != nil {
-			return fmt.Errorf("safetensors: %w", err)
-		}
+		var one [4]byte
+		binary.LittleEndian.PutUint32(one[:], math.Float32bits(e.flat[at/4]))
+		k := copy(b, one[at%4:])
+		at, b, n = at+int64(k), b[k:], n+k
 	}
-	return nil
+	if len(b) > 0 {
+		err = io.EOF
+	}
+	return n, err
 }
 
 // ReadSafetensors is OpenSafetensors of a file in memory.
@@ -190,6 +215,9 @@ func OpenSafetensors(r io.ReaderAt, size int64) (*File, error) {
 	return out, nil
 }
 
+// ErrRead is wrapped by what says that a file could not be read, whatever is in it.
+var ErrRead = errors.New("cannot be read")
+
 // readAt fills b. Where r ends before that, the file is shorter than it was said to be.
 func readAt(r io.ReaderAt, b []byte, at int64) error {
 	n, err := r.ReadAt(b, at)
@@ -199,7 +227,7 @@ func readAt(r io.ReaderAt, b []byte, at int64) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrRead, err)
 }
 
 func compare(a, b uint64) int {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 )
@@ -16,13 +17,14 @@ type Values interface {
 
 // A Vector is the Values in a flat vector: tensors one after another.
 type Vector struct {
-	flat  []float32
-	start []int
+	tensors []Tensor
+	flat    []float32
+	start   []int
 }
 
 // NewVector makes Values of a flat vector in the layout of tensors, which is not copied.
 func NewVector(tensors []Tensor, flat []float32) (*Vector, error) {
-	v, at := &Vector{flat: flat, start: make([]int, len(tensors))}, 0
+	v, at := &Vector{tensors: tensors, flat: flat, start: make([]int, len(tensors))}, 0
 	for i, t := range tensors {
 		v.start[i] = at
 		at += t.Len()
@@ -37,6 +39,21 @@ func NewVector(tensors []Tensor, flat []float32) (*Vector, error) {
 func (v *Vector) Read(i int, out []float32, number int) error {
 	copy(out, v.flat[v.start[i]+number:])
 	return nil
+}
+
+// BF16 says whether all values of matrices are in bfloat16, so that rounding to it changes nothing.
+func (v *Vector) BF16() bool {
+	for i, t := range v.tensors {
+		if len(t.Shape) < 2 {
+			continue
+		}
+		for _, x := range v.flat[v.start[i]:][:t.Len()] {
+			if math.Float32bits(x)&0xffff != 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Weights are the Values that lie in files, which were found to be those of a model.
