@@ -47,9 +47,14 @@ type Span struct {
 // sequence only, never on what else is in the pass, and is what the Device's
 // MatMul and Attention make of it, bit for bit.
 type Decoder interface {
-	// Pack puts matrices of as many columns, one below the other, into the
-	// device's order; half rounds them to the nearest bfloat16, ties to even.
-	Pack(half bool, w ...Matrix) Packed
+	// NewPacked is memory for W (rows, cols) in the device's order, all zero; half makes it
+	// bfloat16.
+	NewPacked(half bool, rows, cols int) Packed
+	// PackRows sets the rows of p from row at on to those of w, in bfloat16 to the nearest,
+	// ties to even.
+	PackRows(p Packed, at int, w Matrix)
+	// Unpack sets row t of out to row ids[t] of w.
+	Unpack(out Matrix, w Packed, ids []int32)
 	// Linear is C = A·Wᵀ, or C += where accumulate is set.
 	Linear(c, a Matrix, w Packed, accumulate bool)
 	// CacheWrite puts the keys and values of the rows of spans into their pages.
@@ -78,20 +83,36 @@ func CheckLinear(c, a Matrix, w Packed) {
 	CheckShape("linear", c, a.Rows, w.Rows)
 }
 
-// CheckPack panics unless all matrices have as many columns, and returns the
-// number of their rows.
-func CheckPack(w []Matrix) (rows, cols int) {
-	for i, m := range w {
-		CheckMatrix("pack", m)
-		if i == 0 {
-			cols = m.Cols
-		}
-		if m.Cols != cols {
-			fail("pack", "matrices of %d and %d columns", cols, m.Cols)
-		}
-		rows += m.Rows
+// CheckPackRows panics on shapes that do not fit PackRows's.
+func CheckPackRows(p Packed, at int, w Matrix) {
+	CheckMatrix("pack", w)
+	if w.Cols != p.Cols || at < 0 || at+w.Rows > p.Rows {
+		fail("pack", "rows %d to %d of %d columns into (%d, %d)", at, at+w.Rows, w.Cols, p.Rows, p.Cols)
 	}
-	return rows, cols
+}
+
+// CheckUnpack panics on shapes and rows that do not fit Unpack's.
+func CheckUnpack(out Matrix, w Packed, ids []int32) {
+	CheckShape("unpack", out, len(ids), w.Cols)
+	for _, id := range ids {
+		if id < 0 || int(id) >= w.Rows {
+			fail("unpack", "row %d of %d", id, w.Rows)
+		}
+	}
+}
+
+// Pack packs matrices of as many columns, one below the other.
+func Pack(dev Decoder, half bool, w ...Matrix) Packed {
+	rows, cols := 0, 0
+	for _, m := range w {
+		rows, cols = rows+m.Rows, m.Cols
+	}
+	p, at := dev.NewPacked(half, rows, cols), 0
+	for _, m := range w {
+		dev.PackRows(p, at, m)
+		at += m.Rows
+	}
+	return p
 }
 
 // Check panics unless the spans are of c and have rows rows together.

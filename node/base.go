@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/node/manifest"
@@ -42,36 +43,52 @@ func CheckBase(config []byte, cfg hf.Config) error {
 	return nil
 }
 
+// maxConfig bounds a base's config.json, in bytes.
+const maxConfig = 1 << 20
+
 // BaseWeights reads the weights of a base of a model of cfg in the order of its tensors,
-// widened to float32. It is fetched where it is not held; progress, if not nil, is told
+// widened to float32. It is fetched where it is not held, config.json first: what is
+// refused by that is not fetched. progress, if not nil, is told
 // how many bytes of it are there.
 func BaseWeights(ctx context.Context, b Blocks, base wire.CID, cfg hf.Config, from []wire.PeerID, progress func(done, total int64)) ([]float32, error) {
-	tensors := cfg.Tensors()
-	limit := BaseLimit(tensors)
-	if err := b.FetchDir(ctx, base, from, limit, progress); err != nil {
-		return nil, fmt.Errorf("model.base %s: %w", base, err)
-	}
-	files, err := b.GetDir(ctx, base, limit)
+	params, err := baseWeights(ctx, b, base, cfg, from, progress)
 	if err != nil {
 		return nil, fmt.Errorf("model.base %s: %w", base, err)
-	}
-	if err := CheckBase(files[ConfigFile], cfg); err != nil {
-		return nil, fmt.Errorf("model.base %s: %w: %w", base, ErrBadContent, err)
-	}
-	params, err := flatBase(files, tensors)
-	if err != nil {
-		return nil, fmt.Errorf("model.base %s: %w: %w", base, ErrBadContent, err)
 	}
 	return params, nil
 }
 
-func flatBase(files map[string][]byte, tensors []hf.Tensor) ([]float32, error) {
+func baseWeights(ctx context.Context, b Blocks, base wire.CID, cfg hf.Config, from []wire.PeerID, progress func(done, total int64)) ([]float32, error) {
+	tensors := cfg.Tensors()
+	limit := BaseLimit(tensors)
+	config, err := b.FetchEntry(ctx, base, ConfigFile, from, maxConfig)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckBase(config, cfg); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadContent, err)
+	}
+	if err := b.FetchDir(ctx, base, from, limit, progress); err != nil {
+		return nil, err
+	}
+	files, err := b.OpenDir(ctx, base, limit)
+	if err != nil {
+		return nil, err
+	}
+	params, err := flatBase(files, tensors)
+	if err != nil {
+		return nil, badContent(err)
+	}
+	return params, nil
+}
+
+func flatBase(files map[string]*io.SectionReader, tensors []hf.Tensor) ([]float32, error) {
 	read := func(name string) (*hf.File, error) {
-		data, ok := files[name]
+		r, ok := files[name]
 		if !ok {
 			return nil, errors.New("it holds no " + name)
 		}
-		f, err := hf.ReadSafetensors(data)
+		f, err := hf.OpenSafetensors(r, r.Size())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -83,7 +100,10 @@ func flatBase(files map[string][]byte, tensors []hf.Tensor) ([]float32, error) {
 	if _, whole := files[WeightsFile]; whole || index == nil { // of the same, where there are both
 		f, err = read(WeightsFile)
 	} else {
-		f, err = hf.ReadShards(index, read)
+		var b []byte
+		if b, err = hf.ReadShardIndex(index); err == nil {
+			f, err = hf.ReadShards(b, read)
+		}
 	}
 	if err != nil {
 		return nil, err

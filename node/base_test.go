@@ -1,15 +1,28 @@
 package node
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/shoalnet/shoal/gpu/hf"
+	"github.com/shoalnet/shoal/p2p/wire"
 )
+
+// readers are the files as PutDir takes them.
+func readers(files map[string][]byte) map[string]io.Reader {
+	out := make(map[string]io.Reader, len(files))
+	for name, data := range files {
+		out[name] = bytes.NewReader(data)
+	}
+	return out
+}
 
 // A base that lacks something, that holds more than a model of its size can, or that is
 // another model than the manifest's is bad content: nobody asks another peer for it.
@@ -49,7 +62,7 @@ func TestBaseWeightsRefused(t *testing.T) {
 	good := map[string][]byte{ShardIndexFile: index, "1.safetensors": part(tensors[:1], flat[:head]), "2.safetensors": part(tensors[1:], flat[head:])}
 	read := func(files map[string][]byte) ([]float32, error) {
 		b := &crate{newShelf(), nil}
-		c, err := b.PutDir(t.Context(), files)
+		c, err := b.PutDir(t.Context(), readers(files))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,6 +102,44 @@ func TestBaseWeightsRefused(t *testing.T) {
 		change(files)
 		if _, err := read(files); !errors.Is(err, ErrBadContent) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want bad content about %q", err, want)
+		}
+	}
+}
+
+// fetching counts what is fetched.
+type fetching struct {
+	*crate
+	dirs int
+}
+
+func (f *fetching) FetchDir(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64, progress func(done, total int64)) error {
+	f.dirs++
+	return f.crate.FetchDir(ctx, c, from, limit, progress)
+}
+
+// A base whose config.json says that it is another model costs nobody its weights.
+func TestBaseRefusedBeforeItIsFetched(t *testing.T) {
+	cfg := hf.Config{HiddenSize: 4, IntermediateSize: 6, NumHiddenLayers: 1, NumAttentionHeads: 2, NumKeyValueHeads: 2, HeadDim: 2,
+		VocabSize: 3, MaxPositionEmbeddings: 8, RMSNormEps: 1e-5, RopeTheta: 1e4}
+	weights, err := hf.WriteSafetensors(cfg.Tensors(), make([]float32, cfg.NumParams()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := cfg
+	other.RopeTheta = 5e5
+	for _, of := range []hf.Config{cfg, other} {
+		config, err := of.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &fetching{crate: &crate{newShelf(), nil}}
+		c, err := b.PutDir(t.Context(), readers(map[string][]byte{ConfigFile: config, WeightsFile: weights}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = BaseWeights(t.Context(), b, c, cfg, nil, nil)
+		if good := of.RopeTheta == cfg.RopeTheta; (err == nil) != good || (b.dirs == 1) != good || !good && !errors.Is(err, ErrBadContent) {
+			t.Errorf("rope_theta %g: %v after %d fetches", of.RopeTheta, err, b.dirs)
 		}
 	}
 }

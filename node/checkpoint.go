@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 
@@ -65,17 +66,18 @@ func (m *Model) Limit() int64 {
 	return 8*int64(m.Params()) + 2*(256*int64(len(m.Tensors))+4096) + int64(len(m.Tokenizer)) + 64<<10
 }
 
-// Files returns the checkpoint of s at position p.
-func (m *Model) Files(s *State, p Position) (map[string][]byte, error) {
+// Files returns the checkpoint of s at position p. Weights and momentum are those of s: a copy
+// of them is nowhere.
+func (m *Model) Files(s *State, p Position) (map[string]io.Reader, error) {
 	config, err := m.Config.Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
-	weights, err := hf.WriteSafetensors(m.Tensors, s.Params)
+	weights, err := hf.Safetensors(m.Tensors, s.Params)
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: weights: %w", err)
 	}
-	momentum, err := hf.WriteOuter(m.Tensors, s.Momentum)
+	momentum, err := hf.Outer(m.Tensors, s.Momentum)
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: momentum: %w", err)
 	}
@@ -83,58 +85,96 @@ func (m *Model) Files(s *State, p Position) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: position: %w", err)
 	}
-	return map[string][]byte{
-		ConfigFile: config, WeightsFile: weights, TokenizerFile: m.Tokenizer,
-		MomentumFile: momentum, PositionFile: append(pos, '\n'),
+	return map[string]io.Reader{
+		ConfigFile: bytes.NewReader(config), WeightsFile: weights, TokenizerFile: bytes.NewReader(m.Tokenizer),
+		MomentumFile: momentum, PositionFile: bytes.NewReader(append(pos, '\n')),
 	}, nil
 }
 
 // ReadFiles parses a checkpoint of this model and checks that all of it is
 // there, finite and of the right shape, and that config and tokenizer are the
-// run's.
-func (m *Model) ReadFiles(files map[string][]byte) (*State, Position, error) {
-	var pos Position
-	for _, name := range []string{ConfigFile, WeightsFile, TokenizerFile, MomentumFile, PositionFile} {
-		if _, ok := files[name]; !ok {
-			return nil, pos, fmt.Errorf("checkpoint: %s is missing", name)
+// run's. What cannot be read is an error that wraps hf.ErrRead.
+func (m *Model) ReadFiles(files map[string]*io.SectionReader) (*State, Position, error) {
+	weights, pos, err := m.files(files)
+	if err != nil {
+		return nil, pos, err
+	}
+	var flat [2][]float32
+	for i, w := range weights {
+		if flat[i], err = w.Flat(); err != nil {
+			return nil, pos, fmt.Errorf("checkpoint: %s: %w", vectorFiles[i], err)
 		}
 	}
-	want, err := m.Config.Marshal()
-	if err != nil {
-		return nil, pos, fmt.Errorf("checkpoint: %w", err)
-	}
-	if !bytes.Equal(files[ConfigFile], want) {
-		return nil, pos, fmt.Errorf("checkpoint: %s is not that of the run", ConfigFile)
-	}
-	if !bytes.Equal(files[TokenizerFile], m.Tokenizer) {
-		return nil, pos, fmt.Errorf("checkpoint: %s is not that of the run", TokenizerFile)
-	}
-	d := json.NewDecoder(bytes.NewReader(files[PositionFile]))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&pos); err != nil {
-		return nil, pos, fmt.Errorf("checkpoint: %s: %w", PositionFile, err)
-	}
-	if pos.Run != m.Run {
-		return nil, pos, fmt.Errorf("checkpoint: it is of the run %s, not of %s", pos.Run, m.Run)
-	}
-	params, err := m.flat(files[WeightsFile])
-	if err != nil {
-		return nil, pos, fmt.Errorf("checkpoint: %s: %w", WeightsFile, err)
-	}
-	momentum, err := m.flat(files[MomentumFile])
-	if err != nil {
-		return nil, pos, fmt.Errorf("checkpoint: %s: %w", MomentumFile, err)
-	}
-	return &State{params, momentum}, pos, nil
+	return &State{flat[0], flat[1]}, pos, nil
 }
 
-func (m *Model) flat(file []byte) ([]float32, error) {
-	f, err := hf.ReadSafetensors(file)
+// CheckFiles checks what ReadFiles does, and keeps nothing.
+func (m *Model) CheckFiles(files map[string]*io.SectionReader) error {
+	weights, _, err := m.files(files)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return f.Flat(m.Tensors)
+	for i, w := range weights {
+		if err := w.Check(nil); err != nil {
+			return fmt.Errorf("checkpoint: %s: %w", vectorFiles[i], err)
+		}
+	}
+	return nil
 }
+
+// vectorFiles are a state's vectors.
+var vectorFiles = [2]string{WeightsFile, MomentumFile}
+
+// files checks a checkpoint, but for its numbers.
+func (m *Model) files(files map[string]*io.SectionReader) (weights [2]*hf.Weights, pos Position, err error) {
+	small := map[string][]byte{}
+	config, err := m.Config.Marshal()
+	if err != nil {
+		return weights, pos, fmt.Errorf("checkpoint: %w", err)
+	}
+	for name, most := range map[string]int{ConfigFile: len(config), TokenizerFile: len(m.Tokenizer), PositionFile: maxPosition, WeightsFile: 0, MomentumFile: 0} {
+		f, ok := files[name]
+		switch {
+		case !ok:
+			return weights, pos, fmt.Errorf("checkpoint: %s is missing", name)
+		case most == 0:
+			continue
+		case f.Size() > int64(most) && name == PositionFile:
+			return weights, pos, fmt.Errorf("checkpoint: %s: %d bytes, at most %d", name, f.Size(), most)
+		}
+		small[name] = make([]byte, min(f.Size(), int64(most)+1))
+		if _, err := f.ReadAt(small[name], 0); err != nil && !errors.Is(err, io.EOF) {
+			return weights, pos, fmt.Errorf("checkpoint: %s: %w: %w", name, hf.ErrRead, err)
+		}
+	}
+	if !bytes.Equal(small[ConfigFile], config) {
+		return weights, pos, fmt.Errorf("checkpoint: %s is not that of the run", ConfigFile)
+	}
+	if !bytes.Equal(small[TokenizerFile], m.Tokenizer) {
+		return weights, pos, fmt.Errorf("checkpoint: %s is not that of the run", TokenizerFile)
+	}
+	d := json.NewDecoder(bytes.NewReader(small[PositionFile]))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&pos); err != nil {
+		return weights, pos, fmt.Errorf("checkpoint: %s: %w", PositionFile, err)
+	}
+	if pos.Run != m.Run {
+		return weights, pos, fmt.Errorf("checkpoint: it is of the run %s, not of %s", pos.Run, m.Run)
+	}
+	for i, name := range vectorFiles {
+		f, err := hf.OpenSafetensors(files[name], files[name].Size())
+		if err == nil {
+			weights[i], err = f.Weights(m.Tensors)
+		}
+		if err != nil {
+			return weights, pos, fmt.Errorf("checkpoint: %s: %w", name, err)
+		}
+	}
+	return weights, pos, nil
+}
+
+// maxPosition bounds commit.json, in bytes.
+const maxPosition = 64 << 10
 
 // Genesis returns the first state: params, which the manifest fixes, and no momentum.
 func (m *Model) Genesis(params []float32) (*State, error) {
@@ -172,15 +212,23 @@ func (m *Model) Put(ctx context.Context, b Blocks, s *State, p Position) (wire.C
 
 // Load reads a checkpoint from the local store.
 func (m *Model) Load(ctx context.Context, b Blocks, c wire.CID) (*State, Position, error) {
-	files, err := b.GetDir(ctx, c, m.Limit())
+	files, err := b.OpenDir(ctx, c, m.Limit())
 	if err != nil {
 		return nil, Position{}, fmt.Errorf("load state %s: %w", c, err)
 	}
 	s, pos, err := m.ReadFiles(files)
 	if err != nil {
-		return nil, pos, fmt.Errorf("load state %s: %w: %w", c, ErrBadContent, err)
+		return nil, pos, fmt.Errorf("load state %s: %w", c, badContent(err))
 	}
 	return s, pos, nil
+}
+
+// badContent says that err is about what is in a file, unless that could not be read.
+func badContent(err error) error {
+	if errors.Is(err, hf.ErrRead) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrBadContent, err)
 }
 
 // states keeps the states in use in memory: the head's, which every round

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"errors"
+	"io"
 	"maps"
 	"math"
 	"strings"
@@ -15,6 +16,31 @@ import (
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
+// checkpoint are the bytes of Model.Files.
+func checkpoint(t testing.TB, m *Model, s *State, p Position) map[string][]byte {
+	t.Helper()
+	files, err := m.Files(s, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]byte{}
+	for name, r := range files {
+		if out[name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// sections are files as OpenDir opens them.
+func sections(files map[string][]byte) map[string]*io.SectionReader {
+	out := map[string]*io.SectionReader{}
+	for name, b := range files {
+		out[name] = io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
+	}
+	return out
+}
+
 func TestCheckpointIsAFunctionOfStateAndPosition(t *testing.T) {
 	s := newSwarm(t, nil)
 	m := s.model
@@ -23,15 +49,12 @@ func TestCheckpointIsAFunctionOfStateAndPosition(t *testing.T) {
 		st.Params[i], st.Momentum[i] = float32(i)/8, -float32(i)/16
 	}
 	pos := Position{Run: s.run, Round: 4, Parent: s.run}
-	files, err := m.Files(st, pos)
-	if err != nil {
-		t.Fatal(err)
+	files := checkpoint(t, m, st, pos)
+	again := checkpoint(t, m, &State{append([]float32{}, st.Params...), st.Momentum}, pos)
+	if !maps.EqualFunc(files, again, bytes.Equal) {
+		t.Fatal("the same state gives other files")
 	}
-	again, err := m.Files(&State{append([]float32{}, st.Params...), st.Momentum}, pos)
-	if err != nil || !maps.EqualFunc(files, again, bytes.Equal) {
-		t.Fatalf("the same state gives other files, %v", err)
-	}
-	got, p, err := m.ReadFiles(files)
+	got, p, err := m.ReadFiles(sections(files))
 	if err != nil || p != pos || got.Params[9] != st.Params[9] || got.Momentum[9] != st.Momentum[9] {
 		t.Fatalf("read back %+v, %v", p, err)
 	}
@@ -47,10 +70,7 @@ func TestCheckpointIsAFunctionOfStateAndPosition(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	moved, err := m.Files(next, Position{Run: s.run, Round: 5, Parent: s.run})
-	if err != nil {
-		t.Fatal(err)
-	}
+	moved := checkpoint(t, m, next, Position{Run: s.run, Round: 5, Parent: s.run})
 	for name := range files {
 		if same := bytes.Equal(files[name], moved[name]); same == (name == PositionFile) {
 			t.Errorf("%s: same %v", name, same)
@@ -58,10 +78,7 @@ func TestCheckpointIsAFunctionOfStateAndPosition(t *testing.T) {
 	}
 
 	st.Params[5] = float32(math.Inf(1))
-	infinite, err := m.Files(st, pos)
-	if err != nil {
-		t.Fatal(err)
-	}
+	infinite := checkpoint(t, m, st, pos)
 	for _, c := range []struct {
 		want string
 		bad  func(f map[string][]byte)
@@ -73,11 +90,12 @@ func TestCheckpointIsAFunctionOfStateAndPosition(t *testing.T) {
 		{"commit.json", func(f map[string][]byte) { f[PositionFile] = []byte(`{"run":"","extra":1}`) }},
 		{"of the run", func(f map[string][]byte) { f[PositionFile] = []byte(`{"run":"","round":4,"parent":""}`) }},
 		{"model.safetensors", func(f map[string][]byte) { f[WeightsFile] = f[WeightsFile][:90] }},
+		{"commit.json: 70000 bytes", func(f map[string][]byte) { f[PositionFile] = make([]byte, 70000) }},
 		{"not finite", func(f map[string][]byte) { f[WeightsFile] = infinite[WeightsFile] }},
 	} {
 		bad := maps.Clone(files)
 		c.bad(bad)
-		if _, _, err := m.ReadFiles(bad); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, _, err := m.ReadFiles(sections(bad)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.want, err)
 		}
 	}
@@ -178,15 +196,12 @@ func FuzzDecodeAnnounce(f *testing.F) {
 func FuzzPosition(f *testing.F) {
 	s := newSwarm(f, nil)
 	st := &State{make([]float32, s.model.Params()), make([]float32, s.model.Params())}
-	files, err := s.model.Files(st, Position{Run: s.run, Round: 1})
-	if err != nil {
-		f.Fatal(err)
-	}
+	files := checkpoint(f, s.model, st, Position{Run: s.run, Round: 1})
 	f.Add(files[PositionFile])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		all := maps.Clone(files)
 		all[PositionFile] = b
-		if _, p, err := s.model.ReadFiles(all); err == nil && p.Run != s.run {
+		if _, p, err := s.model.ReadFiles(sections(all)); err == nil && p.Run != s.run {
 			t.Fatalf("accepted %q", b)
 		}
 	})

@@ -1,9 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -112,10 +114,14 @@ func (k *crate) PutFile(_ context.Context, data []byte) (wire.CID, error) {
 	return k.put(wire.CodecRaw, data)
 }
 
-func (k *crate) PutDir(_ context.Context, files map[string][]byte) (wire.CID, error) {
+func (k *crate) PutDir(_ context.Context, files map[string]io.Reader) (wire.CID, error) {
 	var d fakeDir
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		c, err := k.put(wire.CodecRaw, files[name])
+		data, err := io.ReadAll(files[name])
+		if err != nil {
+			return "", err
+		}
+		c, err := k.put(wire.CodecRaw, data)
 		if err != nil {
 			return "", err
 		}
@@ -136,16 +142,12 @@ func (k *crate) GetFile(_ context.Context, c wire.CID, limit int64) ([]byte, err
 	return b, err
 }
 
-func (k *crate) GetDir(_ context.Context, c wire.CID, limit int64) (map[string][]byte, error) {
-	b, err := k.get(c)
+func (k *crate) OpenDir(_ context.Context, c wire.CID, limit int64) (map[string]*io.SectionReader, error) {
+	d, err := k.dir(c)
 	if err != nil {
 		return nil, err
 	}
-	var d fakeDir
-	if err := wire.Unmarshal(b, &d); err != nil || len(d.Names) != len(d.Links) {
-		return nil, fmt.Errorf("%w: not a directory", ErrBadContent)
-	}
-	out := map[string][]byte{}
+	out := map[string]*io.SectionReader{}
 	for i, l := range d.Links {
 		f, err := k.get(l)
 		if err != nil {
@@ -154,9 +156,36 @@ func (k *crate) GetDir(_ context.Context, c wire.CID, limit int64) (map[string][
 		if limit -= int64(len(f)); limit < 0 {
 			return nil, fmt.Errorf("%w: directory is too large", ErrBadContent)
 		}
-		out[d.Names[i]] = f
+		out[d.Names[i]] = io.NewSectionReader(bytes.NewReader(f), 0, int64(len(f)))
 	}
 	return out, nil
+}
+
+func (k *crate) dir(c wire.CID) (d fakeDir, err error) {
+	b, err := k.get(c)
+	if err != nil {
+		return d, err
+	}
+	if err := wire.Unmarshal(b, &d); err != nil || len(d.Names) != len(d.Links) {
+		return d, fmt.Errorf("%w: not a directory", ErrBadContent)
+	}
+	return d, nil
+}
+
+func (k *crate) FetchEntry(ctx context.Context, dir wire.CID, name string, from []wire.PeerID, limit int64) ([]byte, error) {
+	if _, err := k.fetch(ctx, dir, from, 1<<20); err != nil {
+		return nil, err
+	}
+	d, err := k.dir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range d.Links {
+		if d.Names[i] == name {
+			return k.fetch(ctx, l, from, limit)
+		}
+	}
+	return nil, nil
 }
 
 // fetch gets one block from the first of the peers in reach that has it.

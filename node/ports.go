@@ -79,10 +79,11 @@ type Blocks interface {
 	Get(ctx context.Context, c wire.CID) ([]byte, error)
 	// PutFile and PutDir store whole files durably.
 	PutFile(ctx context.Context, data []byte) (wire.CID, error)
-	PutDir(ctx context.Context, files map[string][]byte) (wire.CID, error)
-	// GetFile and GetDir read local files of at most limit bytes in all.
+	PutDir(ctx context.Context, files map[string]io.Reader) (wire.CID, error)
+	// GetFile reads a local file of at most limit bytes. OpenDir opens those of a directory of at
+	// most limit bytes in all, that may be more than memory holds: they are read while ctx lasts.
 	GetFile(ctx context.Context, c wire.CID, limit int64) ([]byte, error)
-	GetDir(ctx context.Context, c wire.CID, limit int64) (map[string][]byte, error)
+	OpenDir(ctx context.Context, c wire.CID, limit int64) (map[string]*io.SectionReader, error)
 
 	// Fetch gets one block of at most limit bytes, locally or from the peers,
 	// likeliest first, and stores it. An empty from lets the exchange look for providers.
@@ -90,6 +91,8 @@ type Blocks interface {
 	// FetchFile does so for a file, FetchDir for all below a directory.
 	FetchFile(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64) ([]byte, error)
 	FetchDir(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64, progress func(done, total int64)) error
+	// FetchEntry does so for the one file of a directory that has this name; nil where it has none.
+	FetchEntry(ctx context.Context, dir wire.CID, name string, from []wire.PeerID, limit int64) ([]byte, error)
 
 	// Pin keeps c, and all below it, from garbage collection; name is the
 	// reason and replaces an earlier pin of that name. Unpin of an unknown name is no error.

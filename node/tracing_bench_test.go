@@ -75,6 +75,9 @@ func (d disk) Fetch(ctx context.Context, c wire.CID, _ []wire.PeerID, _ int64) (
 func (d disk) FetchFile(ctx context.Context, c wire.CID, _ []wire.PeerID, limit int64) ([]byte, error) {
 	return d.GetFile(ctx, c, limit)
 }
+func (d disk) FetchEntry(context.Context, wire.CID, string, []wire.PeerID, int64) ([]byte, error) {
+	return nil, ErrNotFound
+}
 func (d disk) FetchDir(context.Context, wire.CID, []wire.PeerID, int64, func(done, total int64)) error {
 	return nil
 }

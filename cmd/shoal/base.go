@@ -5,9 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
-	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -85,7 +86,8 @@ func (a *app) continued(ctx context.Context, name, path string) (text []byte, er
 	if n := tok.VocabSize(); n > cfg.VocabSize {
 		return nil, advise(fmt.Errorf("%s: %s has %d tokens, %s a vocab_size of %d", path, node.TokenizerFile, n, node.ConfigFile, cfg.VocabSize), "the tokenizer is another model's: use the one that this model was trained with")
 	}
-	if _, err := dir.params(cfg); err != nil { // all are there, of the right shape, and finite
+	defer func() { err = errors.Join(err, dir.close()) }()
+	if err := a.checkWeights(ctx, dir, cfg); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	s, err := a.offline()
@@ -109,12 +111,29 @@ func (a *app) continued(ctx context.Context, name, path string) (text []byte, er
 	return manifest.Continue(name, cfg, base, t)
 }
 
-// putBase stores what a base needs of a model's directory, which is mapped meanwhile.
+// checkWeights reads all weights: that they are there, of the right shape, and finite.
+func (a *app) checkWeights(ctx context.Context, dir *modelDir, cfg hf.Config) error {
+	w, err := dir.weights(cfg)
+	if err != nil {
+		return err
+	}
+	scr, start := a.screen(), time.Now()
+	defer scr.clear()
+	return unreadable(w.Check(func(done int64) error {
+		if time.Since(start) > patience {
+			scr.now(fmt.Sprintf("checking the weights: %s of %s", size(done), size(w.Bytes())), 5*time.Second)
+		}
+		return ctx.Err()
+	}))
+}
+
+// putBase stores what a base needs of a model's directory.
 func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (base wire.CID, err error) {
-	files := map[string][]byte{node.ConfigFile: dir.files[node.ConfigFile], node.TokenizerFile: dir.files[node.TokenizerFile]}
-	for _, name := range companions {
-		if b := dir.files[name]; b != nil {
-			files[name] = b
+	files, total := map[string]io.Reader{}, int64(0)
+	for name, b := range dir.files {
+		if b != nil {
+			files[name] = bytes.NewReader(b)
+			total += int64(len(b))
 		}
 	}
 	names := []string{node.WeightsFile}
@@ -123,28 +142,45 @@ func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (ba
 		if err != nil {
 			return "", err
 		}
-		files[shardIndexFile], names = index, x.Files
+		names = x.Files
 	}
+	scr, start, done := s.app.screen(), time.Now(), int64(0)
+	defer scr.clear()
+	weights := int64(0)
 	for _, name := range names {
-		m, err := mapFile(filepath.Join(dir.path, name))
+		r, err := dir.open(name)
 		if err != nil {
-			return "", notAModel(err)
+			return "", err
 		}
-		defer func() { err = errors.Join(err, m.close()) }()
-		files[name] = m.data
+		weights += r.Size()
+		files[name] = reading{r, func(n int) error {
+			if done += int64(n); time.Since(start) > patience {
+				scr.now(fmt.Sprintf("storing the weights: %s of %s", size(done), size(weights)), 5*time.Second)
+			}
+			return ctx.Err()
+		}}
 	}
-	total := int64(0)
-	for _, b := range files {
-		total += int64(len(b))
+	if total += weights; total > node.BaseLimit(cfg.Tensors()) {
+		return "", fmt.Errorf("its files have %s, those of a model of %d parameters at most %s", size(total), cfg.NumParams(), size(node.BaseLimit(cfg.Tensors())))
 	}
-	if most := node.BaseLimit(cfg.Tensors()); total > most {
-		return "", fmt.Errorf("its files have %s, those of a model of %d parameters at most %s", size(total), cfg.NumParams(), size(most))
+	if err := diskRoom("the weights, as blocks,", s.app.dir, total); err != nil {
+		return "", err
 	}
-	err = faults(func() error {
-		base, err = s.blocks.PutDir(ctx, files)
-		return err
-	})
-	return base, err
+	return s.blocks.PutDir(ctx, files)
+}
+
+// reading tells how many bytes of a reader were read; told's error ends it.
+type reading struct {
+	io.Reader
+	told func(n int) error
+}
+
+func (r reading) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if told := r.told(n); told != nil {
+		return 0, told
+	}
+	return n, err
 }
 
 // beside are the companions that a run's model has from the model that it continues: what

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -145,14 +146,14 @@ func TestContinueAModel(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		state, err := s.blocks.GetDir(t.Context(), first.State, model.Limit())
+		state, err := s.blocks.OpenDir(t.Context(), first.State, model.Limit())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if read, _, err := model.ReadFiles(state); err != nil || !slices.Equal(read.Params, want) {
 			t.Errorf("%s: the run begins with other weights: %v", name, err)
 		}
-		if read, err := hf.ParseConfig(state[node.ConfigFile]); err != nil || !reflect.DeepEqual(read, cfg) {
+		if read, err := hf.ParseConfig(sectionBytes(t, state[node.ConfigFile])); err != nil || !reflect.DeepEqual(read, cfg) {
 			t.Errorf("%s: the run's config.json says %+v (%v), the publisher's %+v", name, read, err, cfg)
 		}
 		if err := s.close(); err != nil {
@@ -274,7 +275,7 @@ func TestBeside(t *testing.T) {
 	defer s.close()
 	tok := many(t).JSON()
 	files := map[string][]byte{node.TokenizerFile: tok, chatTemplateFile: []byte("{{ messages }}"), generationFile: make([]byte, maxCompanion+1), "other": nil}
-	base, err := s.blocks.PutDir(t.Context(), files)
+	base, err := s.blocks.PutDir(t.Context(), readers(files))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,4 +299,22 @@ func many(t testing.TB) *hf.Tokenizer {
 		t.Fatal(err)
 	}
 	return tok
+}
+
+// readers are the files as PutDir takes them.
+func readers(files map[string][]byte) map[string]io.Reader {
+	out := make(map[string]io.Reader, len(files))
+	for name, data := range files {
+		out[name] = bytes.NewReader(data)
+	}
+	return out
+}
+
+func sectionBytes(t *testing.T, r *io.SectionReader) []byte {
+	t.Helper()
+	b := make([]byte, r.Size())
+	if _, err := r.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

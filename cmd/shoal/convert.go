@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +41,7 @@ three that end one.`,
 				return err
 			}
 			name := filepath.Base(filepath.Clean(args[0]))
-			return a.convert(cmd.Context(), dir, args[1], hf.GGUFOptions{Name: name, BF16: bf16})
+			return errors.Join(a.convert(cmd.Context(), dir, args[1], hf.GGUFOptions{Name: name, BF16: bf16}), dir.close())
 		},
 	}
 	kf.add(c)
@@ -49,17 +50,17 @@ three that end one.`,
 	return c
 }
 
-// ending is a writer that fails once ctx is over.
-type ending struct {
-	ctx context.Context
-	w   io.Writer
+// writing is a writer that tells how many bytes come; told's error ends it.
+type writing struct {
+	io.Writer
+	told func(n int) error
 }
 
-func (e ending) Write(b []byte) (int, error) {
-	if err := e.ctx.Err(); err != nil {
+func (w writing) Write(b []byte) (int, error) {
+	if err := w.told(len(b)); err != nil {
 		return 0, err
 	}
-	return e.w.Write(b)
+	return w.Writer.Write(b)
 }
 
 func (a *app) convert(ctx context.Context, dir *modelDir, name string, o hf.GGUFOptions) (err error) {
@@ -83,17 +84,32 @@ func (a *app) convert(ctx context.Context, dir *modelDir, name string, o hf.GGUF
 	if o.Before, o.After, err = around(tok, dir.files[tokenizerConfigFile]); err != nil {
 		return err
 	}
-	params, err := dir.params(cfg)
+	weights, err := dir.weights(cfg)
 	if err != nil {
 		return err
 	}
 	if o.Template, _, err = chatTemplate(dir.files); err != nil && !errors.Is(err, errNoTemplate) {
 		return err
 	}
-	// Whole or not at all, also where the process is killed.
-	err = writeFileBy(name, 0o644, func(w io.Writer) error { return hf.WriteGGUF(ending{ctx, w}, cfg, tok, params, o) })
-	if err != nil {
+	total := hf.GGUFSize(cfg, o.BF16)
+	if err := diskRoom("the file", filepath.Dir(name), total); err != nil {
 		return err
+	}
+	scr, start, done := a.screen(), time.Now(), int64(0)
+	defer scr.clear()
+	told := func(n int) error {
+		if done += int64(n); time.Since(start) > patience {
+			scr.now(fmt.Sprintf("writing %s of about %s", size(done), size(total)), 5*time.Second)
+		}
+		return ctx.Err()
+	}
+	// Whole or not at all, also where the process is killed.
+	err = writeFileBy(name, 0o644, func(w io.Writer) error { return hf.WriteGGUF(writing{w, told}, cfg, tok, weights, o) })
+	if err != nil {
+		return unreadable(err)
+	}
+	if !o.BF16 && weights.BF16() {
+		a.say("note: the model is in bfloat16: with --bf16 the file is half as large and says the same")
 	}
 	fi, err := os.Stat(name)
 	if err != nil {

@@ -152,11 +152,14 @@ func newDir(dir string) (d *draft, err error) {
 
 // place makes the draft of a directory what it is to become, of the files: whole or not at all,
 // where the directory is not there yet; else config.json, without which nothing is a model, comes last.
-func (d *draft) place(files map[string][]byte) error {
+func (d *draft) place(files map[string]io.Reader) error {
 	tmp := d.f.Name()
 	names := make([]string, 0, len(files))
-	for name, data := range files {
-		if err := writeFile(filepath.Join(tmp, name), data, 0o644); err != nil {
+	for name, r := range files {
+		if err := writeFileBy(filepath.Join(tmp, name), 0o644, func(w io.Writer) error {
+			_, err := io.Copy(w, r)
+			return err
+		}); err != nil {
 			return err
 		}
 		names = append(names, name)

@@ -19,6 +19,7 @@ type evalFlags struct {
 	model, text, split string
 	skip, documents    int
 	threads            int
+	bf16               bool
 }
 
 // evaluation is what eval prints.
@@ -29,6 +30,12 @@ type evaluation struct {
 	PPL       power   `json:"ppl"`       // e to the mean_nll
 	Seconds   float64 `json:"seconds"`
 }
+
+// smallModel is below how many parameters a model is kept as it is, too, from which documents of a few
+// hundred tokens are read faster.
+const smallModel = 1 << 26
+
+const bf16Usage = "round weights to bfloat16: half the memory, and written faster; those that are stored so are read so anyway, and nothing changes"
 
 // A power may be beyond all numbers, which is null in JSON.
 type power float64
@@ -67,7 +74,7 @@ separator, documents lose the white space around them, and empty ones do not cou
 			if err != nil {
 				return err
 			}
-			return a.eval(cmd.Context(), dir, ef)
+			return errors.Join(a.eval(cmd.Context(), dir, ef), dir.close())
 		},
 	}
 	kf.add(c)
@@ -78,6 +85,7 @@ separator, documents lose the white space around them, and empty ones do not cou
 	f.StringVar(&ef.split, "split", "", splitUsage)
 	f.IntVar(&ef.skip, "skip", 0, "leave out this many documents at the beginning, e.g. a fragment")
 	f.IntVar(&ef.documents, "documents", 0, "end after this many documents; 0 is all")
+	f.BoolVar(&ef.bf16, "bf16", false, bf16Usage)
 	f.IntVar(&ef.threads, "threads", 0, "threads that compute (default: one for each core)")
 	return c
 }
@@ -90,11 +98,10 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if err != nil {
 		return err
 	}
-	o, err := dir.open(ef.threads)
+	o, err := dir.describe()
 	if err != nil {
 		return err
 	}
-	defer o.close()
 	before, err := beginning(o.tok, dir.files[tokenizerConfigFile])
 	if err != nil {
 		return err
@@ -124,6 +131,17 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 	if longest < 2 {
 		return advise(fmt.Errorf("%s holds no document of two tokens", ef.text), "a document needs a token to predict another from")
 	}
+	l := loading{threads: ef.threads, bf16: ef.bf16, flat: !ef.bf16 && o.cfg.NumParams() < smallModel}
+	if l.others, err = llama.ScorerMemory(o.cfg, longest, l.flat); err != nil {
+		return err
+	}
+	if err := fits(fmt.Sprintf("documents of up to %d tokens", longest), l.others, freeMemory(), "cut the text into shorter documents with --split, or use a smaller model"); err != nil {
+		return err
+	}
+	if err := a.load(ctx, o, dir, l); err != nil {
+		return err
+	}
+	defer o.close()
 	out, err := a.score(ctx, o, all, longest, total)
 	if err != nil {
 		return err
@@ -134,13 +152,6 @@ func (a *app) eval(ctx context.Context, dir *modelDir, ef evalFlags) error {
 
 // score is the evaluation of documents of up to longest tokens, total predictions in all.
 func (a *app) score(ctx context.Context, o *opened, docs [][]int32, longest, total int) (out evaluation, err error) {
-	need, err := llama.ScorerMemory(o.cfg, longest)
-	if err != nil {
-		return out, err
-	}
-	if err := fits(fmt.Sprintf("documents of up to %d tokens", longest), need, freeMemory(), "cut the text into shorter documents with --split, or use a smaller model"); err != nil {
-		return out, err
-	}
 	s, err := o.m.NewScorer(longest)
 	if err != nil {
 		return out, err

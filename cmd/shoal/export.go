@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -74,19 +75,18 @@ func (s *session) export(ctx context.Context, run, head wire.CID, dir string) er
 	if err := s.blocks.FetchDir(ctx, commit.State, peers, model.Limit(), nil); err != nil {
 		return fmt.Errorf("state of round %d: %w", commit.Round, err)
 	}
-	files, err := s.blocks.GetDir(ctx, commit.State, model.Limit())
+	files, err := s.blocks.OpenDir(ctx, commit.State, model.Limit())
 	if err != nil {
 		return err
 	}
-	if _, _, err := model.ReadFiles(files); err != nil {
+	if err := model.CheckFiles(files); err != nil {
 		return fmt.Errorf("state of round %d: %w", commit.Round, err)
 	}
 	beside, err := s.app.beside(ctx, s.blocks, m, model.Tokenizer)
 	if err != nil {
 		return err
 	}
-	maps.Copy(files, beside)
-	if err := s.writeModel(ctx, dir, files, model, roots); err != nil {
+	if err := s.writeModel(ctx, dir, files, beside, model, roots); err != nil {
 		return err
 	}
 	return s.app.show(struct {
@@ -153,7 +153,7 @@ func (s *session) gather(ctx context.Context, run wire.CID, m *manifest.Manifest
 }
 
 // writeModel writes the directory; a failure leaves none.
-func (s *session) writeModel(ctx context.Context, dir string, files map[string][]byte, model *node.Model, roots []wire.CID) (err error) {
+func (s *session) writeModel(ctx context.Context, dir string, files map[string]*io.SectionReader, beside map[string][]byte, model *node.Model, roots []wire.CID) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -172,11 +172,17 @@ func (s *session) writeModel(ctx context.Context, dir string, files map[string][
 	if out["tokenizer_config.json"], err = hf.TokenizerConfig(tok, model.Config); err != nil {
 		return err
 	}
-	for name, data := range files { // where the run has a tokenizer_config.json from its base, it counts
-		out[filepath.Base(name)] = data
-	}
+	maps.Copy(out, beside) // where the run has a tokenizer_config.json from its base, it counts
 	for name, data := range out {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	for name, r := range files {
+		if err := writeFileBy(filepath.Join(dir, filepath.Base(name)), 0o644, func(w io.Writer) error {
+			_, err := io.Copy(w, r)
+			return err
+		}); err != nil {
 			return err
 		}
 	}

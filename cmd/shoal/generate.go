@@ -35,6 +35,7 @@ type generateFlags struct {
 	seed        uint64
 	threads     int
 	engine      string
+	bf16        bool
 }
 
 func (a *app) generateCmd() *cobra.Command {
@@ -71,7 +72,7 @@ tokenizer puts before a text, such as a BOS.
 				return err
 			}
 			gf.given = cmd.Flags().Changed
-			return a.generate(cmd.Context(), dir, gf)
+			return errors.Join(a.generate(cmd.Context(), dir, gf), dir.close())
 		},
 	}
 	kf.add(c)
@@ -91,6 +92,7 @@ tokenizer puts before a text, such as a BOS.
 	f.StringArrayVar(&gf.stop, "stop", nil, "end before this text; may be given more than once")
 	f.BoolVar(&gf.logProbs, "logprobs", false, "with --json: each token and its log-probability")
 	f.Uint64Var(&gf.seed, "seed", 1, "equal seeds give equal text")
+	f.BoolVar(&gf.bf16, "bf16", false, bf16Usage)
 	f.IntVar(&gf.threads, "threads", 0, "threads that compute (default: one for each core)")
 	f.StringVar(&gf.engine, "engine", inProcess, "what writes: "+inProcess+", worker (a process of its own), unix:SOCKET or exec:COMMAND (see shoal worker --help)")
 	return c
@@ -110,11 +112,10 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if err != nil {
 		return err
 	}
-	o, err := dir.openFor(gf.threads, spawn)
+	o, err := dir.describe()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, o.close()) }()
 	gf.eos = o.cfg.EOS
 	if b := dir.files[generationFile]; b != nil {
 		g, err := hf.ParseGeneration(b)
@@ -147,12 +148,14 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 		return err
 	}
 	positions := min(o.cfg.Context(), len(ids)+gf.tokens) // contexts may be long
-	if err := fits(fmt.Sprintf("keys and values of %d tokens", positions), llama.CacheMemory(o.cfg, positions), freeMemory(), "write fewer tokens: -n 300"); err != nil {
+	cache := llama.CacheMemory(o.cfg, positions)
+	if err := fits(fmt.Sprintf("keys and values of %d tokens", positions), cache, freeMemory(), "write fewer tokens: -n 300"); err != nil {
 		return err
 	}
-	if r, ok := o.writes.(*remoteModel); ok {
-		r.batch.Positions = positions
+	if err := a.load(ctx, o, dir, loading{threads: gf.threads, bf16: gf.bf16, others: cache, spawn: spawn, positions: positions}); err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, o.close()) }()
 	var text strings.Builder
 	w := &speaker{tok: o.tok, ids: ids, out: &text, said: len(ids), stop: gf.stop}
 	if !a.json {

@@ -27,7 +27,7 @@ type remoteModel struct {
 	spawn  func() (*worker.Client, error)
 	cfg    hf.Config
 	batch  worker.Batch
-	params []float32
+	params func() ([]float32, error) // reads them: a worker has its own, and here they would lie idle
 
 	mu    sync.Mutex // guards following
 	texts *worker.Texts
@@ -66,11 +66,15 @@ func (r *remoteModel) worker(ctx context.Context) (*worker.Texts, error) {
 }
 
 func (r *remoteModel) start() (*worker.Texts, error) {
+	params, err := r.params()
+	if err != nil {
+		return nil, err
+	}
 	c, err := r.spawn()
 	if err != nil {
 		return nil, err
 	}
-	t, err := c.Write(r.cfg, r.batch, r.params)
+	t, err := c.Write(r.cfg, r.batch, params)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -161,7 +165,12 @@ func newBatchModel(cfg hf.Config, b worker.Batch, params []float32, threads int)
 			err = errors.Join(err, dev.Close())
 		}
 	}()
-	m, err := llama.New(dev, cfg, params)
+	from, err := hf.NewVector(cfg.Tensors(), params)
+	if err != nil {
+		return nil, err
+	}
+	thrifty(4 * int64(len(params)))
+	m, err := llama.Load(context.Background(), dev, cfg, from, b.BF16 || from.BF16(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func TestGenerators(t *testing.T) {
 		t.Fatal(err)
 	}
 	spawn, spawned := spawnSelf(t), []*worker.Client(nil)
-	r := &remoteModel{cfg: cfg, params: params, batch: worker.Batch{Streams: 2, Positions: 64}, spawn: func() (*worker.Client, error) {
+	r := &remoteModel{cfg: cfg, params: given(params), batch: worker.Batch{Streams: 2, Positions: 64}, spawn: func() (*worker.Client, error) {
 		c, err := spawn()
 		spawned = append(spawned, c) // under r's lock
 		return c, err
@@ -108,7 +108,7 @@ func TestGenerators(t *testing.T) {
 	// Workers that die in the middle of a text: three times it is written again.
 	for after, fails := range map[int]bool{2: true, 3: false, 12: false} {
 		began := 0
-		r := &remoteModel{cfg: cfg, params: params, spawn: func() (*worker.Client, error) {
+		r := &remoteModel{cfg: cfg, params: given(params), spawn: func() (*worker.Client, error) {
 			began++
 			return mortal(t, m, began*after) // each gets further than the one before
 		}}
@@ -179,7 +179,7 @@ func TestRestartedWorkerDiffers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	r := &remoteModel{cfg: cfg, params: llama.Genesis(cfg, 1), spawn: func() (*worker.Client, error) {
+	r := &remoteModel{cfg: cfg, params: given(llama.Genesis(cfg, 1)), spawn: func() (*worker.Client, error) {
 		began++
 		m, err := llama.New(dev, cfg, llama.Genesis(cfg, began)) // another model each time
 		if err != nil {
@@ -236,4 +236,8 @@ func TestGenerateStories(t *testing.T) {
 			t.Errorf("%s: wrote %q", engine, got.Text)
 		}
 	}
+}
+
+func given(params []float32) func() ([]float32, error) {
+	return func() ([]float32, error) { return params, nil }
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -154,13 +155,17 @@ var checkpointFiles = []string{node.ConfigFile, node.WeightsFile, node.Tokenizer
 
 // sameFiles compares the checkpoint in dir with a state's CID.
 func sameFiles(ctx context.Context, b node.Blocks, dir string, state wire.CID) error {
-	files := map[string][]byte{}
+	files := map[string]io.Reader{}
 	for _, name := range checkpointFiles {
-		data, err := required(dir, name, maxModel)
+		if err := regular(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
-		files[name] = data
+		defer f.Close()
+		files[name] = f
 	}
 	c, err := b.PutDir(ctx, files)
 	if err != nil {

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -34,11 +34,12 @@ var companions = []string{tokenizerConfigFile, generationFile, chatTemplateFile,
 
 const maxCompanion = 8 << 20 // bytes of one
 
-// A modelDir is a model's directory. Weights that lie on disk stay there until
-// params maps them: they are never in memory twice.
+// A modelDir is a model's directory. Its weights stay where they lie until they are read,
+// some at a time: they are never in memory twice. It wants to be closed.
 type modelDir struct {
-	files map[string][]byte // by name; those with weights only where path is empty
-	path  string            // of the directory; empty where it was fetched
+	files map[string][]byte // by name, but for those with weights
+	open  func(name string) (*io.SectionReader, error)
+	close func() error // ends reading
 }
 
 // model finds a model's directory on disk, or fetches it by CID.
@@ -50,7 +51,33 @@ func (a *app) model(ctx context.Context, name string, kf *keyFlags, nf *netFlags
 }
 
 func localModel(path string) (_ *modelDir, err error) {
-	m := &modelDir{map[string][]byte{}, path}
+	var opened []*os.File
+	m := &modelDir{
+		files: map[string][]byte{},
+		open: func(name string) (*io.SectionReader, error) {
+			name = filepath.Join(path, name)
+			if err := regular(name); err != nil {
+				return nil, notAModel(err)
+			}
+			f, err := os.Open(name)
+			if err != nil {
+				return nil, notAModel(err)
+			}
+			opened = append(opened, f)
+			fi, err := f.Stat()
+			if err != nil {
+				return nil, err
+			}
+			return io.NewSectionReader(f, 0, fi.Size()), nil
+		},
+		close: func() (err error) {
+			for _, f := range opened {
+				err = errors.Join(err, f.Close())
+			}
+			opened = nil
+			return err
+		},
+	}
 	for _, f := range []string{node.ConfigFile, node.TokenizerFile} {
 		if m.files[f], err = required(path, f, maxTokenizer); err != nil {
 			return nil, notAModel(err)
@@ -89,20 +116,29 @@ func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *net
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	own, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	own, cancel := context.WithCancel(ctx)
 	defer cancel()
-	scr := a.screen()
+	patient := time.AfterFunc(fetchPatience, cancel)
+	defer patient.Stop()
+	scr, best := a.screen(), int64(-1)
 	defer scr.clear()
 	for {
 		err := s.blocks.FetchDir(own, c, s.net.Peers(), maxModel, func(done, total int64) {
+			if done > best { // however long it takes
+				best = done
+				patient.Reset(fetchPatience)
+			}
 			scr.now(fmt.Sprintf("fetching %s of %s", size(done), size(total)), 5*time.Second)
 		})
 		if err == nil {
-			files, err := s.blocks.GetDir(ctx, c, maxModel)
-			return &modelDir{files: files}, err
+			return storedModel(ctx, s, c)
 		}
-		if !errors.Is(err, node.ErrNotFound) || own.Err() != nil {
+		if ctx.Err() != nil || !errors.Is(err, node.ErrNotFound) && own.Err() == nil {
 			return nil, err
 		}
 		select { // nobody was found yet who has it
@@ -116,125 +152,123 @@ func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *net
 	}
 }
 
-// params are the values of the weights, in one part or in shards, in the order of
-// cfg.Tensors.
-func (m *modelDir) params(cfg hf.Config) (flat []float32, err error) {
-	if err := room(cfg, freeMemory()); err != nil {
+// fetchPatience is how long a model's fetch goes on without a byte.
+const fetchPatience = 2 * time.Minute
+
+// storedModel is one in the store of s, which closes with it.
+func storedModel(ctx context.Context, s *session, c wire.CID) (*modelDir, error) {
+	all, err := s.blocks.OpenDir(ctx, c, maxModel)
+	if err != nil {
 		return nil, err
 	}
-	var maps []*mapping
-	defer func() {
-		for _, x := range maps {
-			err = errors.Join(err, x.close())
+	m := &modelDir{files: map[string][]byte{}, close: s.close, open: func(name string) (*io.SectionReader, error) {
+		if r := all[name]; r != nil {
+			return r, nil
 		}
-	}()
+		return nil, notAModel(fmt.Errorf("%s: %w", name, os.ErrNotExist))
+	}}
+	limits := map[string]int64{node.ConfigFile: maxTokenizer, node.TokenizerFile: maxTokenizer}
+	if all[node.WeightsFile] == nil { // where there are both, they are of the same
+		limits[shardIndexFile] = maxTokenizer
+	}
+	for _, name := range companions {
+		limits[name] = maxCompanion
+	}
+	for name, limit := range limits {
+		r := all[name]
+		if r == nil {
+			continue
+		}
+		if r.Size() > limit {
+			return nil, fmt.Errorf("%s: %s: %d bytes, at most %d", c, name, r.Size(), limit)
+		}
+		m.files[name] = make([]byte, r.Size())
+		if _, err := io.ReadFull(r, m.files[name]); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// weights are those of a model of cfg, in one part or in shards. They can be read until m closes.
+func (m *modelDir) weights(cfg hf.Config) (*hf.Weights, error) {
 	read := func(name string) (*hf.File, error) {
-		b := m.files[name]
-		if m.path != "" {
-			x, err := mapFile(filepath.Join(m.path, name))
-			if err != nil {
-				return nil, notAModel(err)
-			}
-			maps, b = append(maps, x), x.data
+		r, err := m.open(name)
+		if err != nil {
+			return nil, err
 		}
-		f, err := hf.ReadSafetensors(b)
+		f, err := hf.OpenSafetensors(r, r.Size())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		return f, nil
 	}
-	err = faults(func() error {
-		st, err := m.tensors(read)
-		if err != nil {
-			return err
-		}
-		if flat, err = st.Flat(cfg.Tensors()); err != nil {
-			where := node.WeightsFile
-			if m.files[shardIndexFile] != nil {
-				where = shardIndexFile
-			}
-			return fmt.Errorf("%s: %w", where, err)
-		}
-		return nil
-	})
-	return flat, err
+	where := node.WeightsFile
+	var f *hf.File
+	var err error
+	if index := m.files[shardIndexFile]; index != nil {
+		where = shardIndexFile
+		f, err = hf.ReadShards(index, read)
+	} else {
+		f, err = read(node.WeightsFile)
+	}
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	w, err := f.Weights(cfg.Tensors())
+	if err != nil {
+		return nil, unreadable(fmt.Errorf("%s: %w", where, err))
+	}
+	return w, nil
 }
 
-// room refuses weights that have none in so many free bytes of memory, 0 where that is
-// not known: the allocation would end the process.
-func room(cfg hf.Config, free int64) error {
-	what := fmt.Sprintf("model: %d parameters, as float32,", cfg.NumParams())
-	return fits(what, 4*cfg.NumParams(), free, "use a smaller model, or a machine with more memory")
+// unreadable says what to do where weights end before their end.
+func unreadable(err error) error {
+	if errors.Is(err, hf.ErrRead) && errors.Is(err, io.ErrUnexpectedEOF) {
+		return advise(fmt.Errorf("model: its files became shorter while they were read: %w", err), "copy the model whole, and try again")
+	}
+	return err
+}
+
+// params are the values of the weights in the order of cfg.Tensors.
+func (m *modelDir) params(cfg hf.Config) ([]float32, error) {
+	w, err := m.weights(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := room(cfg, 4*cfg.NumParams(), "float32", 0, freeMemory()); err != nil {
+		return nil, err
+	}
+	flat, err := w.Flat()
+	return flat, unreadable(err)
+}
+
+// room refuses weights that take so many bytes, besides others that the work takes, in free bytes
+// of memory, 0 where that is not known: the allocation would end the process.
+func room(cfg hf.Config, bytes int64, as string, others, free int64) error {
+	if free <= 0 || bytes+others <= free {
+		return nil
+	}
+	what := fmt.Sprintf("model: %s parameters in %s", count(float64(cfg.NumParams())), as)
+	next := "use a smaller model, or a machine with more memory"
+	if as != "bfloat16" && bytes/2+others <= free {
+		next = "--bf16 needs half as much for the weights; or " + next
+	}
+	if others > 0 {
+		what += fmt.Sprintf(" take %s, the work %s", size(bytes), size(others))
+	}
+	return fits(what, bytes+others, free, next)
 }
 
 // fits refuses what takes n bytes of memory where free are left.
 func fits(what string, n, free int64, next string) error {
 	if free > 0 && n > free {
-		return advise(fmt.Errorf("%s: %s of memory, %s are free", what, size(n), size(free)), "%s", next)
+		return advise(fmt.Errorf("%s: %s of memory are needed, %s are free", what, size(n), size(free)), "%s", next)
 	}
 	return nil
 }
 
-func (m *modelDir) tensors(read func(name string) (*hf.File, error)) (*hf.File, error) {
-	index := m.files[shardIndexFile]
-	if index == nil {
-		return read(node.WeightsFile)
-	}
-	return hf.ReadShards(index, read)
-}
-
-// A mapping is a file's bytes: mapped where the system can, read otherwise.
-type mapping struct {
-	data  []byte
-	close func() error
-}
-
-// mapFile maps a file for reading. Whoever reads data does so within faults.
-func mapFile(name string) (_ *mapping, err error) {
-	if err := regular(name); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }() // the mapping stays
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	n := fi.Size()
-	if n > maxModel || int64(int(n)) != n {
-		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, n, int64(maxModel))
-	}
-	if n == 0 {
-		return &mapping{close: func() error { return nil }}, nil
-	}
-	return mapBytes(f, int(n))
-}
-
-// faults runs f, which reads mapped files. Where one of them has become shorter
-// since, or its disk fails, the system raises a signal that would end the process
-// (SIGBUS): here it is an error.
-func faults(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // of this goroutine
-	defer func() {
-		r := recover()
-		if r == nil {
-			return
-		}
-		if _, ok := r.(interface {
-			runtime.Error
-			Addr() uintptr // of memory that is not there: no other panic has one
-		}); !ok {
-			panic(r)
-		}
-		err = advise(errors.New("model: its files became shorter while they were read, or their disk fails"), "copy the model whole, and try again")
-	}()
-	return f()
-}
-
-// opened is a model ready to compute. It wants to be closed.
+// opened is a model that is known, and ready to compute once it is loaded. It wants to be closed.
 type opened struct {
 	cfg    hf.Config
 	tok    *hf.Tokenizer
@@ -243,12 +277,8 @@ type opened struct {
 	close  func() error
 }
 
-// open makes a model of the directory; thr as --threads.
-func (m *modelDir) open(thr int) (*opened, error) { return m.openFor(thr, nil) }
-
-// openFor is open that leaves the computing to a worker, where spawn starts one: then
-// the model can only write.
-func (m *modelDir) openFor(thr int, spawn func() (*worker.Client, error)) (*opened, error) {
+// describe reads what says what the model is.
+func (m *modelDir) describe() (*opened, error) {
 	cfg, err := hf.ParseConfig(m.files[node.ConfigFile])
 	if err != nil {
 		return nil, err
@@ -257,23 +287,77 @@ func (m *modelDir) openFor(thr int, spawn func() (*worker.Client, error)) (*open
 	if err != nil {
 		return nil, err
 	}
-	params, err := m.params(cfg)
+	return &opened{cfg: cfg, tok: tok, close: func() error { return nil }}, nil
+}
+
+// A loading says how a model is loaded.
+type loading struct {
+	threads int
+	bf16    bool  // round matrices where they are not in bfloat16
+	flat    bool  // as llama.New has it: smaller models read short texts faster so
+	others  int64 // bytes that the work takes besides
+	// spawn, where not nil, starts a worker that computes instead. Then the model can only write,
+	// so many positions.
+	spawn     func() (*worker.Client, error)
+	positions int
+}
+
+// load makes o ready to compute with the weights of m.
+func (a *app) load(ctx context.Context, o *opened, m *modelDir, l loading) error {
+	if l.spawn != nil {
+		r := &remoteModel{spawn: l.spawn, cfg: o.cfg, params: func() ([]float32, error) { return m.params(o.cfg) },
+			batch: worker.Batch{Streams: 1, Positions: l.positions, BF16: l.bf16}}
+		o.writes, o.close = r, r.Close
+		return nil
+	}
+	w, err := m.weights(o.cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if spawn != nil {
-		r := &remoteModel{spawn: spawn, cfg: cfg, params: params, batch: worker.Batch{Streams: 1, Positions: cfg.Context()}}
-		return &opened{cfg, tok, nil, r, r.Close}, nil
+	half, as := l.bf16 || w.BF16(), "float32"
+	if half {
+		as = "bfloat16"
 	}
-	dev, err := cpu.New(cpu.Options{Threads: threads(thr)})
+	need := llama.LoadedMemory(o.cfg, half)
+	if l.flat {
+		need = 4 * o.cfg.NumParams()
+	}
+	if err := room(o.cfg, need, as, l.others, freeMemory()); err != nil {
+		return err
+	}
+	thrifty(need)
+	dev, err := cpu.New(cpu.Options{Threads: threads(l.threads)})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	x, err := llama.New(dev, cfg, params)
+	scr, start := a.screen(), time.Now()
+	defer scr.clear()
+	var x *llama.Model
+	if l.flat {
+		var params []float32
+		if params, err = w.Flat(); err == nil {
+			x, err = llama.New(dev, o.cfg, params)
+		}
+	} else {
+		x, err = llama.Load(ctx, dev, o.cfg, w, half, func(done, total int64) {
+			if time.Since(start) > patience {
+				scr.now(fmt.Sprintf("reading the model: %s of %s parameters", count(float64(done)), count(float64(total))), 5*time.Second)
+			}
+		})
+	}
 	if err != nil {
-		return nil, errors.Join(err, dev.Close())
+		return errors.Join(unreadable(err), dev.Close())
 	}
-	return &opened{cfg, tok, x, x, dev.Close}, nil
+	o.m, o.writes, o.close = x, x, dev.Close
+	return nil
+}
+
+// thrifty has what lies around in memory collected in time where n bytes stay: as usual it may
+// become as much again. What stays holds no pointers, so that to look through it costs nothing.
+func thrifty(n int64) {
+	if n > 1<<28 {
+		debug.SetGCPercent(10)
+	}
 }
 
 // knows refuses tokens that the model's vocabulary lacks: transformers fails at them, too.

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -32,65 +32,86 @@ func bigModel(t testing.TB) (dir string, cfg hf.Config, params []float32) {
 	return dir, cfg, params
 }
 
-// Weights on disk are in memory once: nothing but the result is allocated.
-func TestParamsAreMapped(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("SKIPPED, NOT TESTED: what loading allocates, which is known on Linux only")
-	}
+// allocated is how many bytes f allocates.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// Weights on disk are in memory once, as float32 or packed: what is allocated to read, check, convert
+// and store them hardly exceeds what stays.
+func TestWeightsAreInMemoryOnce(t *testing.T) {
 	path, cfg, want := bigModel(t)
+	flat := uint64(4 * len(want))
 	dir, err := localModel(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	got, err := dir.params(cfg)
-	runtime.ReadMemStats(&after)
-	if err != nil || !slices.Equal(got, want) {
-		t.Fatalf("other weights: %v", err)
-	}
-	flat := uint64(4 * len(want))
-	if n := after.TotalAlloc - before.TotalAlloc; n > flat+flat/16 {
-		t.Errorf("%d bytes were allocated for %d of weights", n, flat)
-	}
-	if b, err := os.ReadFile("/proc/self/maps"); err != nil || bytes.Contains(b, []byte(node.WeightsFile)) {
-		t.Errorf("the file is still mapped: %v", err)
+	defer dir.close()
+	a := &app{dir: t.TempDir(), out: io.Discard, err: io.Discard}
+	for what, c := range map[string]struct {
+		f    func() error
+		most uint64
+	}{
+		"flat": {func() error {
+			got, err := dir.params(cfg)
+			if err == nil && !slices.Equal(got, want) {
+				err = errors.New("other weights")
+			}
+			return err
+		}, flat + flat/8},
+		"loaded": {func() error {
+			o := &opened{cfg: cfg}
+			if err := a.load(t.Context(), o, dir, loading{threads: 1}); err != nil {
+				return err
+			}
+			return o.close()
+		}, flat + flat/2}, // 4 MiB of it is what is read at a time
+		"loaded in bfloat16": {func() error {
+			o := &opened{cfg: cfg}
+			if err := a.load(t.Context(), o, dir, loading{threads: 1, bf16: true}); err != nil {
+				return err
+			}
+			return o.close()
+		}, flat/2 + flat/2},
+		"checked": {func() error { return a.checkWeights(t.Context(), dir, cfg) }, flat / 4},
+		"converted": {func() error {
+			return a.convert(t.Context(), dir, filepath.Join(t.TempDir(), "x.gguf"), hf.GGUFOptions{})
+		}, flat / 2},
+	} {
+		n := allocated(func() {
+			if err := c.f(); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		})
+		if n > c.most {
+			t.Errorf("%s: %d bytes were allocated for %d of weights", what, n, flat)
+		}
 	}
 }
 
-// A file that becomes shorter while it is mapped is an error, not the end of the
-// process.
-func TestTruncatedWhileMapped(t *testing.T) {
+// A file that becomes shorter while it is read is an error that says so.
+func TestTruncatedWhileRead(t *testing.T) {
 	path, cfg, _ := bigModel(t)
-	name := filepath.Join(path, node.WeightsFile)
-	x, err := mapFile(name)
+	dir, err := localModel(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := x.close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	st, err := hf.ReadSafetensors(x.data)
+	defer dir.close()
+	w, err := dir.weights(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(name, 1<<20); err != nil {
+	if err := os.Truncate(filepath.Join(path, node.WeightsFile), 1<<20); err != nil {
 		t.Fatal(err)
 	}
 	var adv advice
-	if err := faults(func() error { _, err := st.Flat(cfg.Tensors()); return err }); !errors.As(err, &adv) || !strings.Contains(err.Error(), "shorter") {
+	_, err = w.Flat()
+	if err := unreadable(err); !errors.As(err, &adv) || !strings.Contains(err.Error(), "shorter") {
 		t.Errorf("truncated: %v", err)
-	}
-	// Nothing else is swallowed.
-	defer func() {
-		if r := recover(); r != "a bug" {
-			t.Errorf("recovered %v", r)
-		}
-	}()
-	if err := faults(func() error { panic("a bug") }); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -119,10 +140,25 @@ func TestModelFilesRefused(t *testing.T) {
 // A model that is larger than the memory is refused: it would end the process.
 func TestModelWithoutRoom(t *testing.T) {
 	cfg := hf.Config{HiddenSize: 1 << 16, IntermediateSize: 8, NumHiddenLayers: 1, NumAttentionHeads: 1024, HeadDim: 2, VocabSize: 1 << 20, TieWordEmbeddings: true}
-	for free, want := range map[int64]bool{0: true, 1 << 30: false, 4*cfg.NumParams() - 1: false, 4 * cfg.NumParams(): true} {
-		if err := room(cfg, free); (err == nil) != want {
-			t.Errorf("with %d bytes free: %v", free, err)
+	n := 4 * cfg.NumParams()
+	for _, c := range []struct {
+		others, free int64
+		want         string // of the advice; empty is none
+	}{
+		{0, 0, ""}, {0, n, ""}, {10, n + 10, ""},
+		{0, 1 << 30, "a smaller model"}, {0, n - 1, "--bf16"}, {10, n + 9, "--bf16"},
+	} {
+		err := room(cfg, n, "float32", c.others, c.free)
+		var adv advice
+		if ok := errors.As(err, &adv); ok != (c.want != "") || ok && !strings.Contains(adv.next, c.want) {
+			t.Errorf("with %d bytes free: %v, want %q", c.free, err, c.want)
 		}
+	}
+	if err := diskFits("x", "/", 11, 10); err == nil || !strings.Contains(err.Error(), "disk") || diskFits("x", "/", 10, 10) != nil || diskFits("x", "/", 10, 0) != nil {
+		t.Errorf("a full disk: %v", err)
+	}
+	if free := freeDisk(filepath.Join(t.TempDir(), "not", "there")); free < 1 {
+		t.Errorf("%d bytes of disk are free", free)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"sync"
 
@@ -90,7 +91,7 @@ func (b blocks) PutFile(ctx context.Context, data []byte) (wire.CID, error) {
 	return with(b.store.PutFile(ctx, data))
 }
 
-func (b blocks) PutDir(ctx context.Context, files map[string][]byte) (wire.CID, error) {
+func (b blocks) PutDir(ctx context.Context, files map[string]io.Reader) (wire.CID, error) {
 	return with(b.store.PutDir(ctx, files))
 }
 
@@ -98,9 +99,18 @@ func (b blocks) GetFile(ctx context.Context, c wire.CID, limit int64) ([]byte, e
 	return with(b.store.GetFile(ctx, c, limit))
 }
 
-func (b blocks) GetDir(ctx context.Context, c wire.CID, limit int64) (map[string][]byte, error) {
-	return with(b.store.GetDir(ctx, c, limit))
+func (b blocks) OpenDir(ctx context.Context, c wire.CID, limit int64) (map[string]*io.SectionReader, error) {
+	files, err := b.store.OpenDir(ctx, c, limit)
+	for name, f := range files {
+		files[name] = io.NewSectionReader(sortedReader{f}, 0, f.Size())
+	}
+	return with(files, err)
 }
+
+// sortedReader tells node's kinds of failure apart.
+type sortedReader struct{ r io.ReaderAt }
+
+func (s sortedReader) ReadAt(b []byte, at int64) (int, error) { return with(s.r.ReadAt(b, at)) }
 
 func (b blocks) Fetch(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64) ([]byte, error) {
 	if b.exchange == nil {
@@ -122,10 +132,30 @@ func (b blocks) FetchFile(ctx context.Context, c wire.CID, from []wire.PeerID, l
 
 func (b blocks) FetchDir(ctx context.Context, c wire.CID, from []wire.PeerID, limit int64, progress func(done, total int64)) error {
 	if b.exchange == nil {
-		_, err := b.GetDir(ctx, c, limit)
+		_, err := b.OpenDir(ctx, c, limit)
 		return err
 	}
 	return sorted(b.exchange.FetchDir(ctx, c, from, limit, progress))
+}
+
+func (b blocks) FetchEntry(ctx context.Context, dir wire.CID, name string, from []wire.PeerID, limit int64) ([]byte, error) {
+	if _, err := b.Fetch(ctx, dir, from, block.MaxBlock); err != nil {
+		return nil, err
+	}
+	entries, err := b.store.List(ctx, dir)
+	if err != nil {
+		return nil, sorted(err)
+	}
+	for _, e := range entries {
+		if e.Name == name {
+			data, err := b.FetchFile(ctx, e.CID, from, limit)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			return data, nil
+		}
+	}
+	return nil, nil
 }
 
 func (b blocks) Pin(name string, c wire.CID) error { return sorted(b.store.Pin(name, c)) }

@@ -447,7 +447,7 @@ func badCommits() []func(p *impostor, head *diloco.Commit) wire.CID {
 	}
 	return []func(*impostor, *diloco.Commit) wire.CID{
 		changed(func(p *impostor, c *diloco.Commit) { // verifies, but leads elsewhere
-			state, err := p.store.PutDir(context.Background(), map[string][]byte{"config.json": []byte("{}")})
+			state, err := p.store.PutDir(context.Background(), readers(map[string][]byte{"config.json": []byte("{}")}))
 			if err != nil {
 				p.s.t.Fatal(err)
 			}

@@ -121,7 +121,7 @@ func newSimSwarm(t *testing.T, o simOptions) *simSwarm {
 		s.base = o.base(m.Model.Config.HF())
 		store, err := block.Open(t.TempDir(), block.Options{NoSync: true, Log: slog.New(slog.DiscardHandler)})
 		must(err)
-		m.Model.Base, err = store.PutDir(t.Context(), s.base)
+		m.Model.Base, err = store.PutDir(t.Context(), readers(s.base))
 		must(err)
 		must(store.Close())
 	}
@@ -199,7 +199,7 @@ func (p *simPeer) start(bootstrap ...string) {
 			must(p.store.Pin("test/"+b.cid.String(), b.cid))
 		}
 		if p.s.base != nil {
-			c, err := p.store.PutDir(t.Context(), p.s.base)
+			c, err := p.store.PutDir(t.Context(), readers(p.s.base))
 			must(err)
 			must(p.store.Pin("test/base", c))
 		}

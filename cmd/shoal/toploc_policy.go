@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -136,7 +137,7 @@ and their bound. The tables go to standard output.`,
 			if err != nil {
 				return err
 			}
-			return a.toplocCalibrate(cmd.Context(), dir, cf)
+			return errors.Join(a.toplocCalibrate(cmd.Context(), dir, cf), dir.close())
 		},
 	}
 	kf.add(c)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os/signal"
 	"syscall"
@@ -147,16 +149,21 @@ func (d *draft) trained(cfg hf.Config, tokenizer []byte, params []float32, besid
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{node.TokenizerFile: tokenizer}
-	if files[node.ConfigFile], err = cfg.Marshal(); err != nil {
+	small := map[string][]byte{node.TokenizerFile: tokenizer}
+	if small[node.ConfigFile], err = cfg.Marshal(); err != nil {
 		return err
 	}
-	if files[node.WeightsFile], err = hf.WriteSafetensors(cfg.Tensors(), params); err != nil {
+	if small[tokenizerConfigFile], err = hf.TokenizerConfig(tok, cfg); err != nil {
 		return err
 	}
-	if files[tokenizerConfigFile], err = hf.TokenizerConfig(tok, cfg); err != nil {
+	maps.Copy(small, beside)
+	weights, err := hf.Safetensors(cfg.Tensors(), params)
+	if err != nil {
 		return err
 	}
-	maps.Copy(files, beside)
+	files := map[string]io.Reader{node.WeightsFile: weights}
+	for name, b := range small {
+		files[name] = bytes.NewReader(b)
+	}
 	return d.place(files)
 }

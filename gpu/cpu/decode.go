@@ -29,10 +29,11 @@ type linearJob struct {
 	each    int // panels of a task
 }
 
-// packJob packs; a task is a panel.
+// packJob packs; a task is what goes into a panel.
 type packJob struct {
-	from   []gpu.Matrix
+	from   gpu.Matrix
 	to     gpu.Packed
+	at     int // the first row
 	panels bool
 }
 
@@ -45,46 +46,38 @@ type decoding struct {
 	most   greatestJob
 }
 
-// Pack implements gpu.Decoder.
-func (d *Device) Pack(half bool, w ...gpu.Matrix) gpu.Packed {
-	rows, cols := gpu.CheckPack(w)
+// NewPacked implements gpu.Decoder.
+func (d *Device) NewPacked(half bool, rows, cols int) gpu.Packed {
 	p := gpu.Packed{Rows: rows, Cols: cols}
-	j := &d.decode.pack
-	*j = packJob{from: w, to: p, panels: panelsOf(d.k) != nil}
-	panels := (rows + panelCols - 1) / panelCols
 	n := rows * cols
-	if j.panels {
-		n = panels * panelCols * cols
+	if panelsOf(d.k) != nil {
+		n = (rows + panelCols - 1) / panelCols * panelCols * cols
 	}
 	if half {
-		j.to.Half = make([]uint16, n)
-		huge(unsafe.Pointer(unsafe.SliceData(j.to.Half)), 2*n)
+		p.Half = make([]uint16, n)
+		huge(unsafe.Pointer(unsafe.SliceData(p.Half)), 2*n)
 	} else {
-		j.to.Buffer = d.Alloc(n)
-		huge(unsafe.Pointer(unsafe.SliceData(j.to.Host)), 4*n)
+		p.Buffer = d.Alloc(n)
+		huge(unsafe.Pointer(unsafe.SliceData(p.Host)), 4*n)
 	}
-	d.pool.run(j, panels, n)
-	p, *j = j.to, packJob{}
 	return p
 }
 
+// PackRows implements gpu.Decoder.
+func (d *Device) PackRows(p gpu.Packed, at int, w gpu.Matrix) {
+	gpu.CheckPackRows(p, at, w)
+	j := &d.decode.pack
+	*j = packJob{from: w, to: p, at: at, panels: panelsOf(d.k) != nil}
+	first, end := at/panelCols, (at+w.Rows+panelCols-1)/panelCols
+	d.pool.run(j, end-first, w.Rows*w.Cols)
+	*j = packJob{}
+}
+
 func (j *packJob) run(_ *worker, task int) {
-	k := j.to.Cols
-	for i := task * panelCols; i < min((task+1)*panelCols, j.to.Rows); i++ {
-		m, at := 0, i
-		for at >= j.from[m].Rows {
-			at -= j.from[m].Rows
-			m++
-		}
-		src := row(&j.from[m], at)
-		first, step := i*k, 1
-		if j.panels {
-			in := i % panelCols
-			if j.to.Half != nil {
-				in = in%(panelCols/2)*2 + in/(panelCols/2)
-			}
-			first, step = task*panelCols*k+in, panelCols
-		}
+	panel := j.at/panelCols + task
+	for i := max(panel*panelCols, j.at); i < min((panel+1)*panelCols, j.at+j.from.Rows); i++ {
+		src := row(&j.from, i-j.at)
+		first, step := packedAt(&j.to, i, j.panels)
 		if j.to.Half != nil {
 			for x, v := range src {
 				j.to.Half[first+x*step] = gpu.RoundBF16(v)
@@ -93,6 +86,33 @@ func (j *packJob) run(_ *worker, task int) {
 		}
 		for x, v := range src {
 			j.to.Host[first+x*step] = v
+		}
+	}
+}
+
+// packedAt is where row i of w begins, and how far its values are apart.
+func packedAt(w *gpu.Packed, i int, panels bool) (first, step int) {
+	if !panels {
+		return i * w.Cols, 1
+	}
+	in := i % panelCols
+	if w.Half != nil {
+		in = in%(panelCols/2)*2 + in/(panelCols/2)
+	}
+	return i/panelCols*panelCols*w.Cols + in, panelCols
+}
+
+// Unpack implements gpu.Decoder.
+func (d *Device) Unpack(out gpu.Matrix, w gpu.Packed, ids []int32) {
+	gpu.CheckUnpack(out, w, ids)
+	for t, id := range ids {
+		first, step := packedAt(&w, int(id), panelsOf(d.k) != nil)
+		for x := range w.Cols {
+			if w.Half != nil {
+				row(&out, t)[x] = gpu.FromBF16(w.Half[first+x*step])
+			} else {
+				row(&out, t)[x] = w.Host[first+x*step]
+			}
 		}
 	}
 }

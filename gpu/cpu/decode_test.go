@@ -17,7 +17,7 @@ func TestNoGarbage(t *testing.T) {
 		const m, n, k = 7, 77, 50
 		a, b, c := d.Alloc(m*k).Matrix(m, k), d.Alloc(n*k).Matrix(n, k), d.Alloc(m*n).Matrix(m, n)
 		var best [m]int32
-		f32, bf16 := d.Pack(false, b), d.Pack(true, b)
+		f32, bf16 := gpu.Pack(d, false, b), gpu.Pack(d, true, b)
 		for name, f := range map[string]func(){
 			"matmul":      func() { d.MatMul(gpu.NT, c, a, b, true) },
 			"linear":      func() { d.Linear(c, a, f32, true) },

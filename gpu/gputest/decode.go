@@ -31,8 +31,9 @@ func linear(s *suite) {
 		cut := s.rng.IntN(n + 1)
 		a, w := s.matrix(m, k, 1), s.matrix(n, k, 1)
 		for _, half := range []bool{false, true} {
-			pd := s.dev.Pack(half, w.dev.Row(0, cut), w.dev.Row(cut, n-cut))
-			pr := s.ref.Pack(half, w.ref)
+			pd := gpu.Pack(s.dev, half, w.dev.Row(0, cut), w.dev.Row(cut, n-cut))
+			pr := gpu.Pack(s.ref, half, w.ref)
+			s.unpacked(pd, pr)
 			for _, acc := range []bool{false, true} {
 				c := s.matrix(m, n, 1)
 				before := download(s.dev, c.dev.Buffer)
@@ -56,6 +57,18 @@ func linear(s *suite) {
 			}
 		}
 	}
+}
+
+// unpacked wants rows of what was packed, any of them, more than once and none, as they went in.
+func (s *suite) unpacked(dev, ref gpu.Packed) {
+	ids := make([]int32, s.rng.IntN(6))
+	for i := range ids {
+		ids[i] = int32(s.rng.IntN(ref.Rows))
+	}
+	out := s.matrix(len(ids), ref.Cols, 1)
+	s.dev.Unpack(out.dev, dev, ids)
+	s.ref.Unpack(out.ref, ref, ids)
+	s.equal("unpack", out, 0)
 }
 
 // rounded is w with its values rounded to bfloat16.

@@ -2,8 +2,10 @@ package hf
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"strings"
+	"sync"
 )
 
 // dtypeSize holds the element types of safetensors that are whole bytes, with
@@ -19,17 +21,32 @@ func (s *Stored) real() bool {
 	return strings.HasPrefix(s.Dtype, "F") || s.Dtype == "BF16"
 }
 
-// Float32 returns the elements of the tensor, row-major, as float32: exactly,
-// but for F64 and integers beyond 2^24, which are rounded to nearest.
-func (s *Stored) Float32() []float32 {
-	out := make([]float32, s.Len())
-	s.into(out)
-	return out
+// scratch is for what is read at a time.
+var scratch = sync.Pool{New: func() any { b := make([]byte, 1<<18); return &b }}
+
+// read sets out to the elements from number on, row-major, as float32: exactly, but for F64
+// and integers beyond 2^24, which are rounded to nearest.
+func (s *Stored) read(out []float32, number int) error {
+	width := dtypeSize[s.Dtype]
+	whole := scratch.Get().(*[]byte)
+	defer scratch.Put(whole)
+	buf := *whole
+	for at := s.at + int64(width)*int64(number); len(out) > 0; at += int64(len(buf)) {
+		n := min(len(out), len(buf)/width)
+		buf = buf[:n*width]
+		if err := readAt(s.from, buf, at); err != nil {
+			return fmt.Errorf("safetensors: tensor %.80q: %w", s.Name, err)
+		}
+		widen(out[:n], buf, s.Dtype)
+		out = out[n:]
+	}
+	return nil
 }
 
-func (s *Stored) into(out []float32) {
-	le, b := binary.LittleEndian, s.data
-	switch s.Dtype {
+// widen sets out to the elements in b.
+func widen(out []float32, b []byte, dtype string) {
+	le := binary.LittleEndian
+	switch dtype {
 	case "F64":
 		for i := range out {
 			out[i] = float32(math.Float64frombits(le.Uint64(b[8*i:])))
@@ -39,8 +56,9 @@ func (s *Stored) into(out []float32) {
 			out[i] = math.Float32frombits(le.Uint32(b[4*i:]))
 		}
 	case "BF16":
+		b = b[:2*len(out)]
 		for i := range out {
-			out[i] = math.Float32frombits(uint32(le.Uint16(b[2*i:])) << 16)
+			out[i] = math.Float32frombits(uint32(b[2*i])<<16 | uint32(b[2*i+1])<<24)
 		}
 	case "F16":
 		for i := range out {

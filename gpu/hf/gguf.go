@@ -26,12 +26,9 @@ type GGUFOptions struct {
 //
 // all little-endian. Llamas' query and key rows go into the order of the
 // interleaved RoPE that llama.cpp gives them.
-func WriteGGUF(w io.Writer, c Config, t *Tokenizer, flat []float32, o GGUFOptions) error {
+func WriteGGUF(w io.Writer, c Config, t *Tokenizer, from Values, o GGUFOptions) error {
 	if err := c.Validate(); err != nil {
 		return fmt.Errorf("gguf: config: %w", err)
-	}
-	if n := c.NumParams(); int64(len(flat)) != n {
-		return fmt.Errorf("gguf: %d parameters, the config asks for %d", len(flat), n)
 	}
 	if err := c.llamaCpp(); err != nil {
 		return fmt.Errorf("gguf: %w", err)
@@ -47,10 +44,22 @@ func WriteGGUF(w io.Writer, c Config, t *Tokenizer, flat []float32, o GGUFOption
 	if o.Template != "" {
 		g.str("tokenizer.chat_template", o.Template)
 	}
-	if err := g.tensors(flat); err != nil {
+	if err := g.tensors(); err != nil {
 		return fmt.Errorf("gguf: %w", err)
 	}
-	return g.write(w)
+	return g.write(w, from)
+}
+
+// GGUFSize is about how many bytes WriteGGUF writes: those of the tensors.
+func GGUFSize(c Config, bf16 bool) (n int64) {
+	for _, t := range c.Tensors() {
+		if bf16 && len(t.Shape) > 1 {
+			n += 2 * int64(t.Len())
+		} else {
+			n += 4 * int64(t.Len())
+		}
+	}
+	return n
 }
 
 // llamaCpp refuses what transformers computes and llama.cpp's models of the same
@@ -104,8 +113,9 @@ type ggufTensor struct {
 	name  string
 	shape []int
 	kind  uint32
-	data  []float32
-	turn  int // heads whose rows are reordered; 0 is none
+	index int       // of Config.Tensors
+	data  []float32 // instead, where it is none of them
+	turn  int       // heads whose rows are reordered; 0 is none
 }
 
 func (g *gguf) key(k string, kind uint32) {
@@ -206,10 +216,9 @@ var ggufNames = map[string]string{
 	"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }
 
-func (g *gguf) tensors(flat []float32) error {
-	for _, t := range g.c.Tensors() {
-		x := ggufTensor{shape: t.Shape, data: flat[:t.Len()]}
-		flat = flat[t.Len():]
+func (g *gguf) tensors() error {
+	for i, t := range g.c.Tensors() {
+		x := ggufTensor{shape: t.Shape, index: i}
 		if g.bf16 && len(t.Shape) > 1 {
 			x.kind = ggmlBF16
 		}
@@ -261,14 +270,17 @@ func (g *gguf) tensors(flat []float32) error {
 	return nil
 }
 
+// len is the number of elements.
+func (t *ggufTensor) len() int { return Tensor{Shape: t.shape}.Len() }
+
 func (t *ggufTensor) size() uint64 {
 	if t.kind == ggmlBF16 {
-		return 2 * uint64(len(t.data))
+		return 2 * uint64(t.len())
 	}
-	return 4 * uint64(len(t.data))
+	return 4 * uint64(t.len())
 }
 
-func (g *gguf) write(out io.Writer) error {
+func (g *gguf) write(out io.Writer, from Values) error {
 	b := []byte("GGUF")
 	b = binary.LittleEndian.AppendUint32(b, 3)
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(g.list)))
@@ -290,15 +302,18 @@ func (g *gguf) write(out io.Writer) error {
 	if _, err := w.Write(b); err != nil {
 		return fmt.Errorf("gguf: %w", err)
 	}
+	var values []float32
+	var buf []byte
 	for i := range g.list {
 		t := &g.list[i]
-		cols := t.shape[len(t.shape)-1]
-		if len(t.shape) == 1 {
-			cols = 1
-		}
-		buf := make([]byte, 0, 4*cols)
-		for r := range len(t.data) / cols {
-			buf = t.appendRow(buf[:0], t.row(r, len(t.data)/cols), cols)
+		for at, n := 0, t.len(); at < n; at += len(values) {
+			values = append(values[:0], make([]float32, min(t.part(), n-at))...)
+			if t.data != nil {
+				copy(values, t.data[at:])
+			} else if err := from.Read(t.index, values, at); err != nil {
+				return fmt.Errorf("gguf: %s: %w", t.name, err)
+			}
+			buf = t.append(buf[:0], values)
 			if _, err := w.Write(buf); err != nil {
 				return fmt.Errorf("gguf: %s: %w", t.name, err)
 			}
@@ -313,19 +328,31 @@ func (g *gguf) write(out io.Writer) error {
 	return nil
 }
 
-// row is which of our rows is row r of theirs: components i and i+d/2 of a head
-// become neighbours.
-func (t *ggufTensor) row(r, rows int) int {
-	if t.turn == 0 {
-		return r
+// part is how many elements are written at a time: those of a head where its rows are reordered.
+func (t *ggufTensor) part() int {
+	if t.turn > 0 {
+		return t.len() / t.turn
 	}
-	d := rows / t.turn
-	head, i := r/d, r%d
-	return head*d + i%2*(d/2) + i/2
+	return 1 << 16
 }
 
-func (t *ggufTensor) appendRow(b []byte, r, cols int) []byte {
-	for _, v := range t.data[r*cols : (r+1)*cols] {
+// append appends a part as it is in the file: in a head that is reordered components i and i+d/2
+// become neighbours.
+func (t *ggufTensor) append(b []byte, part []float32) []byte {
+	if t.turn == 0 {
+		return t.appendRow(b, part)
+	}
+	d := t.shape[0] / t.turn
+	cols := len(part) / d
+	for r := range d {
+		from := (r%2*(d/2) + r/2) * cols
+		b = t.appendRow(b, part[from:from+cols])
+	}
+	return b
+}
+
+func (t *ggufTensor) appendRow(b []byte, row []float32) []byte {
+	for _, v := range row {
 		if t.kind == ggmlBF16 {
 			b = binary.LittleEndian.AppendUint16(b, toBF16(v))
 		} else {

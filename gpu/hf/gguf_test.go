@@ -135,7 +135,7 @@ func TestGGUF(t *testing.T) {
 				flat[i] = float32(i)
 			}
 			var out bytes.Buffer
-			if err := WriteGGUF(&out, c, tok, flat, GGUFOptions{Name: "x", BF16: bf16, Template: "{{ messages }}"}); err != nil {
+			if err := WriteGGUF(&out, c, tok, vector(c, flat), GGUFOptions{Name: "x", BF16: bf16, Template: "{{ messages }}"}); err != nil {
 				t.Fatal(err)
 			}
 			got := parseGGUF(t, out.Bytes())
@@ -198,7 +198,7 @@ func TestGGUFVocabularies(t *testing.T) {
 		c := tiny()
 		c.VocabSize, c.NumHiddenLayers = tok.VocabSize()+3, 1
 		var out bytes.Buffer
-		if err := WriteGGUF(&out, c, tok, make([]float32, c.NumParams()), GGUFOptions{}); err != nil {
+		if err := WriteGGUF(&out, c, tok, vector(c, make([]float32, c.NumParams())), GGUFOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		got := parseGGUF(t, out.Bytes())
@@ -227,6 +227,15 @@ func (f *full) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// vector is flat as Values.
+func vector(c Config, flat []float32) Values {
+	v, err := NewVector(c.Tensors(), flat)
+	if err != nil { // of another number: none is read
+		return nil
+	}
+	return v
+}
+
 func TestGGUFRefuses(t *testing.T) {
 	tok, err := NewChar("abcdefghijkl")
 	if err != nil {
@@ -234,15 +243,15 @@ func TestGGUFRefuses(t *testing.T) {
 	}
 	c := tiny()
 	flat := make([]float32, c.NumParams())
-	if err := WriteGGUF(&full{}, c, tok, flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "tokens") {
+	if err := WriteGGUF(&full{}, c, tok, vector(c, flat), GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "tokens") {
 		t.Errorf("more tokens than rows: %v", err)
 	}
 	c.VocabSize = 12
-	if err := WriteGGUF(&full{}, c, tok, flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "parameters") {
+	if _, err := NewVector(c.Tensors(), flat); err == nil || !strings.Contains(err.Error(), "parameters") {
 		t.Errorf("too few parameters: %v", err)
 	}
 	flat = make([]float32, c.NumParams())
-	if err := WriteGGUF(&full{}, c, tok, flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "disk full") {
+	if err := WriteGGUF(&full{}, c, tok, vector(c, flat), GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "disk full") {
 		t.Errorf("a full disk: %v", err)
 	}
 	for _, r := range []struct{ old, new, want string }{
@@ -256,13 +265,13 @@ func TestGGUFRefuses(t *testing.T) {
 		{`{"type":"ByteLevel","add_prefix_space":false}`, `{"type":"Split","pattern":{"Regex":"a"},"behavior":"Isolated"}`, "none like it"},
 	} {
 		s := strings.Replace(smallTokenizer, r.old, r.new, 1)
-		if err := WriteGGUF(&full{}, c, load(t, []byte(s)), flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), r.want) {
+		if err := WriteGGUF(&full{}, c, load(t, []byte(s)), vector(c, flat), GGUFOptions{}); err == nil || !strings.Contains(err.Error(), r.want) {
 			t.Errorf("%s: got %v, want an error about %s", r.new, err, r.want)
 		}
 	}
 	partial := load(t, []byte(`{"normalizer":{"type":"Replace","pattern":{"String":" "},"content":"▁"},"decoder":{"type":"ByteFallback"},
 		"model":{"type":"BPE","byte_fallback":true,"vocab":{"a":0,"<0x00>":1},"merges":[]}}`))
-	if err := WriteGGUF(&full{}, c, partial, flat, GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "<0x01>") {
+	if err := WriteGGUF(&full{}, c, partial, vector(c, flat), GGUFOptions{}); err == nil || !strings.Contains(err.Error(), "<0x01>") {
 		t.Errorf("without some bytes: %v", err)
 	}
 }
@@ -277,7 +286,7 @@ func TestGGUFRope(t *testing.T) {
 		c := tiny()
 		c.HeadDim, c.Family, c.RopeScaling = 4, family, &r
 		var out bytes.Buffer
-		if err := WriteGGUF(&out, c, tok, make([]float32, c.NumParams()), GGUFOptions{}); err != nil {
+		if err := WriteGGUF(&out, c, tok, vector(c, make([]float32, c.NumParams())), GGUFOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		return parseGGUF(t, out.Bytes())
@@ -330,7 +339,7 @@ func TestGGUFRefusesWhatLlamaCppLacks(t *testing.T) {
 		x.Family, x.HeadDim, x.RopeScaling, x.AttentionBias = c.Family, c.HeadDim, c.RopeScaling, c.AttentionBias
 		x.SlidingWindow, x.Sliding = c.SlidingWindow, c.Sliding
 		var out bytes.Buffer
-		err := WriteGGUF(&out, x, tok, make([]float32, x.NumParams()), GGUFOptions{})
+		err := WriteGGUF(&out, x, tok, vector(x, make([]float32, x.NumParams())), GGUFOptions{})
 		if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {
 			t.Errorf("%s: %v, %d bytes", want, err, out.Len())
 		}

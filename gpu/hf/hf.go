@@ -1,7 +1,8 @@
 // Package hf reads and writes the files of a Hugging Face model directory:
 // config.json of a Llama, model.safetensors and tokenizer.json.
 //
-// It does no I/O: every function takes or gives bytes, and every decoder is
+// It does no I/O of its own: functions take and give bytes, or read and write where they
+// are told, a part at a time where a file may be larger than the memory. Every decoder is
 // bounded before it allocates, so that the files may come from strangers.
 //
 // # The flat parameter vector

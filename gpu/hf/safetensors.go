@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -26,11 +27,12 @@ const (
 type Stored struct {
 	Tensor
 	Dtype string // one of dtypeSize
-	data  []byte
+	from  io.ReaderAt
+	at    int64 // its first byte in from
 }
 
-// A File is a decoded safetensors file. Its tensors point into the bytes that
-// it was read from.
+// A File is a safetensors file whose header is decoded. Its tensors stay where they
+// are until they are read.
 type File struct {
 	Metadata map[string]string
 	Tensors  []Stored // sorted by name
@@ -41,17 +43,37 @@ type File struct {
 // same tensors and values give the same bytes everywhere. The tensors must be
 // sorted by name and add up to len(flat), as those of Config.Tensors do.
 func WriteSafetensors(tensors []Tensor, flat []float32) ([]byte, error) {
-	return writeSafetensors(map[string]string{"format": "pt"}, tensors, flat)
+	return written(Safetensors(tensors, flat))
 }
 
 // WriteOuter returns outer.safetensors: the outer momentum under the names of
 // the tensors that it belongs to. Its metadata keep it from being taken for a
 // model.
 func WriteOuter(tensors []Tensor, momentum []float32) ([]byte, error) {
-	return writeSafetensors(map[string]string{"format": "pt", "shoal": "outer momentum"}, tensors, momentum)
+	return written(Outer(tensors, momentum))
 }
 
-func writeSafetensors(meta map[string]string, tensors []Tensor, flat []float32) ([]byte, error) {
+func written(r *io.SectionReader, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, r.Size())
+	_, err = io.ReadFull(r, b)
+	return b, err
+}
+
+// Safetensors is what WriteSafetensors returns, made as it is read: flat must stay as it is
+// until then.
+func Safetensors(tensors []Tensor, flat []float32) (*io.SectionReader, error) {
+	return encodeSafetensors(map[string]string{"format": "pt"}, tensors, flat)
+}
+
+// Outer does so for WriteOuter.
+func Outer(tensors []Tensor, momentum []float32) (*io.SectionReader, error) {
+	return encodeSafetensors(map[string]string{"format": "pt", "shoal": "outer momentum"}, tensors, momentum)
+}
+
+func encodeSafetensors(meta map[string]string, tensors []Tensor, flat []float32) (*io.SectionReader, error) {
 	var h bytes.Buffer
 	h.WriteString(`{"__metadata__":`)
 	m, err := json.Marshal(meta) // map keys come out sorted
@@ -83,31 +105,73 @@ func writeSafetensors(meta map[string]string, tensors []Tensor, flat []float32) 
 	if at != 4*len(flat) {
 		return nil, fmt.Errorf("safetensors: tensors have %d elements, the vector %d", at/4, len(flat))
 	}
-	out := make([]byte, 0, 8+h.Len()+at)
-	out = binary.LittleEndian.AppendUint64(out, uint64(h.Len()))
-	out = append(out, h.Bytes()...)
-	for _, v := range flat {
-		out = binary.LittleEndian.AppendUint32(out, math.Float32bits(v))
-	}
-	return out, nil
+	head := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+h.Len()), uint64(h.Len()))
+	e := &encoded{append(head, h.Bytes()...), flat}
+	return io.NewSectionReader(e, 0, int64(len(e.head))+4*int64(len(flat))), nil
 }
 
-// ReadSafetensors parses a whole safetensors file and checks everything that
-// its header claims: sizes against shapes and types, no gap, overlap or
-// trailing byte, no duplicate name. Element types that are not a whole number
-// of bytes are refused.
+// encoded reads as a safetensors file.
+type encoded struct {
+	head []byte
+	flat []float32
+}
+
+// ReadAt implements io.ReaderAt.
+func (e *encoded) ReadAt(b []byte, at int64) (n int, err error) {
+	if h := int64(len(e.head)); at < h {
+		n = copy(b, e.head[at:])
+		at, b = h, b[n:]
+	}
+	at -= int64(len(e.head))
+	for len(b) > 0 && at/4 < int64(len(e.flat)) {
+		if at%4 == 0 && len(b) >= 4 { // whole numbers
+			part := e.flat[at/4 : min(int64(len(e.flat)), at/4+int64(len(b)/4))]
+			for i, v := range part {
+				binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
+			}
+			k := 4 * len(part)
+			at, b, n = at+int64(k), b[k:], n+k
+			continue
+		}
+		var one [4]byte
+		binary.LittleEndian.PutUint32(one[:], math.Float32bits(e.flat[at/4]))
+		k := copy(b, one[at%4:])
+		at, b, n = at+int64(k), b[k:], n+k
+	}
+	if len(b) > 0 {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// ReadSafetensors is OpenSafetensors of a file in memory.
 func ReadSafetensors(b []byte) (*File, error) {
-	if pointer(b) {
+	return OpenSafetensors(bytes.NewReader(b), int64(len(b)))
+}
+
+// OpenSafetensors parses the header of a safetensors file of size bytes and checks
+// everything that it claims: sizes against shapes and types, no gap, overlap or
+// trailing byte, no duplicate name. Element types that are not a whole number
+// of bytes are refused. The tensors are read from r when they are wanted.
+func OpenSafetensors(r io.ReaderAt, size int64) (*File, error) {
+	first := make([]byte, min(max(size, 0), 512))
+	if err := readAt(r, first, 0); err != nil {
+		return nil, fmt.Errorf("safetensors: %w", err)
+	}
+	if pointer(first) {
 		return nil, fmt.Errorf("safetensors: %w", errLFS)
 	}
-	if len(b) < 8 {
-		return nil, fmt.Errorf("safetensors: %d bytes are too few", len(b))
+	if size < 8 {
+		return nil, fmt.Errorf("safetensors: %d bytes are too few", size)
 	}
-	n := binary.LittleEndian.Uint64(b)
-	if n > maxHeader || n > uint64(len(b)-8) {
-		return nil, fmt.Errorf("safetensors: header of %d bytes in a file of %d (limit %d)", n, len(b), maxHeader)
+	n := binary.LittleEndian.Uint64(first)
+	if n > maxHeader || n > uint64(size-8) {
+		return nil, fmt.Errorf("safetensors: header of %d bytes in a file of %d (limit %d)", n, size, maxHeader)
 	}
-	head, data := b[8:8+n], b[8+n:]
+	head, data := make([]byte, n), uint64(size)-8-n
+	if err := readAt(r, head, 8); err != nil {
+		return nil, fmt.Errorf("safetensors: header: %w", err)
+	}
 	f, err := parseHeader(head)
 	if err != nil {
 		return nil, fmt.Errorf("safetensors header: %w", err)
@@ -131,24 +195,39 @@ func ReadSafetensors(b []byte) (*File, error) {
 		if e.Offsets[0] != at || e.Offsets[1] < at || e.Offsets[1]-at != size {
 			return nil, fmt.Errorf("safetensors: tensor %.80q: bytes %d to %d, want %d to %d", e.name, e.Offsets[0], e.Offsets[1], at, at+size)
 		}
-		if e.Offsets[1] > uint64(len(data)) {
-			return nil, fmt.Errorf("safetensors: tensor %.80q ends at byte %d of %d: the file is cut short", e.name, e.Offsets[1], len(data))
+		if e.Offsets[1] > data {
+			return nil, fmt.Errorf("safetensors: tensor %.80q ends at byte %d of %d: the file is cut short", e.name, e.Offsets[1], data)
 		}
 		at = e.Offsets[1]
 	}
-	if at != uint64(len(data)) {
-		return nil, fmt.Errorf("safetensors: %d bytes after the last tensor", uint64(len(data))-at)
+	if at != data {
+		return nil, fmt.Errorf("safetensors: %d bytes after the last tensor", data-at)
 	}
 	out := &File{Metadata: f.meta, Tensors: make([]Stored, len(f.entries))}
 	for i, e := range f.entries {
 		shape := make([]int, len(e.Shape))
 		for k, d := range e.Shape {
-			shape[k] = int(d) // at most len(data): checked by size, or 0 elements
+			shape[k] = int(d) // at most the file's size: checked by size, or 0 elements
 		}
-		out.Tensors[i] = Stored{Tensor{e.name, shape}, e.Dtype, data[e.Offsets[0]:e.Offsets[1]]}
+		out.Tensors[i] = Stored{Tensor{e.name, shape}, e.Dtype, r, int64(8 + n + e.Offsets[0])}
 	}
 	slices.SortFunc(out.Tensors, func(a, b Stored) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// ErrRead is wrapped by what says that a file could not be read, whatever is in it.
+var ErrRead = errors.New("cannot be read")
+
+// readAt fills b. Where r ends before that, the file is shorter than it was said to be.
+func readAt(r io.ReaderAt, b []byte, at int64) error {
+	n, err := r.ReadAt(b, at)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: %w", ErrRead, err)
 }
 
 func compare(a, b uint64) int {
@@ -287,77 +366,4 @@ func parseHeader(b []byte) (*parsed, error) {
 		return nil, errors.New("text after the closing brace")
 	}
 	return out, nil
-}
-
-// Where a tied model's matrix of tokens may lie.
-const (
-	embedName = "model.embed_tokens.weight"
-	headName  = "lm_head.weight"
-)
-
-// Flat returns the file's values as one flat vector in the layout of tensors
-// (see Config.Tensors). Every tensor must be there with its shape, hold finite
-// values, and be the only ones, except that a file may hold a tied embedding as
-// lm_head.weight, too or instead, and hold the frequencies of RoPE, as
-// transformers once wrote them. In a file of a model without a head names lack
-// their "model.".
-func (f *File) Flat(tensors []Tensor) ([]float32, error) {
-	byName, left := make(map[string]*Stored, len(f.Tensors)), make(map[string]bool, len(f.Tensors))
-	bare := true
-	for i := range f.Tensors {
-		s := &f.Tensors[i]
-		byName[s.Name] = s
-		left[s.Name] = !strings.HasSuffix(s.Name, ".rotary_emb.inv_freq")
-		bare = bare && !strings.HasPrefix(s.Name, "model.")
-	}
-	tied := !slices.ContainsFunc(tensors, func(t Tensor) bool { return t.Name == headName })
-	find := func(name string) *Stored {
-		s := byName[name]
-		if s == nil && bare {
-			s = byName[strings.TrimPrefix(name, "model.")]
-		}
-		if s == nil && tied && name == embedName {
-			s = byName[headName]
-		}
-		return s
-	}
-	n := 0
-	for _, t := range tensors {
-		s := find(t.Name)
-		if s == nil {
-			return nil, fmt.Errorf("safetensors: tensor %q is missing", t.Name)
-		}
-		if !slices.Equal(s.Shape, t.Shape) {
-			return nil, fmt.Errorf("safetensors: tensor %q has shape %d, the config says %d", t.Name, s.Shape, t.Shape)
-		}
-		if !s.real() {
-			return nil, fmt.Errorf("safetensors: tensor %q holds %s, weights are F64, F32, BF16, F16 or F8", t.Name, s.Dtype)
-		}
-		left[s.Name] = false
-		n += t.Len()
-	}
-	if head, embed := byName[headName], find(embedName); head != nil && left[head.Name] {
-		if embed == nil || head.Dtype != embed.Dtype || !slices.Equal(head.Shape, embed.Shape) || !bytes.Equal(head.data, embed.data) {
-			return nil, errors.New("safetensors: lm_head.weight is not the embedding, but tie_word_embeddings of the config says that it is")
-		}
-		left[head.Name] = false
-	}
-	for _, s := range f.Tensors {
-		if left[s.Name] {
-			return nil, fmt.Errorf("safetensors: tensor %.80q is not part of the model", s.Name)
-		}
-	}
-	flat := make([]float32, n)
-	at := 0
-	for _, t := range tensors {
-		part := flat[at : at+t.Len()]
-		find(t.Name).into(part)
-		for i, v := range part {
-			if v-v != 0 {
-				return nil, fmt.Errorf("safetensors: tensor %q: element %d is not finite", t.Name, i)
-			}
-		}
-		at += len(part)
-	}
-	return flat, nil
 }

@@ -2,6 +2,7 @@ package hf
 
 import (
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -16,6 +17,18 @@ const (
 type ShardIndex struct {
 	Files   []string          // names beside the index, sorted
 	Tensors map[string]string // by tensor: its file
+}
+
+// ReadShardIndex reads the bytes of an index, if they are not too many.
+func ReadShardIndex(r *io.SectionReader) ([]byte, error) {
+	if r.Size() > maxIndex {
+		return nil, fmt.Errorf("safetensors index: %d bytes are over the limit of %d", r.Size(), maxIndex)
+	}
+	b := make([]byte, r.Size())
+	if err := readAt(r, b, 0); err != nil {
+		return nil, fmt.Errorf("safetensors index: %w", err)
+	}
+	return b, nil
 }
 
 // ParseShardIndex reads model.safetensors.index.json. A file's name that leads

@@ -56,6 +56,9 @@ func (m *Model) NewBatch(o BatchOptions) (*Batch, error) {
 	if o.Streams < 1 || o.Rows < o.Streams || o.Rows > 1<<20 || o.Positions < 1 || o.Positions > 1<<31 {
 		return nil, fmt.Errorf("llama: batch: %d streams, %d rows, %d positions: want 1 to rows, up to %d, up to %d", o.Streams, o.Rows, o.Positions, 1<<20, 1<<31)
 	}
+	if m.packed != nil && o.BF16 && m.packed.head.Half == nil {
+		return nil, errors.New("llama: batch: the weights are packed as float32: load them with half")
+	}
 	// Pages are not shared: each stream may leave one unfilled.
 	return &Batch{m: m, w: m.newWriter(o.Rows, o.Streams, pages(o.Positions)+o.Streams-1, o.BF16),
 		ask: make(chan *request), ended: make(chan struct{})}, nil

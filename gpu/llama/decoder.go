@@ -10,9 +10,8 @@ import (
 // values lie in pages. Its results are those of forward, bit for bit, whatever
 // else is in a pass.
 type decoder struct {
-	m      *Model
-	layers []packedLayer
-	head   gpu.Packed
+	m *Model
+	*packed
 	caches []gpu.Cache
 	rows   int // of a pass at most
 	ids    []int32
@@ -23,12 +22,9 @@ type decoder struct {
 	logits gpu.Matrix // (want, V)
 }
 
-// packedLayer holds a block's matrices.
-type packedLayer struct{ kqv, o, gateUp, down gpu.Packed }
-
 // newDecoder makes a decoder of passes of up to rows rows, that keeps up to
 // pages pages and gives the logits of up to want rows at a time. With half the
-// matrices are rounded to bfloat16.
+// matrices are rounded to bfloat16, unless they are packed already.
 func (m *Model) newDecoder(rows, pages, want int, half bool) *decoder {
 	cfg, dev := m.cfg, m.dev
 	d, f, q := cfg.HiddenSize, cfg.IntermediateSize, cfg.NumAttentionHeads*cfg.HeadSize()
@@ -48,25 +44,15 @@ func (m *Model) newDecoder(rows, pages, want int, half bool) *decoder {
 	if cfg.QKNorm() {
 		x.a.kq, x.a.kqInv = mat(rows, q+kv), dev.Alloc(rows*(q+kv)/cfg.HeadSize())
 	}
-	for i := range m.w.layers {
-		w := &m.w.layers[i]
-		parts := []gpu.Matrix{w.k, w.qv}
-		if w.qv.N == 0 {
-			parts = []gpu.Matrix{w.k, w.q, w.v}
-		}
-		mlp := []gpu.Matrix{w.gateUp}
-		if w.gateUp.N == 0 {
-			mlp = []gpu.Matrix{w.gate, w.up}
-		}
-		x.layers = append(x.layers, packedLayer{
-			kqv: dev.Pack(half, parts...), o: dev.Pack(half, w.o), gateUp: dev.Pack(half, mlp...), down: dev.Pack(half, w.down),
-		})
+	if x.packed = m.packed; x.packed == nil {
+		x.packed = m.pack(half)
+	}
+	for i := range x.layers {
 		x.caches = append(x.caches, gpu.Cache{
 			Buffer: dev.Alloc(gpu.CacheLen(pages, cfg.KVHeads(), cfg.HeadSize())), Pages: pages, KVHeads: cfg.KVHeads(), HeadDim: cfg.HeadSize(),
 			Window: cfg.Window(i),
 		})
 	}
-	x.head = dev.Pack(half, m.w.head)
 	return x
 }
 
@@ -88,7 +74,11 @@ func (d *decoder) pass(spans []gpu.Span, lengths []int, ids []int32) {
 		d.turns = append(d.turns, m.tables(lengths[i], s.Start+s.Rows))
 	}
 	k, q, v := m.columns(a.qkv)
-	dev.Embed(a.x, m.w.embed, ids)
+	if m.packed != nil {
+		dev.Unpack(a.x, d.embed, ids)
+	} else {
+		dev.Embed(a.x, m.w.embed, ids)
+	}
 	for i := range d.layers {
 		w, p := &m.w.layers[i], &d.layers[i]
 		dev.RMSNorm(a.h1, a.inv1, a.x, w.norm1, eps)

@@ -16,6 +16,7 @@
 package llama
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/shoalnet/shoal/gpu"
@@ -28,6 +29,7 @@ type Model struct {
 	cfg    hf.Config
 	params gpu.Buffer // flat
 	w      weights
+	packed *packed         // by Load: then w has vectors only, and params is empty
 	rope   map[int]*tables // by hf.Config.RopeLength, grown on demand
 	turn   *tables         // of the pass
 	plan   *plan           // inference activations, grown on demand
@@ -81,7 +83,7 @@ func check(cfg hf.Config, params []float32) error {
 }
 
 func newModel(dev gpu.Device, cfg hf.Config, params gpu.Buffer) (*Model, error) {
-	w, err := views(cfg, params)
+	w, err := views(cfg, params, true)
 	if err != nil {
 		return nil, err
 	}
@@ -91,12 +93,16 @@ func newModel(dev gpu.Device, cfg hf.Config, params gpu.Buffer) (*Model, error) 
 // Config is the model's configuration.
 func (m *Model) Config() hf.Config { return m.cfg }
 
-// views finds the tensors of cfg in a flat vector.
-func views(cfg hf.Config, flat gpu.Buffer) (weights, error) {
+// views finds the tensors of cfg in a flat vector, which may have those of one dimension only.
+func views(cfg hf.Config, flat gpu.Buffer, matrices bool) (weights, error) {
 	type span struct{ from, to int }
 	at := map[string]span{}
 	off := 0
 	for _, t := range cfg.Tensors() {
+		if len(t.Shape) > 1 && !matrices {
+			at[t.Name] = span{off, off}
+			continue
+		}
 		at[t.Name] = span{off, off + t.Len()}
 		off += t.Len()
 	}
@@ -190,6 +196,9 @@ func (m *Model) eval(tokens [][]int32, o *Options, length int) (float64, error) 
 	t, err := m.checkTokens(tokens)
 	if err != nil {
 		return 0, err
+	}
+	if m.packed != nil {
+		return 0, errors.New("llama: eval: a model that Load made only reads and writes: use a Scorer")
 	}
 	// As many sequences at a time as make a pass worth while.
 	group := max(1, min(len(tokens), 1024/t))

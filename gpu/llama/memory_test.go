@@ -33,7 +33,7 @@ func TestScorerAndCacheMemory(t *testing.T) {
 	if _, err := s.Score(t.Context(), make([]int32, 33), nil); err != nil {
 		t.Fatal(err)
 	}
-	want, err := ScorerMemory(cfg, 33)
+	want, err := ScorerMemory(cfg, 33, true)
 	if err != nil {
 		t.Fatal(err)
 	}

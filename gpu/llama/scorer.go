@@ -13,11 +13,17 @@ const passWork = 1 << 33
 
 // passRows is how many of n tokens a pass reads at most.
 func (m *Model) passRows(n int) int {
-	return max(1, min(n, 256, int(passWork/m.cfg.NumParams())))
+	const few = 32 // with fewer rows it is the weights' way from memory that takes the time
+	return min(n, max(few, min(256, int(passWork/m.cfg.NumParams()))))
 }
 
 // atOnce is how many tokens Loss reads instead, at most: in one pass, whose rows threads share better.
-func (m *Model) atOnce() int { return int(min(1024, passWork/8/m.cfg.NumParams())) }
+func (m *Model) atOnce() int {
+	if m.packed != nil {
+		return 0
+	}
+	return int(min(1024, passWork/8/m.cfg.NumParams()))
+}
 
 // A Scorer computes losses of long documents, a stretch at a time: what it keeps
 // besides the weights are keys and values, and it ends within a pass of being asked to.

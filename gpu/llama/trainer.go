@@ -112,7 +112,7 @@ func NewTrainer(dev gpu.Device, cfg hf.Config, params []float32, o Options) (*Tr
 		return nil, err
 	}
 	t := &Trainer{Model: *model, opts: o, grads: dev.Alloc(n), m: dev.Alloc(n), v: dev.Alloc(n)}
-	if t.g, err = views(cfg, t.grads); err != nil {
+	if t.g, err = views(cfg, t.grads, true); err != nil {
 		return nil, err
 	}
 	off, from := 0, 0

@@ -4,24 +4,43 @@ import (
 	"github.com/shoalnet/shoal/gpu"
 )
 
-// Pack implements gpu.Decoder: rows as they are.
-func (Device) Pack(half bool, w ...gpu.Matrix) gpu.Packed {
-	rows, cols := gpu.CheckPack(w)
+// NewPacked implements gpu.Decoder: rows as they are.
+func (d Device) NewPacked(half bool, rows, cols int) gpu.Packed {
 	p := gpu.Packed{Rows: rows, Cols: cols}
-	var flat []float32
-	for _, m := range w {
-		for i := range m.Rows {
-			flat = append(flat, row(m, i)...)
-		}
-	}
-	if !half {
-		p.Buffer = gpu.Buffer{Host: flat, N: len(flat)}
-		return p
-	}
-	for _, x := range flat {
-		p.Half = append(p.Half, gpu.RoundBF16(x))
+	if half {
+		p.Half = make([]uint16, rows*cols)
+	} else {
+		p.Buffer = d.Alloc(rows * cols)
 	}
 	return p
+}
+
+// PackRows implements gpu.Decoder.
+func (Device) PackRows(p gpu.Packed, at int, w gpu.Matrix) {
+	gpu.CheckPackRows(p, at, w)
+	for i := range w.Rows {
+		for j, x := range row(w, i) {
+			if k := (at+i)*p.Cols + j; p.Half != nil {
+				p.Half[k] = gpu.RoundBF16(x)
+			} else {
+				p.Host[k] = x
+			}
+		}
+	}
+}
+
+// Unpack implements gpu.Decoder.
+func (Device) Unpack(out gpu.Matrix, w gpu.Packed, ids []int32) {
+	gpu.CheckUnpack(out, w, ids)
+	for t, id := range ids {
+		for j := range row(out, t) {
+			if k := int(id)*w.Cols + j; w.Half != nil {
+				row(out, t)[j] = gpu.FromBF16(w.Half[k])
+			} else {
+				row(out, t)[j] = w.Host[k]
+			}
+		}
+	}
 }
 
 // Linear implements gpu.Decoder.

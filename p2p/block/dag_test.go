@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -62,7 +63,7 @@ func TestGoldenCIDs(t *testing.T) {
 		}
 	}
 	files := map[string][]byte{"a": nil, "model.safetensors": pattern(3 << 20), "B": []byte("b"), "é": []byte("utf-8")}
-	dir, err := s.PutDir(ctx, files)
+	dir, err := s.PutDir(ctx, readers(files))
 	if want := "bafybeiaq6pn7pd3z2uucjxv4stu7rbsdgfrvasydffc37uupkw24qzzgy4"; err != nil || dir.String() != want {
 		t.Errorf("directory: %s, want %s (%v)", dir, want, err)
 	}
@@ -126,7 +127,7 @@ func TestBadNames(t *testing.T) {
 	s := open(t, t.TempDir(), Options{wrap: inMemory})
 	leaf := put(t, s, []byte("x"))
 	for _, name := range []string{"", ".", "..", "a/b", "/etc/passwd", "..\\x", "a\x00b", "\xff", strings.Repeat("n", 256)} {
-		if _, err := s.PutDir(t.Context(), map[string][]byte{name: nil}); err == nil {
+		if _, err := s.PutDir(t.Context(), readers(map[string][]byte{name: nil})); err == nil {
 			t.Errorf("put: name %q accepted", name)
 		}
 		n := node{typ: typeDirectory, links: []link{{leaf, name, 1}}}
@@ -375,4 +376,13 @@ func FuzzPlan(f *testing.F) {
 			}
 		}
 	})
+}
+
+// readers are the files as PutDir takes them.
+func readers(files map[string][]byte) map[string]io.Reader {
+	out := make(map[string]io.Reader, len(files))
+	for name, data := range files {
+		out[name] = bytes.NewReader(data)
+	}
+	return out
 }

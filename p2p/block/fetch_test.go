@@ -100,8 +100,8 @@ func TestFetchOneStalls(t *testing.T) {
 		net := p2ptest.New(t, p2ptest.Options{Mbps: 50})
 		me := newSimPeer(t, net, 0, nil)
 		good, also := newSimPeer(t, net, 1, nil), newSimPeer(t, net, 2, nil)
-		dir, _ := good.s.PutDir(t.Context(), dir20())
-		_, _ = also.s.PutDir(t.Context(), dir20())
+		dir, _ := good.s.PutDir(t.Context(), readers(dir20()))
+		_, _ = also.s.PutDir(t.Context(), readers(dir20()))
 		mute := newVillain(t, net, 3, func([]bsmsg.Entry, func(bsmsg.BitSwapMessage)) {})
 		me.connect(t, good, also)
 		if err := me.h.Connect(t.Context(), mute.h.Addrs()[0]); err != nil {
@@ -128,7 +128,7 @@ func TestFetchOneLies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.New(t, p2ptest.Options{Mbps: 50})
 		me, good := newSimPeer(t, net, 0, nil), newSimPeer(t, net, 1, nil)
-		dir, _ := good.s.PutDir(t.Context(), dir20())
+		dir, _ := good.s.PutDir(t.Context(), readers(dir20()))
 		seed := byte(0)
 		var mu sync.Mutex
 		liar := newVillain(t, net, 2, func(w []bsmsg.Entry, send func(bsmsg.BitSwapMessage)) {
@@ -178,7 +178,7 @@ func TestFetchPartialProviders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.New(t, p2ptest.Options{Mbps: 50})
 		me, odd, even := newSimPeer(t, net, 0, nil), newSimPeer(t, net, 1, nil), newSimPeer(t, net, 2, nil)
-		dir, _ := me.s.PutDir(t.Context(), dir20())
+		dir, _ := me.s.PutDir(t.Context(), readers(dir20()))
 		// Each provider has the nodes and every other leaf.
 		i := 0
 		err := me.s.walk(t.Context(), []wire.CID{dir}, func(c wire.CID, _ hash) error {
@@ -300,8 +300,8 @@ func TestFetchFindsProviders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.New(t, p2ptest.Options{Mbps: 50})
 		me, src, late := newSimPeer(t, net, 0, nil), newSimPeer(t, net, 1, nil), newSimPeer(t, net, 2, nil)
-		dir, _ := src.s.PutDir(t.Context(), dir20())
-		_, _ = late.s.PutDir(t.Context(), dir20())
+		dir, _ := src.s.PutDir(t.Context(), readers(dir20()))
+		_, _ = late.s.PutDir(t.Context(), readers(dir20()))
 		src.connect(t, me, late)
 		me.connect(t, late)
 		time.Sleep(time.Second)
@@ -432,7 +432,7 @@ func TestFetchQuota(t *testing.T) {
 		if err := me.s.Pin("keep", keep); err != nil {
 			t.Fatal(err)
 		}
-		dir, _ := src.s.PutDir(t.Context(), dir20())
+		dir, _ := src.s.PutDir(t.Context(), readers(dir20()))
 		me.connect(t, src)
 		if err := me.x.FetchDir(t.Context(), dir, peers(src), 1<<30, nil); !errors.Is(err, ErrQuota) {
 			t.Errorf("%v", err)

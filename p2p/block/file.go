@@ -225,15 +225,16 @@ func (s *Store) putFile(ctx context.Context, from chunks) (wire.CID, error) {
 	return c, nil
 }
 
-// PutDir stores files, by name, as a flat UnixFS directory and returns its root.
-func (s *Store) PutDir(ctx context.Context, files map[string][]byte) (wire.CID, error) {
+// PutDir stores what the readers hold, by name, as a flat UnixFS directory and returns its
+// root. Some 10 MiB of it are in memory at a time.
+func (s *Store) PutDir(ctx context.Context, files map[string]io.Reader) (wire.CID, error) {
 	c, err := s.build(func(b *builder) (wire.CID, error) {
 		var links []link
-		for name, data := range files {
+		for name, r := range files {
 			if err := checkName(name); err != nil {
 				return "", err
 			}
-			p, err := b.file(ctx, chunksOf(data))
+			p, err := b.file(ctx, readChunks(r))
 			if err != nil {
 				return "", fmt.Errorf("%s: %w", name, err)
 			}
@@ -299,30 +300,24 @@ func (b *builder) directory(ctx context.Context, links []link) (wire.CID, error)
 
 // GetFile returns a file of at most limit bytes from the store.
 func (s *Store) GetFile(ctx context.Context, c wire.CID, limit int64) ([]byte, error) {
-	var buf bytes.Buffer
-	if _, err := s.WriteFile(ctx, &buf, c, limit); err != nil {
+	r, err := s.Open(ctx, c, limit)
+	if err != nil {
 		return nil, err
 	}
-	return buf.Bytes(), nil
+	data := make([]byte, r.Size()) // its blocks have as many
+	_, err = io.ReadFull(r, data)
+	return data, err
 }
 
 // WriteFile writes a file of at most limit bytes from the store to w and
-// returns its size. Errors: ErrNotFound, ErrTooLarge (before anything is
-// written), ErrBadDAG.
+// returns its size. Errors: ErrNotFound, ErrTooLarge, ErrBadDAG, before anything is
+// written where it shows by then.
 func (s *Store) WriteFile(ctx context.Context, w io.Writer, c wire.CID, limit int64) (int64, error) {
-	r := &fileReader{s: s, w: w}
-	size, err := s.FileSize(ctx, c)
-	if err == nil && size > limit {
-		err = fmt.Errorf("%w of %d bytes: it has %d", ErrTooLarge, limit, size)
-	}
-	if err == nil {
-		r.nodes = 4096 + size/1024
-		err = r.write(ctx, c, uint64(size), 0)
-	}
+	r, err := s.Open(ctx, c, limit)
 	if err != nil {
-		return r.written, fmt.Errorf("file %s: %w", c, err)
+		return 0, err
 	}
-	return r.written, nil
+	return io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, chunkSize)) // which hides w's own way of reading
 }
 
 // FileSize returns the size of a file in bytes by the word of its root block.
@@ -345,49 +340,6 @@ func (s *Store) FileSize(ctx context.Context, c wire.CID) (int64, error) {
 		return int64(n.size), nil
 	}
 	return 0, fmt.Errorf("%w: codec 0x%x is no file", ErrBadDAG, c.Codec())
-}
-
-// fileReader writes a file's leaves in order.
-type fileReader struct {
-	s       *Store
-	w       io.Writer
-	written int64
-	nodes   int64 // blocks that may still be read: a small file has no million nodes
-}
-
-// write writes the subtree c, which its parent says has size bytes.
-func (r *fileReader) write(ctx context.Context, c wire.CID, size uint64, depth int) error {
-	if r.nodes--; r.nodes < 0 || depth > maxDepth {
-		return fmt.Errorf("%w: too many or too deep nodes for its size", ErrBadDAG)
-	}
-	data, err := r.s.Get(ctx, c)
-	if err != nil {
-		return err
-	}
-	if c.Codec() == wire.CodecDagPB {
-		n, err := decodeNode(data)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c, err)
-		}
-		if n.typ == typeDirectory || n.size != size {
-			return fmt.Errorf("%w: %s has %d bytes, its parent says %d", ErrBadDAG, c, n.size, size)
-		}
-		for i, l := range n.links {
-			if err := r.write(ctx, l.cid, n.sizes[i], depth+1); err != nil {
-				return err
-			}
-		}
-		data = n.data
-		if len(n.links) > 0 {
-			return nil
-		}
-	}
-	if uint64(len(data)) != size {
-		return fmt.Errorf("%w: %s has %d bytes, its parent says %d", ErrBadDAG, c, len(data), size)
-	}
-	n, err := r.w.Write(data)
-	r.written += int64(n)
-	return err
 }
 
 // DirEntry is a file in a directory.
@@ -422,18 +374,16 @@ func (s *Store) List(ctx context.Context, dir wire.CID) ([]DirEntry, error) {
 // GetDir returns the files, by name, of a directory from the store, if they
 // have at most limit bytes in sum.
 func (s *Store) GetDir(ctx context.Context, dir wire.CID, limit int64) (map[string][]byte, error) {
-	entries, err := s.List(ctx, dir)
+	open, err := s.OpenDir(ctx, dir, limit)
 	if err != nil {
-		return nil, fmt.Errorf("directory %s: %w", dir, err)
+		return nil, err
 	}
-	files := make(map[string][]byte, len(entries))
-	for _, e := range entries {
-		data, err := s.GetFile(ctx, e.CID, limit)
-		if err != nil {
-			return nil, fmt.Errorf("directory %s: %s: %w", dir, e.Name, err)
+	files := make(map[string][]byte, len(open))
+	for name, r := range open {
+		files[name] = make([]byte, r.Size())
+		if _, err := io.ReadFull(r, files[name]); err != nil {
+			return nil, fmt.Errorf("directory %s: %s: %w", dir, name, err)
 		}
-		limit -= int64(len(data))
-		files[e.Name] = data
 	}
 	return files, nil
 }

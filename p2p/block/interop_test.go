@@ -76,7 +76,7 @@ func TestInteropHelia(t *testing.T) {
 		"model.safetensors": pattern(20<<20 + 12345),
 		"tokenizer.json":    bytesOf(1, chunkSize),
 	}
-	dir, err := s.PutDir(ctx, files)
+	dir, err := s.PutDir(ctx, readers(files))
 	if err != nil {
 		t.Fatal(err)
 	}

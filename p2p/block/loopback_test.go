@@ -58,7 +58,7 @@ func TestLoopback(t *testing.T) {
 			data := map[string][]byte{"model.safetensors": bytesOf(1, 8<<20), "config.json": []byte("{}")}
 			var dir wire.CID
 			for _, p := range ps[1:] {
-				c, err := p.s.PutDir(t.Context(), data)
+				c, err := p.s.PutDir(t.Context(), readers(data))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -146,7 +146,7 @@ func star(t *testing.T, n int, files map[string][]byte) (*simPeer, []*simPeer, w
 	var sources []*simPeer
 	for i := range n {
 		p := newSimPeer(t, net, i+1, nil)
-		c, err := p.s.PutDir(t.Context(), files)
+		c, err := p.s.PutDir(t.Context(), readers(files))
 		if err != nil {
 			t.Fatal(err)
 		}

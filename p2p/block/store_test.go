@@ -246,7 +246,7 @@ func TestDiskFull(t *testing.T) {
 	if !errors.Is(err, ErrDiskFull) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") {
 		t.Errorf("%v", err)
 	}
-	if _, err := s.PutDir(ctx, map[string][]byte{"a": bytesOf(1, 3<<20)}); !errors.Is(err, ErrDiskFull) {
+	if _, err := s.PutDir(ctx, readers(map[string][]byte{"a": bytesOf(1, 3<<20)})); !errors.Is(err, ErrDiskFull) {
 		t.Error(err)
 	}
 	if u := s.Usage(); u.Blocks != 1 || s.reserved != 0 || len(s.holds) != 0 {

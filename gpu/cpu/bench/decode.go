@@ -219,12 +219,16 @@ func writeGGUF(name string, cfg hf.Config, bf16 bool) error {
 	if err != nil {
 		return err
 	}
+	weights, err := hf.NewVector(cfg.Tensors(), llama.Genesis(cfg, 1))
+	if err != nil {
+		return err
+	}
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
-	return errors.Join(hf.WriteGGUF(w, cfg, tok, llama.Genesis(cfg, 1), hf.GGUFOptions{Name: "bench", BF16: bf16}), w.Flush(), f.Close())
+	return errors.Join(hf.WriteGGUF(w, cfg, tok, weights, hf.GGUFOptions{Name: "bench", BF16: bf16}), w.Flush(), f.Close())
 }
 
 func copyFile(from, to string) error {
