@@ -34,13 +34,14 @@ func run(args []string, in *os.File, out, errw io.Writer) int {
 	defer cancel()
 	end := interrupts(cancel, errw)
 
-	a := &app{in: in, out: out, err: errw}
+	told := &kept{Writer: out}
+	a := &app{in: in, out: told, err: errw}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	root.SetOut(told)
 	root.SetErr(errw)
-	err := root.ExecuteContext(ctx)
+	err := told.lost(root.ExecuteContext(ctx))
 	flags := args[:slices.Index(append(slices.Clone(args), "--"), "--")]
 	if err != nil && slices.Contains(flags, "--json") {
 		a.json = true // also where what is wrong stands before it
@@ -253,9 +254,9 @@ func (a *app) report(err error) {
 			return
 		}
 	}
-	fmt.Fprintf(a.err, "shoal: %v\n", err)
+	fmt.Fprintf(a.err, "shoal: %s\n", printable(indented(strings.TrimSpace(err.Error()))))
 	if next != "" {
-		fmt.Fprintf(a.err, "  next: %s\n", next)
+		fmt.Fprintf(a.err, "  next: %s\n", printable(indented(next)))
 	}
 }
 
@@ -286,7 +287,9 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 }
 
 // say prints one line to a person, on standard error.
-func (a *app) say(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintln(a.err, printable(fmt.Sprintf(format, args...)))
+}
 
 // show prints v as JSON with --json, and text otherwise, on standard output.
 func (a *app) show(v any, text string) error {
@@ -295,6 +298,6 @@ func (a *app) show(v any, text string) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
 	}
-	_, err := io.WriteString(a.out, text)
+	_, err := io.WriteString(a.out, printable(text))
 	return err
 }

@@ -33,7 +33,7 @@ func (a *app) screen() *screen {
 // line prints a line that stays.
 func (s *screen) line(text string) {
 	s.clear()
-	fmt.Fprintln(s.a.err, text)
+	fmt.Fprintln(s.a.err, printable(text))
 }
 
 // now shows how it stands at this moment, but not with --json; every says how often plain
@@ -42,6 +42,7 @@ func (s *screen) now(text string, every time.Duration) {
 	if s.a.json {
 		return
 	}
+	text = line(text)
 	if s.tty == nil {
 		if time.Since(s.last) >= every {
 			s.last = time.Now()
@@ -49,7 +50,7 @@ func (s *screen) now(text string, every time.Duration) {
 		}
 		return
 	}
-	if w, _, err := term.GetSize(int(s.tty.Fd())); err == nil && w > 1 {
+	if w, _, err := term.GetSize(int(s.tty.Fd())); err == nil && w > 0 {
 		if r := []rune(text); len(r) >= w {
 			text = string(r[:w-1])
 		}
