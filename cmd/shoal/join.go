@@ -92,6 +92,11 @@ func (t *takeFlags) check() error {
 	case t.stake != "" && (t.observe || !t.chain):
 		return usagef("--stake is for who works and is paid: not with --observe or --chain=false")
 	}
+	if t.stake != "" {
+		if _, err := spending(t.stake); err != nil {
+			return fmt.Errorf("--stake: %w", err)
+		}
+	}
 	_, err := spawner(t.engine)
 	return err
 }
@@ -161,7 +166,8 @@ until interrupted. With --join this peer also takes part. The data must have bee
 prepared in this data directory (shoal data prepare).
 
 --fund puts the run on the ledger of ` + chainFile + ` first, with the manifest's budget, split
-and shares, and pays into its pool. This peer's key must have signed the manifest.`,
+and shares, and pays into its pool what this account has not paid in before: to start the
+same command again costs nothing. This peer's key must have signed the manifest.`,
 		Example: `  shoal publish run.yaml --join
   shoal publish run.yaml               # serve only; others can take over once they hold it
   shoal publish run.yaml --join --fund 1000 --epoch 1h`,
@@ -171,7 +177,7 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
 			if err != nil {
 				return err
 			}
-			if err := tf.check(); err != nil {
+			if err := errors.Join(tf.check(), fund.check(cmd)); err != nil {
 				return err
 			}
 			m, run, err := readManifest(args[0])
@@ -202,7 +208,7 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
 	nf.add(c)
 	tf.add(c)
 	c.Flags().BoolVar(&join, "join", false, "take part in the run, too")
-	c.Flags().StringVar(&fund.amount, "fund", "", "pay so many tokens into the run's pool, and put the run on the ledger where it is not there")
+	c.Flags().StringVar(&fund.amount, "fund", "", "see first that this account has paid so many tokens into the run's pool, in all, and put the run on the ledger where it is not there")
 	fund.add(c)
 	return c
 }

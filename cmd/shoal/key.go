@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -107,8 +108,8 @@ input. The key is stored under a passphrase of its own.`,
   shoal key import secret.hex --passphrase-file new.txt
   shoal key import wallet.json --from-passphrase-file old.txt --passphrase-file new.txt`,
 		Args: exactly("FILE"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			secret, err := a.readSecret(args[0], from)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			secret, err := a.readSecret(cmd.Context(), args[0], from)
 			if err != nil {
 				return err
 			}
@@ -122,11 +123,12 @@ input. The key is stored under a passphrase of its own.`,
 }
 
 // readSecret returns the 32 bytes that a keystore or hex file holds.
-func (a *app) readSecret(name, passphraseFile string) ([]byte, error) {
+func (a *app) readSecret(ctx context.Context, name, passphraseFile string) ([]byte, error) {
 	var b []byte
 	var err error
 	if name == "-" {
-		b, err = io.ReadAll(io.LimitReader(a.in, maxKeyFile))
+		name = "standard input"
+		b, err = io.ReadAll(io.LimitReader(interruptible(ctx, a.in), maxKeyFile))
 	} else {
 		b, err = readBounded(name, maxKeyFile)
 	}

@@ -156,6 +156,9 @@ anyone can recompute a model's whole history, bit for bit.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if m := negative.FindStringSubmatch(err.Error()); m != nil {
+			return usageError{fmt.Errorf("%s is read as a flag, and no argument is below 0", m[1]), "see `" + cmd.CommandPath() + " --help`"}
+		}
 		return usageError{plain(err), "see `" + cmd.CommandPath() + " --help`"}
 	})
 	f := root.PersistentFlags()
@@ -180,6 +183,9 @@ anyone can recompute a model's whole history, bit for bit.`,
 	add("here", a.statusCmd(), a.keyCmd(), a.benchCmd(), a.workerCmd(), a.versionCmd())
 	return root
 }
+
+// negative is what pflag says of a negative number among the arguments.
+var negative = regexp.MustCompile(`^unknown shorthand flag: '[0-9.]' in (-[0-9.]\S*)$`)
 
 // strconvs is what strconv says of a flag's value, by the function that reads it.
 var strconvs = regexp.MustCompile(`strconv\.(ParseInt|ParseUint|ParseFloat|ParseBool): parsing .*: (value out of range|invalid syntax)$`)
@@ -270,6 +276,13 @@ func exactly(names ...string) cobra.PositionalArgs {
 			return usageError{fmt.Errorf("%s: unexpected argument %q", cmd.CommandPath(), args[len(names)]), "shoal " + strings.TrimPrefix(cmd.UseLine(), "shoal ")}
 		}
 		return nil
+	}
+}
+
+// atMost is exactly of arguments that may be left out.
+func atMost(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		return exactly(names[:min(len(args), len(names))]...)(cmd, args)
 	}
 }
 
