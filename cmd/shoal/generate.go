@@ -106,11 +106,11 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if err := gf.options().Validate(); err != nil {
 		return usageError{err, "see `shoal generate --help`"}
 	}
-	spawn, err := spawner(gf.engine, "--threads", fmt.Sprint(threads(gf.threads)))
+	spawn, err := spawner(ctx, gf.engine, "--threads", fmt.Sprint(threads(gf.threads)))
 	if err != nil {
 		return err
 	}
-	o, err := dir.openFor(gf.threads, spawn)
+	o, err := dir.openFor(gf.threads, during(ctx, spawn))
 	if err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func (t *takeFlags) check() error {
 			return fmt.Errorf("--stake: %w", err)
 		}
 	}
-	_, err := spawner(t.engine)
+	_, err := spawner(context.Background(), t.engine)
 	return err
 }
 
@@ -326,7 +326,7 @@ func (s *session) fitted(ctx context.Context, m *manifest.Manifest, tf takeFlags
 	for _, d := range f.doubts() {
 		s.app.say("note: %s", d)
 	}
-	spawn, err := spawner(tf.engine, f.args()...)
+	spawn, err := spawner(ctx, tf.engine, f.args()...)
 	if err != nil {
 		return nil, err
 	}
