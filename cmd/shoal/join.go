@@ -129,7 +129,7 @@ crash the same command goes on where it was.`,
 			if err != nil {
 				return err
 			}
-			if err := tf.check(); err != nil {
+			if err := errors.Join(tf.check(), nameable(args[0])); err != nil {
 				return err
 			}
 			if err := a.stakeFirst(cmd.Context(), kf, tf); err != nil {
@@ -312,7 +312,7 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	if c != nil {
 		beside = append(beside, func(ctx context.Context) { s.settle(ctx, c, run, n, tf.role) })
 	}
-	return s.live(ctx, n, c, tf.http, beside...)
+	return s.live(ctx, n, c, tf, beside...)
 }
 
 // fitted is the run's engine as it fits this machine.
@@ -334,7 +334,7 @@ func (s *session) fitted(ctx context.Context, m *manifest.Manifest, tf takeFlags
 }
 
 // live runs the node with all that accompanies it. What is beside it ends with it.
-func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr string, beside ...func(context.Context)) error {
+func (s *session) live(ctx context.Context, n *node.Node, c *counter, tf takeFlags, beside ...func(context.Context)) error {
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -361,8 +361,8 @@ func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr s
 			cancel(err)
 		}
 	})
-	if httpAddr != "" {
-		if err := s.serveHTTP(own, &work, httpAddr, h.Mux(), cancel); err != nil {
+	if tf.http != "" {
+		if err := s.serveHTTP(own, &work, tf.http, h.Mux(), cancel); err != nil {
 			return err
 		}
 	}
@@ -376,7 +376,7 @@ func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr s
 	for _, f := range beside {
 		work.Go(func() { f(own) })
 	}
-	work.Go(func() { s.watch(own, n) })
+	work.Go(func() { s.watch(own, n, tf.once) })
 	err := n.Run(own)
 	if cause := context.Cause(own); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
@@ -403,8 +403,8 @@ func (s *session) serveHTTP(ctx context.Context, work *sync.WaitGroup, addr stri
 }
 
 // watch tells the user how the node stands until ctx ends.
-func (s *session) watch(ctx context.Context, n *node.Node) {
-	r := &joinReport{screen: s.app.screen(), started: time.Now()}
+func (s *session) watch(ctx context.Context, n *node.Node, once bool) {
+	r := &joinReport{screen: s.app.screen(), started: time.Now(), once: once}
 	defer r.clear()
 	tick := time.NewTicker(redraw)
 	defer tick.Stop()

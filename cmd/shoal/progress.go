@@ -82,6 +82,7 @@ type joinReport struct {
 	*screen
 	was     node.Status
 	started time.Time
+	once    bool // it leaves by itself when the run is over
 	hinted  bool
 	trouble string
 }
@@ -107,9 +108,17 @@ func (r *joinReport) tell(st node.Status) {
 		r.line(commitLine(st))
 	}
 	if st.Done && !r.was.Done {
-		r.line(fmt.Sprintf("the run is over: commit %s\n  state %s\n  serving it to others; Ctrl-C leaves. To take the model out: shoal export %s model/", st.Result, st.ResultState, st.Name))
+		serving := "serving it to others; Ctrl-C leaves. "
+		if r.once {
+			serving = ""
+		}
+		r.line(fmt.Sprintf("the run is over: commit %s\n  state %s\n  %sTo take the model out: shoal export %s model/", st.Result, st.ResultState, serving, st.Name))
 	}
-	r.now(standing(st), 15*time.Second)
+	if st.Done && r.once {
+		r.now("leaving", 15*time.Second)
+	} else {
+		r.now(standing(st), 15*time.Second)
+	}
 	r.was = st
 }
 
