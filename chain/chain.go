@@ -61,11 +61,23 @@ func (a *Address) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// ParseAddress parses 40 hex digits, with or without 0x.
+// ParseAddress parses 40 hex digits, with or without 0x. Where upper and lower case are mixed, the
+// EIP-55 checksum must be right.
 func ParseAddress(s string) (Address, error) {
-	b, err := hex.DecodeString(strings.TrimPrefix(s, "0x"))
+	digits := strings.TrimPrefix(s, "0x")
+	b, err := hex.DecodeString(digits)
 	if err != nil || len(b) != 20 {
 		return Address{}, fmt.Errorf("%.60q is not an address: want 40 hex digits", s)
+	}
+	lower := strings.ToLower(digits)
+	if digits == lower || digits == strings.ToUpper(digits) {
+		return Address(b), nil
+	}
+	sum := keccak([]byte(lower))
+	for i, c := range lower {
+		if c >= 'a' && (sum[i/2]>>(4*(1-i%2))&8 != 0) != (digits[i] < 'a') {
+			return Address{}, fmt.Errorf("%.60q has a wrong EIP-55 checksum: a digit or letter is mistyped", s)
+		}
 	}
 	return Address(b), nil
 }
@@ -118,12 +130,12 @@ func Coins(n int64) Amount {
 // ParseAmount parses a decimal number of whole tokens with up to 18 decimals.
 func ParseAmount(s string) (Amount, error) {
 	whole, frac, _ := strings.Cut(s, ".")
-	if len(s) > 60 || len(frac) > 18 || whole == "" || strings.ContainsAny(whole+frac, "+-_ xX") {
-		return nil, fmt.Errorf("%.70q is not an amount: want a decimal number with at most 18 decimals", s)
+	if len(s) > 60 || len(frac) > 18 || whole == "" || strings.Trim(whole+frac, "0123456789") != "" {
+		return nil, fmt.Errorf("%.70q is not an amount: want a decimal number with at most 18 decimals and no sign or exponent", s)
 	}
 	v, ok := new(big.Int).SetString(whole+frac+strings.Repeat("0", 18-len(frac)), 10)
 	if !ok || !fits(v) {
-		return nil, fmt.Errorf("%.70q is not an amount: want a decimal number below 2^128 of the smallest unit", s)
+		return nil, fmt.Errorf("%.70q is not an amount: it is over 2^128 of the smallest unit", s)
 	}
 	return v, nil
 }

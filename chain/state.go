@@ -265,13 +265,19 @@ func (s *State) Apply(from Address, a Action) (Result, error) {
 func (s *State) emit(e Event) { s.events = append(s.events, e) }
 
 func (s *State) checkParams(p Params) error {
-	sum := uint64(p.ChallengeWindow) + uint64(p.AnswerWindow) + uint64(p.CommitWindow) +
-		uint64(p.RevealWindow) + uint64(p.AppealWindow) + uint64(p.RulingWindow)
-	if p.ChallengeWindow == 0 || p.AnswerWindow == 0 || p.CommitWindow == 0 || p.RevealWindow == 0 ||
-		p.SlashBps > 10_000 || p.ChallengerBps > 5_000 || p.AbsentBps > 1_000 || sum >= s.cfg.UnbondDelay {
+	if !p.Within(s.cfg.UnbondDelay) {
 		return refuse("BadParams")
 	}
 	return nil
+}
+
+// Within says whether the contracts take the parameters where unbonding takes so many seconds: no
+// dispute may outlast it.
+func (p Params) Within(unbond uint64) bool {
+	sum := uint64(p.ChallengeWindow) + uint64(p.AnswerWindow) + uint64(p.CommitWindow) +
+		uint64(p.RevealWindow) + uint64(p.AppealWindow) + uint64(p.RulingWindow)
+	return p.ChallengeWindow > 0 && p.AnswerWindow > 0 && p.CommitWindow > 0 && p.RevealWindow > 0 &&
+		p.SlashBps <= 10_000 && p.ChallengerBps <= 5_000 && p.AbsentBps <= 1_000 && sum < unbond
 }
 
 func (s *State) pause(from Address, c Contract) error {

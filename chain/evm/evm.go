@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/http"
 	"time"
 
 	"github.com/ethereum/go-ethereum"
@@ -80,10 +81,12 @@ type Client struct {
 
 // Dial connects to p.URL and checks the chain ID.
 func Dial(ctx context.Context, p Preset) (*Client, error) {
-	b, err := ethclient.DialContext(ctx, p.URL)
+	node := &http.Client{Transport: bounded{http.DefaultTransport, maxAnswer, answerIn}}
+	r, err := rpc.DialOptions(ctx, p.URL, rpc.WithHTTPClient(node)) // others are bounded by go-ethereum
 	if err != nil {
 		return nil, fmt.Errorf("connect to the chain at %s: %w", p.URL, err)
 	}
+	b := ethclient.NewClient(r)
 	c, err := NewClient(ctx, b, p)
 	if err != nil {
 		b.Close()

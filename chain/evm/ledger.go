@@ -116,7 +116,17 @@ func (l *Ledger) Estimate(ctx context.Context, from chain.Address, a chain.Actio
 	if err != nil {
 		return 0, nil, err
 	}
-	if gas, err = l.c.EstimateGas(ctx, ethereum.CallMsg{From: address(from), To: &to, Data: data}); err != nil {
+	return l.estimate(ctx, ethereum.CallMsg{From: address(from), To: &to, Data: data})
+}
+
+// EstimatePay is Estimate of Pay.
+func (l *Ledger) EstimatePay(ctx context.Context, from, to chain.Address, wei chain.Amount) (gas uint64, price chain.Amount, err error) {
+	x := address(to)
+	return l.estimate(ctx, ethereum.CallMsg{From: address(from), To: &x, Value: wei})
+}
+
+func (l *Ledger) estimate(ctx context.Context, m ethereum.CallMsg) (gas uint64, price chain.Amount, err error) {
+	if gas, err = l.c.EstimateGas(ctx, m); err != nil {
 		return 0, nil, refusal(err, "estimate gas")
 	}
 	h, err := l.c.HeaderByNumber(ctx, nil)

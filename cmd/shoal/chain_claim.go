@@ -27,7 +27,7 @@ instead. Anyone may claim for another account; the money goes to that account.`,
   shoal claim --dry-run
   shoal claim epoch3.json --dry-run
   shoal claim epoch3.json --account 0x71562b71999873db5b286df957af199ec94617f7`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMost("FILE"),
 		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
 			who, err := t.account(ctx)
 			if err != nil {

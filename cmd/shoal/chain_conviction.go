@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -50,8 +50,8 @@ decides otherwise. Holders of the token then rule: "shoal govern propose --rule"
 		Example: `  shoal dispute appeal run.yaml
   shoal dispute appeal run.yaml 0x9c41… --dry-run`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 2 {
-				return nil
+			if len(args) > 1 {
+				return exactly("RUN", "CONVICTION")(cmd, args)
 			}
 			return exactly("RUN")(cmd, args)
 		},
@@ -123,7 +123,7 @@ func readEvidence(name string) (e diloco.Evidence, err error) {
 	if err != nil {
 		return e, fmt.Errorf("evidence: %w", err)
 	}
-	if err := json.Unmarshal(b, &e); err != nil {
+	if err := hf.Unmarshal(b, &e); err != nil {
 		return e, advise(fmt.Errorf("evidence: %s: %w", name, err), "give a file that a node has written")
 	}
 	return e, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -36,8 +37,8 @@ func readEpoch(name string) (*chain.Settled, error) {
 		return nil, fmt.Errorf("epoch: %w", err)
 	}
 	x := new(chain.Settled)
-	if err := json.Unmarshal(b, x); err != nil {
-		return nil, fmt.Errorf("epoch: %s: %w", name, err)
+	if err := hf.Unmarshal(b, x); err != nil {
+		return nil, advise(fmt.Errorf("epoch: %s: %w", name, err), "give the file that `shoal epoch propose` has written")
 	}
 	if x.Epoch.Total == nil || len(x.Rewards) == 0 || len(x.Entries) == 0 {
 		return nil, fmt.Errorf("epoch: %s holds no rewards or no receipts: the file is not one of `shoal epoch propose`", name)
@@ -123,17 +124,23 @@ somebody asks for a leaf.`,
 		Example: "  shoal epoch propose run.yaml --number 3 --receipts receipts.json --previous epoch2.json --commit bafy… --out epoch3.json",
 		Args:    exactly("RUN"),
 		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
+			if receipts == "" || commit == "" || number == 0 {
+				return usageError{errors.New("--receipts, --commit and --number from 1 on are needed"), "see `shoal epoch propose --help`"}
+			}
 			run, err := t.runOf(args[0], sponsor)
 			if err != nil {
 				return err
+			}
+			if old, err := readEpoch(out); err == nil && (old.Epoch.Run != run || old.Epoch.Number != number) {
+				return advise(fmt.Errorf("%s holds epoch %d of run %s: whoever proposed it loses its bond without the file", out, old.Epoch.Number, old.Epoch.Run), "name another file with --out")
 			}
 			raw, err := readBounded(receipts, maxEpochFile)
 			if err != nil {
 				return fmt.Errorf("receipts: %w", err)
 			}
 			var es []chain.Entry
-			if err := json.Unmarshal(raw, &es); err != nil {
-				return fmt.Errorf("receipts: %s: %w", receipts, err)
+			if err := hf.Unmarshal(raw, &es); err != nil {
+				return advise(fmt.Errorf("receipts: %s: %w", receipts, err), "give a JSON array of signed receipts")
 			}
 			cid, err := wire.ParseCID(commit)
 			if err != nil {

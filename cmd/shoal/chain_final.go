@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -22,7 +23,7 @@ const maxApprovals = 16 << 20
 func (t *teller) hotKey(ctx context.Context, name string) (*wire.Key, chain.Address, error) {
 	k := t.key
 	if name != "" {
-		secret, err := t.a.readSecret(name, "")
+		secret, err := t.a.readSecret(ctx, name, "")
 		if err != nil {
 			return nil, chain.Address{}, err
 		}
@@ -142,7 +143,7 @@ func readApprovals(name string) ([]chain.Approval, error) {
 		return nil, fmt.Errorf("approvals: %w", err)
 	}
 	var as []chain.Approval
-	if err := json.Unmarshal(b, &as); err != nil {
+	if err := hf.Unmarshal(b, &as); err != nil {
 		return nil, advise(fmt.Errorf("approvals: %s: %w", name, err), "give a file that `shoal epoch sign` has made")
 	}
 	return as, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,9 +18,42 @@ import (
 // fundFlags say how a run is put on the ledger.
 type fundFlags struct {
 	amount  string // tokens
+	inAll   bool   // less what this account has paid in before
 	budget  string // tokens an epoch
 	length  time.Duration
 	royalty uint16
+	given   []string // of the flags that only count where the run is not there yet
+}
+
+// terms are the flags that say on what terms a run is put on the ledger.
+var terms = []string{"budget", "epoch", "royalty"}
+
+// check refuses what the ledger would, before anything is asked or paid.
+func (f *fundFlags) check(c *cobra.Command) error {
+	for _, name := range terms {
+		if c.Flags().Changed(name) {
+			f.given = append(f.given, "--"+name)
+		}
+	}
+	if f.amount == "" && len(f.given) > 0 {
+		return usagef("%s: of a run that is put on the ledger: it needs --fund", strings.Join(f.given, ", "))
+	}
+	if f.length < 10*time.Second || f.length > 30*24*time.Hour || f.length%time.Second != 0 {
+		return usagef("--epoch %v: want 10s to 720h in whole seconds", f.length)
+	}
+	if f.royalty > 10_000 {
+		return usagef("--royalty %d: want 0 to 10000", f.royalty)
+	}
+	if f.budget != "" {
+		if _, err := spending(f.budget); err != nil {
+			return fmt.Errorf("--budget: %w", err)
+		}
+	}
+	if f.amount == "" {
+		return nil
+	}
+	_, err := spending(f.amount)
+	return err
 }
 
 func (f *fundFlags) add(c *cobra.Command) {
@@ -44,10 +78,14 @@ goes back to the sponsor after the run's end.`,
   shoal fund run.yaml 1000 --epoch 1h
   shoal fund 0x8c1f… 50`,
 		Args: exactly("RUN", "AMOUNT"),
-		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			ff.amount = args[1]
-			return t.fund(ctx, args[0], sponsor, ff)
-		}),
+	}
+	pay := a.at(&f, func(ctx context.Context, t *teller, args []string) error { return t.fund(ctx, args[0], sponsor, ff) })
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		ff.amount = args[1]
+		if err := ff.check(cmd); err != nil {
+			return err
+		}
+		return pay(cmd, args)
 	}
 	f.add(c, true)
 	ff.add(c)
@@ -64,12 +102,25 @@ func (a *app) fundFirst(ctx context.Context, kf keyFlags, file string, ff fundFl
 	if err != nil {
 		return err
 	}
+	ff.inAll = true
 	return t.fund(ctx, file, "", ff)
+}
+
+// paidIn is what this account has paid into a run's pool in all.
+func (t *teller) paidIn(ctx context.Context, run chain.Hash) (chain.Amount, error) {
+	es, _, err := t.ledger.Events(ctx, chain.Cursor{})
+	sum := new(big.Int)
+	for _, e := range es {
+		if e.Name == "Funded" && e.Run == run && e.Account == t.me {
+			sum.Add(sum, e.Amount)
+		}
+	}
+	return sum, err
 }
 
 // fund pays into a run's pool; one that the ledger does not know is put there first.
 func (t *teller) fund(ctx context.Context, run, sponsor string, ff fundFlags) error {
-	n, err := amountOf(ff.amount)
+	n, err := spending(ff.amount)
 	if err != nil {
 		return err
 	}
@@ -79,9 +130,24 @@ func (t *teller) fund(ctx context.Context, run, sponsor string, ff fundFlags) er
 	}
 	_, err = t.ledger.Run(ctx, id)
 	var no *chain.Refusal
-	if errors.As(err, &no) && no.Reason == "RunUnknown" {
-		if err = t.publish(ctx, run, ff); err == nil && t.flags.dry {
+	switch {
+	case errors.As(err, &no) && no.Reason == "RunUnknown":
+		if err = t.affords(ctx, n); err == nil {
+			err = t.publish(ctx, run, ff)
+		}
+		if err == nil && t.flags.dry {
 			return t.done() // the rest cannot be tried before that
+		}
+	case err == nil && len(ff.given) > 0:
+		t.a.say("note: the run is on the ledger already: %s changes nothing (`shoal sponsor rate` changes the budget)", strings.Join(ff.given, ", "))
+	}
+	if err == nil && ff.inAll {
+		var had chain.Amount
+		if had, err = t.paidIn(ctx, id); err == nil && had.Sign() > 0 {
+			t.a.say("paid %s into the run's pool before, of %s", chain.FormatAmount(had), ff.amount)
+			if n = new(big.Int).Sub(n, had); n.Sign() <= 0 {
+				return nil
+			}
 		}
 	}
 	if err != nil {

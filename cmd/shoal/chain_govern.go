@@ -14,6 +14,7 @@ import (
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/chain/evm"
+	"github.com/shoalnet/shoal/gpu/hf"
 )
 
 func (a *app) governCmd() *cobra.Command {
@@ -85,8 +86,13 @@ written to --out: whoever votes needs that file.`,
 		if err != nil {
 			return err
 		}
-		if err := writeFile(out, append(b, '\n'), 0o644); err != nil {
-			return fmt.Errorf("motion: %w", err)
+		if old, err := readMotion(out); err == nil && (old.To != m.To || old.Why != m.Why || !bytes.Equal(old.Data, m.Data)) {
+			return advise(fmt.Errorf("%s holds another motion, which nobody can vote on without the file", out), "name another file with --out")
+		}
+		if !t.flags.dry {
+			if err := writeFile(out, append(b, '\n'), 0o644); err != nil {
+				return fmt.Errorf("motion: %w", err)
+			}
 		}
 		if _, err := t.do(ctx, evm.Move{Motion: m}); err != nil {
 			return t.whyNotMoved(ctx, m, out, err)
@@ -148,7 +154,7 @@ func (t *teller) motion(ctx context.Context, set []string, minimum, rule, guardi
 		if err != nil {
 			return nil, err
 		}
-		a, err := chain.ParseAddress(who)
+		a, err := chain.ParseAddress(who) // or nobody, the zero address
 		if err != nil {
 			return nil, usagef("--guardian: %v", err)
 		}
@@ -161,11 +167,12 @@ func (t *teller) motion(ctx context.Context, set []string, minimum, rule, guardi
 	if err != nil {
 		return nil, err
 	}
-	return setParams(p, set)
+	return setParams(p, set, t.where.Config.UnbondDelay)
 }
 
-// setParams changes parameters by their names.
-func setParams(p chain.Params, set []string) (chain.Action, error) {
+// setParams changes parameters by their names. What the contract would refuse in the end is refused now:
+// unbonding takes so many seconds.
+func setParams(p chain.Params, set []string, unbond uint64) (chain.Action, error) {
 	change := map[string]uint64{}
 	for _, kv := range set {
 		k, v, _ := strings.Cut(kv, "=")
@@ -183,6 +190,9 @@ func setParams(p chain.Params, set []string) (chain.Action, error) {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&p); err != nil {
 		return nil, usageError{fmt.Errorf("--set: %w", err), "there are challengeWindow, answerWindow, commitWindow, revealWindow, appealWindow and rulingWindow, in seconds, and slashBps, challengerBps and absentBps, in parts per 10,000"}
+	}
+	if !p.Within(unbond) {
+		return nil, usagef("--set %s: want windows above 0 that add up to less than the %d seconds of unbonding, slashBps up to 10000, challengerBps up to 5000 and absentBps up to 1000", strings.Join(set, ","), unbond)
 	}
 	return chain.SetParams{Params: p}, nil
 }
@@ -234,8 +244,11 @@ func readMotion(name string) (m evm.Motion, err error) {
 	if err != nil {
 		return m, fmt.Errorf("motion: %w", err)
 	}
-	if err := json.Unmarshal(b, &m); err != nil || m.To.IsZero() {
-		return m, advise(fmt.Errorf("motion: %s is none (%v)", name, err), "give the file that `shoal govern propose` has written")
+	if err = hf.Unmarshal(b, &m); err == nil && m.To.IsZero() {
+		err = errors.New("it names no contract")
+	}
+	if err != nil {
+		return m, advise(fmt.Errorf("motion: %s: %w", name, err), "give the file that `shoal govern propose` has written")
 	}
 	return m, nil
 }
@@ -300,6 +313,6 @@ func (a *app) governStatusCmd() *cobra.Command {
 		}
 		v := map[string]any{"id": i.ID, "state": i.State.String(), "opens": i.Opens, "closes": i.Closes, "ready": i.Ready,
 			"for": chain.FormatAmount(i.For), "against": chain.FormatAmount(i.Against), "abstain": chain.FormatAmount(i.Abstain), "required": chain.FormatAmount(i.Required)}
-		return a.show(v, fmt.Sprintf("%s: %s\n  for %s, against %s, abstain %s; %s must take part\n  next: %s\n", m.Why, i.State, v["for"], v["against"], v["abstain"], v["required"], motionNext(i, args[0])))
+		return a.show(v, fmt.Sprintf("%q: %s\n  for %s, against %s, abstain %s; %s must take part\n  next: %s\n", m.Why, i.State, v["for"], v["against"], v["abstain"], v["required"], motionNext(i, args[0])))
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 	"strconv"
 	"strings"
 
@@ -106,7 +107,7 @@ func (a *app) sponsorRateCmd() *cobra.Command {
 			if _, err := t.do(ctx, chain.SetRate{Run: run, Rate: r}); err != nil {
 				return t.whyNotSponsor(ctx, run, err)
 			}
-			a.say("from epoch %d on", x.EpochAt(now)+1)
+			a.say("it holds from epoch %d on", x.EpochAt(now)+1)
 			return t.done()
 		}),
 	}
@@ -186,11 +187,11 @@ func (a *app) chainSendCmd() *cobra.Command {
   shoal chain send 0x71562b71999873db5b286df957af199ec94617f7 0.1 --ether`,
 		Args: exactly("ADDRESS", "AMOUNT"),
 		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			to, err := chain.ParseAddress(args[0])
+			to, err := accountOf("ADDRESS", args[0])
 			if err != nil {
-				return usageError{err, "`shoal key show` prints an account's address"}
+				return err
 			}
-			n, err := amountOf(args[1])
+			n, err := spending(args[1])
 			if err != nil {
 				return err
 			}
@@ -210,7 +211,11 @@ func (a *app) chainSendCmd() *cobra.Command {
 			case !ether:
 				_, err = t.do(ctx, chain.Transfer{To: to, Amount: n})
 			case f.dry:
-				t.sent = append(t.sent, sentTx{Action: "Pay", Gas: 21_000})
+				var gas uint64
+				var price *big.Int
+				if gas, price, err = t.ledger.EstimatePay(ctx, t.me, to, n); err == nil {
+					t.tried("Pay", gas, price)
+				}
 			default:
 				var r chain.Result
 				if r, err = t.ledger.Pay(ctx, t.me, to, n); err == nil {

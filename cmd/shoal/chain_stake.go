@@ -29,12 +29,36 @@ func roleOf(s string) (uint8, error) {
 	return 0, usageError{fmt.Errorf("--role %q is none", s), "--role validator or --role trainer"}
 }
 
+// amountOf is a number of tokens, which may be none.
 func amountOf(s string) (chain.Amount, error) {
 	v, err := chain.ParseAmount(s)
 	if err != nil {
 		return nil, usageError{err, "for example 12.5"}
 	}
 	return v, nil
+}
+
+// spending is a number of tokens that are to be paid, staked or sent.
+func spending(s string) (chain.Amount, error) {
+	v, err := amountOf(s)
+	if err == nil && v.Sign() == 0 {
+		return nil, usageError{fmt.Errorf("the amount %q is zero", s), "give an amount above 0"}
+	}
+	return v, err
+}
+
+// accountOf is an account that is to have something, which the zero address is not: what is sent there is lost.
+func accountOf(what, s string) (chain.Address, error) {
+	x, err := chain.ParseAddress(s)
+	switch {
+	case err != nil && strings.Contains(s, "."):
+		return x, usageError{fmt.Errorf("%s: %w", what, err), "names are not looked up: give the address that the name stands for"}
+	case err != nil:
+		return x, usageError{fmt.Errorf("%s: %w", what, err), "`shoal key show` prints an account's address"}
+	case x.IsZero():
+		return x, usageError{fmt.Errorf("%s: %s is nobody's address", what, x), "`shoal key show` prints an account's address"}
+	}
+	return x, nil
 }
 
 func (a *app) stakeCmd() *cobra.Command {
@@ -51,7 +75,7 @@ file with 64 hex digits, that cannot move the stake: keep this one offline then.
   shoal stake 1000 --hot hot.hex --dry-run`,
 		Args: exactly("AMOUNT"),
 		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			n, err := amountOf(args[0])
+			n, err := spending(args[0])
 			if err != nil {
 				return err
 			}
@@ -59,7 +83,8 @@ file with 64 hex digits, that cannot move the stake: keep this one offline then.
 			if err != nil {
 				return err
 			}
-			if err := t.spend(ctx, n, chain.Stake{Role: r, Amount: n}); err != nil {
+			// What may be refused goes before the money.
+			if err := t.affords(ctx, n); err != nil {
 				return err
 			}
 			if hot != "" {
@@ -70,7 +95,7 @@ file with 64 hex digits, that cannot move the stake: keep this one offline then.
 			if err != nil {
 				return err
 			}
-			return t.done()
+			return t.pay(ctx, n, chain.Stake{Role: r, Amount: n})
 		}),
 	}
 	f.add(c, true)
@@ -84,7 +109,7 @@ func (a *app) stakeFirst(ctx context.Context, kf keyFlags, tf takeFlags) error {
 	if tf.stake == "" {
 		return nil
 	}
-	want, err := amountOf(tf.stake)
+	want, err := spending(tf.stake)
 	if err != nil {
 		return err
 	}
@@ -126,15 +151,18 @@ func (a *app) stakeFirst(ctx context.Context, kf keyFlags, tf takeFlags) error {
 	return t.registerSelf(ctx)
 }
 
-// register makes the key in a file sign for this account.
+// register makes the key in a file sign for this account, unless it does already.
 func (t *teller) register(ctx context.Context, name string) error {
-	secret, err := t.a.readSecret(name, "")
+	secret, err := t.a.readSecret(ctx, name, "")
 	if err != nil {
 		return err
 	}
 	k, err := wire.NewKey(secret)
 	if err != nil {
 		return fmt.Errorf("hot key: %w", err)
+	}
+	if i, err := t.ledger.Key(ctx, chain.AddressOf(k)); err != nil || i.Owner == t.me && i.Until == 0 {
+		return err
 	}
 	return t.registerKey(ctx, k)
 }
@@ -176,7 +204,7 @@ round that is), or be convicted of withholding.`,
 		Example: "  shoal unbond 1000 --role validator",
 		Args:    exactly("AMOUNT"),
 		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
-			n, err := amountOf(args[0])
+			n, err := spending(args[0])
 			if err != nil {
 				return err
 			}
@@ -278,7 +306,7 @@ func (t *teller) runOf(s, sponsor string) (chain.Hash, error) {
 			who = chain.Address(m.Sponsor.Address)
 		}
 		if err != nil {
-			return chain.Hash{}, advise(fmt.Errorf("%s is no run: %w", s, err), "give the ID on the ledger (0x…), the manifest's CID, or its file")
+			return chain.Hash{}, advise(fmt.Errorf("%q is no run: %w", s, err), "give the ID on the ledger (0x…), the manifest's CID, or its file")
 		}
 	}
 	d, err := chain.Digest(c)
@@ -291,13 +319,13 @@ func (a *app) balanceCmd() *cobra.Command {
 		Use:     "balance [ADDRESS]",
 		Short:   "Show tokens, stakes, bonds and ether for gas",
 		Example: "  shoal balance\n  shoal balance 0x71562b71999873db5b286df957af199ec94617f7 --json",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMost("ADDRESS"),
 		RunE: a.at(&f, func(ctx context.Context, t *teller, args []string) error {
 			who := t.me
 			if len(args) == 1 {
 				var err error
 				if who, err = chain.ParseAddress(args[0]); err != nil {
-					return usageError{err, ""}
+					return usageError{err, "`shoal key show` prints an account's address"}
 				}
 			}
 			tokens, err := t.ledger.Balance(ctx, who)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/chain"
+	"github.com/shoalnet/shoal/gpu/hf"
 )
 
 // A voucher is a payer's word for what it has spent in a channel in all.
@@ -68,11 +69,11 @@ func (a *app) voucherOpenCmd() *cobra.Command {
 		Example: "  shoal voucher open run.yaml 0x71562b71999873db5b286df957af199ec94617f7 20",
 		Args:    exactly("RUN", "PROVIDER", "AMOUNT"),
 	}, true, func(ctx context.Context, t *teller, run chain.Hash, args []string) error {
-		who, err := chain.ParseAddress(args[1])
+		who, err := accountOf("PROVIDER", args[1])
 		if err != nil {
-			return usageError{fmt.Errorf("PROVIDER: %w", err), "the provider's `shoal key show` prints its address"}
+			return err
 		}
-		n, err := amountOf(args[2])
+		n, err := spending(args[2])
 		if err != nil {
 			return err
 		}
@@ -97,7 +98,7 @@ func (a *app) voucherDepositCmd() *cobra.Command {
 		Example: "  shoal voucher deposit 0x5d0c… 10",
 		Args:    exactly("CHANNEL", "AMOUNT"),
 	}, true, func(ctx context.Context, t *teller, id chain.Hash, c chain.Channel, args []string) error {
-		n, err := amountOf(args[1])
+		n, err := spending(args[1])
 		if err != nil {
 			return err
 		}
@@ -127,7 +128,7 @@ and the provider keeps only the last. Nothing is sent to the chain.`,
 	}
 	c.Flags().StringVar(&out, "out", "voucher.json", "file for the voucher; - is standard output")
 	return a.onChannel(c, false, func(ctx context.Context, t *teller, id chain.Hash, c chain.Channel, args []string) error {
-		n, err := amountOf(args[1])
+		n, err := spending(args[1])
 		if err != nil {
 			return err
 		}
@@ -160,11 +161,11 @@ func readVoucher(name string) (v voucher, n chain.Amount, err error) {
 	if err != nil {
 		return v, nil, fmt.Errorf("voucher: %w", err)
 	}
-	if err := json.Unmarshal(b, &v); err != nil {
+	if err := hf.Unmarshal(b, &v); err != nil {
 		return v, nil, advise(fmt.Errorf("voucher: %s: %w", name, err), "give a file that `shoal voucher sign` has made")
 	}
 	if n, err = chain.ParseAmount(v.Cumulative); err != nil {
-		return v, nil, fmt.Errorf("voucher: %s: cumulative: %w", name, err)
+		return v, nil, advise(fmt.Errorf("voucher: %s: cumulative: %w", name, err), "give a file that `shoal voucher sign` has made")
 	}
 	return v, n, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	logging "github.com/ipfs/go-log/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,11 +30,33 @@ var homeless = []string{"eval", "generate", "convert", "tokenize", "bench", "wor
 
 // housed refuses what needs a data directory where none is known.
 func (a *app) housed() error {
-	if a.dir != "" {
-		return nil
+	if a.dir == "" {
+		return advise(errors.New("no data directory: $HOME is not set"), "name one with --dir or SHOAL_DIR")
 	}
-	return advise(errors.New("no data directory: $HOME is not set"), "name one with --dir or SHOAL_DIR")
+	if fi, err := os.Stat(a.dir); err == nil && !fi.IsDir() || errors.Is(err, unix.ENOTDIR) {
+		return advise(fmt.Errorf("data directory: %s is not a directory", a.dir), "choose another with --dir")
+	}
+	return nil
 }
+
+// bounded refuses numbers that mean nothing, of flags that several commands have.
+func bounded(fs *pflag.FlagSet) (err error) {
+	fs.Visit(func(f *pflag.Flag) {
+		d, derr := fs.GetDuration(f.Name)
+		switch {
+		case err != nil:
+		case derr == nil && (d < 0 || d == 0 && f.Name == "timeout"):
+			err = usagef("--%s %v: want more than 0, e.g. 90s", f.Name, d)
+		case f.Name == "quota":
+			if n, e := fs.GetInt64(f.Name); e == nil && (n < 0 || n > maxQuota) {
+				err = usagef("--quota %d: want 1 to %d, or 0 for no limit", n, maxQuota)
+			}
+		}
+	})
+	return err
+}
+
+const maxQuota = 1 << 30 // GiB
 
 // prepare settles the data directory and the log before any command runs.
 func (a *app) prepare(cmd *cobra.Command) error {
@@ -41,6 +64,12 @@ func (a *app) prepare(cmd *cobra.Command) error {
 		if n, err := cmd.Flags().GetInt("threads"); err == nil && (n < 0 || n > maxThreads) {
 			return usagef("--threads %d: want 1 to %d, or 0 for one for each core", n, maxThreads)
 		}
+	}
+	if err := bounded(cmd.Flags()); err != nil {
+		return err
+	}
+	if f := cmd.Flags().Lookup("dir"); f.Changed && a.dir == "" {
+		return usagef("--dir is empty: a variable that is not set?")
 	}
 	if a.dir == "" {
 		a.dir = os.Getenv("SHOAL_DIR")
@@ -98,7 +127,7 @@ func (a *app) lock() (unlock func(), err error) {
 	name := a.path(lockFile)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
+		return nil, advise(fmt.Errorf("data directory: %w", err), "make it yours to write to, or choose another with --dir")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()

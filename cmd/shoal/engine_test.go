@@ -47,7 +47,7 @@ func spawnSelf(t *testing.T) func() (*worker.Client, error) {
 		t.Fatal(err)
 	}
 	return func() (*worker.Client, error) {
-		return worker.Spawn([]string{exe, "worker", "--threads", "1"}, os.Stderr)
+		return worker.Spawn(t.Context(), []string{exe, "worker", "--threads", "1"}, os.Stderr)
 	}
 }
 
@@ -86,8 +86,8 @@ func TestEngines(t *testing.T) {
 		name  string
 		spawn func() (*worker.Client, error)
 	}{{"in process", nil}, {"worker", self}, {"worker that computes activations again", func() (*worker.Client, error) {
-		return worker.Spawn([]string{exe, "worker", "--threads", "2", "--checkpoint"}, os.Stderr)
-	}}, {"socket", func() (*worker.Client, error) { return worker.Dial(socket) }}} {
+		return worker.Spawn(t.Context(), []string{exe, "worker", "--threads", "2", "--checkpoint"}, os.Stderr)
+	}}, {"socket", func() (*worker.Client, error) { return worker.Dial(t.Context(), socket) }}} {
 		t.Run(c.name, func(t *testing.T) {
 			for i := range wants {
 				e := testEngine(c.spawn)

@@ -102,13 +102,16 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if gf.tokens < 1 || gf.tokens > 1<<20 {
 		return usagef("-n %d: want 1 to %d tokens", gf.tokens, 1<<20)
 	}
+	if !(gf.repetition > 0) { // GenerateOptions takes 0 for none
+		return usagef("--repetition-penalty %g: want more than 0; 1 is none", gf.repetition)
+	}
 	if slices.Contains(gf.stop, "") {
 		return usagef("--stop: want some text")
 	}
 	if err := gf.options().Validate(); err != nil {
 		return usageError{err, "see `shoal generate --help`"}
 	}
-	spawn, err := spawner(gf.engine, "--threads", fmt.Sprint(threads(gf.threads)))
+	spawn, err := spawner(ctx, gf.engine, "--threads", fmt.Sprint(threads(gf.threads)))
 	if err != nil {
 		return err
 	}

@@ -33,36 +33,22 @@ type remoteModel struct {
 	texts *worker.Texts
 }
 
-// worker is the one that writes now, started where there is none. It ends with ctx: a program
-// that is no worker is waited for a minute.
+// worker is the one that writes now, started where there is none. It ends with ctx, as what spawn
+// starts does.
 func (r *remoteModel) worker(ctx context.Context) (*worker.Texts, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.texts != nil {
 		return r.texts, nil
 	}
-	type result struct {
-		t   *worker.Texts
-		err error
-	}
-	got := make(chan result)
-	go func() {
-		t, err := r.start()
-		select {
-		case got <- result{t, err}:
-		case <-ctx.Done():
-			if err == nil {
-				_ = t.Close()
-			}
-		}
-	}()
-	select {
-	case x := <-got:
-		r.texts = x.t
-		return x.t, x.err
-	case <-ctx.Done():
+	t, err := r.start()
+	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("start a worker: %w", ctx.Err())
 	}
+	if err == nil {
+		r.texts = t
+	}
+	return t, err
 }
 
 func (r *remoteModel) start() (*worker.Texts, error) {

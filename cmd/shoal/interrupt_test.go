@@ -67,6 +67,8 @@ func TestInterrupted(t *testing.T) {
 		"tokenize": {[]string{"tokenize", "--tokenizer", slow}, strings.Repeat("a", 40<<20), "tokenizing, ", syscall.SIGINT},
 		"line":     {[]string{"tokenize", "--tokenizer", slow, "--jsonl"}, `"` + strings.Repeat("a", 60<<20) + "\"\n", "", syscall.SIGINT},
 		"input":    {[]string{"tokenize", "--tokenizer", slow}, strings.Repeat("a", 1<<20), "", syscall.SIGTERM},
+		"rows":     {[]string{"toploc", "prove", "--hidden", "8", "-"}, strings.Repeat("12345678", 1<<17), "", syscall.SIGINT},
+		"records":  {[]string{"toploc", "inspect", "-"}, strings.Repeat("AAAA\n", 1<<16), "", syscall.SIGTERM},
 		"lines":    {[]string{"tokenize", "--tokenizer", slow, "--jsonl"}, strings.Repeat("\"b\"\n", 1<<18), "", syscall.SIGINT},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -150,6 +152,10 @@ func TestInterruptedPipe(t *testing.T) {
 		"messages":  {"generate", model, "--messages", pipe},
 		"text":      {"eval", "--model", model, "--text", pipe},
 		"import":    {"data", "import", pipe},
+		"rows":      {"toploc", "prove", "--hidden", "8", pipe},
+		"records":   {"toploc", "inspect", pipe},
+		"proofs":    {"toploc", "verify", "--hidden", "8", "--proofs", pipe, "/dev/zero"},
+		"key":       {"key", "import", pipe},
 		"worker":    {"generate", model, "-p", "ab", "--engine", "exec:" + mute},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -92,7 +92,12 @@ func (t *takeFlags) check() error {
 	case t.stake != "" && (t.observe || !t.chain):
 		return usagef("--stake is for who works and is paid: not with --observe or --chain=false")
 	}
-	_, err := spawner(t.engine)
+	if t.stake != "" {
+		if _, err := spending(t.stake); err != nil {
+			return fmt.Errorf("--stake: %w", err)
+		}
+	}
+	_, err := spawner(context.Background(), t.engine)
 	return err
 }
 
@@ -124,7 +129,7 @@ crash the same command goes on where it was.`,
 			if err != nil {
 				return err
 			}
-			if err := tf.check(); err != nil {
+			if err := errors.Join(tf.check(), nameable(args[0])); err != nil {
 				return err
 			}
 			if err := a.stakeFirst(cmd.Context(), kf, tf); err != nil {
@@ -161,7 +166,8 @@ until interrupted. With --join this peer also takes part. The data must have bee
 prepared in this data directory (shoal data prepare).
 
 --fund puts the run on the ledger of ` + chainFile + ` first, with the manifest's budget, split
-and shares, and pays into its pool. This peer's key must have signed the manifest.`,
+and shares, and pays into its pool what this account has not paid in before: to start the
+same command again costs nothing. This peer's key must have signed the manifest.`,
 		Example: `  shoal publish run.yaml --join
   shoal publish run.yaml               # serve only; others can take over once they hold it
   shoal publish run.yaml --join --fund 1000 --epoch 1h`,
@@ -171,7 +177,7 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
 			if err != nil {
 				return err
 			}
-			if err := tf.check(); err != nil {
+			if err := errors.Join(tf.check(), fund.check(cmd)); err != nil {
 				return err
 			}
 			m, run, err := readManifest(args[0])
@@ -202,7 +208,7 @@ and shares, and pays into its pool. This peer's key must have signed the manifes
 	nf.add(c)
 	tf.add(c)
 	c.Flags().BoolVar(&join, "join", false, "take part in the run, too")
-	c.Flags().StringVar(&fund.amount, "fund", "", "pay so many tokens into the run's pool, and put the run on the ledger where it is not there")
+	c.Flags().StringVar(&fund.amount, "fund", "", "see first that this account has paid so many tokens into the run's pool, in all, and put the run on the ledger where it is not there")
 	fund.add(c)
 	return c
 }
@@ -306,7 +312,7 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 	if c != nil {
 		beside = append(beside, func(ctx context.Context) { s.settle(ctx, c, run, n, tf.role) })
 	}
-	return s.live(ctx, n, c, tf.http, beside...)
+	return s.live(ctx, n, c, tf, beside...)
 }
 
 // fitted is the run's engine as it fits this machine.
@@ -320,7 +326,7 @@ func (s *session) fitted(ctx context.Context, m *manifest.Manifest, tf takeFlags
 	for _, d := range f.doubts() {
 		s.app.say("note: %s", d)
 	}
-	spawn, err := spawner(tf.engine, f.args()...)
+	spawn, err := spawner(ctx, tf.engine, f.args()...)
 	if err != nil {
 		return nil, err
 	}
@@ -328,7 +334,7 @@ func (s *session) fitted(ctx context.Context, m *manifest.Manifest, tf takeFlags
 }
 
 // live runs the node with all that accompanies it. What is beside it ends with it.
-func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr string, beside ...func(context.Context)) error {
+func (s *session) live(ctx context.Context, n *node.Node, c *counter, tf takeFlags, beside ...func(context.Context)) error {
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -355,8 +361,8 @@ func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr s
 			cancel(err)
 		}
 	})
-	if httpAddr != "" {
-		if err := s.serveHTTP(own, &work, httpAddr, h.Mux(), cancel); err != nil {
+	if tf.http != "" {
+		if err := s.serveHTTP(own, &work, tf.http, h.Mux(), cancel); err != nil {
 			return err
 		}
 	}
@@ -370,7 +376,7 @@ func (s *session) live(ctx context.Context, n *node.Node, c *counter, httpAddr s
 	for _, f := range beside {
 		work.Go(func() { f(own) })
 	}
-	work.Go(func() { s.watch(own, n) })
+	work.Go(func() { s.watch(own, n, tf.once) })
 	err := n.Run(own)
 	if cause := context.Cause(own); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
@@ -397,8 +403,8 @@ func (s *session) serveHTTP(ctx context.Context, work *sync.WaitGroup, addr stri
 }
 
 // watch tells the user how the node stands until ctx ends.
-func (s *session) watch(ctx context.Context, n *node.Node) {
-	r := &joinReport{screen: s.app.screen(), started: time.Now()}
+func (s *session) watch(ctx context.Context, n *node.Node, once bool) {
+	r := &joinReport{screen: s.app.screen(), started: time.Now(), once: once}
 	defer r.clear()
 	tick := time.NewTicker(redraw)
 	defer tick.Stop()

@@ -2,8 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -107,8 +108,8 @@ input. The key is stored under a passphrase of its own.`,
   shoal key import secret.hex --passphrase-file new.txt
   shoal key import wallet.json --from-passphrase-file old.txt --passphrase-file new.txt`,
 		Args: exactly("FILE"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			secret, err := a.readSecret(args[0], from)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			secret, err := a.readSecret(cmd.Context(), args[0], from)
 			if err != nil {
 				return err
 			}
@@ -122,11 +123,12 @@ input. The key is stored under a passphrase of its own.`,
 }
 
 // readSecret returns the 32 bytes that a keystore or hex file holds.
-func (a *app) readSecret(name, passphraseFile string) ([]byte, error) {
+func (a *app) readSecret(ctx context.Context, name, passphraseFile string) ([]byte, error) {
 	var b []byte
 	var err error
 	if name == "-" {
-		b, err = io.ReadAll(io.LimitReader(a.in, maxKeyFile))
+		name = "standard input"
+		b, err = io.ReadAll(io.LimitReader(interruptible(ctx, a.in), maxKeyFile))
 	} else {
 		b, err = readBounded(name, maxKeyFile)
 	}
@@ -149,11 +151,11 @@ func (a *app) readSecret(name, passphraseFile string) ([]byte, error) {
 	} else if pass, err = a.prompt("Passphrase of " + name + ": "); err != nil {
 		return nil, advise(fmt.Errorf("import %s: %w", name, err), "give its passphrase with --from-passphrase-file")
 	}
-	k, err := keystore.DecryptKey(b, pass)
+	secret, err := decrypt(b, pass)
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", name, err)
 	}
-	return crypto.FromECDSA(k.PrivateKey), nil
+	return secret, nil
 }
 
 // storeKey encrypts the secret into the data directory, never over another.
@@ -226,14 +228,20 @@ func (a *app) openKey(kf *keyFlags) (*wire.Key, error) {
 		return nil, err
 	}
 	if !given {
-		if k, err := decryptKey(b, ""); isLight(b) && err == nil {
-			return k, nil
+		if isLight(b) {
+			if k, err := decryptKey(b, ""); err == nil {
+				a.exposed(name)
+				return k, nil
+			}
 		}
 		if pass, err = a.prompt("Passphrase of " + name + ": "); err != nil {
 			return nil, advise(fmt.Errorf("key %s: %w", name, err), "give the passphrase with --passphrase-file or "+passphraseEnv)
 		}
 	}
 	k, err := decryptKey(b, pass)
+	if err == nil && pass == "" {
+		a.exposed(name)
+	}
 	if errors.Is(err, keystore.ErrDecrypt) {
 		return nil, advise(fmt.Errorf("key %s: wrong passphrase", name), "try again; a forgotten passphrase cannot be recovered, `shoal key new --dir OTHER` makes another peer")
 	} else if err != nil {
@@ -243,23 +251,67 @@ func (a *app) openKey(kf *keyFlags) (*wire.Key, error) {
 }
 
 func decryptKey(b []byte, pass string) (*wire.Key, error) {
+	secret, err := decrypt(b, pass)
+	if err != nil {
+		return nil, err
+	}
+	return wire.NewKey(secret)
+}
+
+// decrypt is keystore.DecryptKey of a file that does not ask for more than a key costs.
+func decrypt(b []byte, pass string) ([]byte, error) {
+	c, err := costOf(b)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.N < 0 || c.R < 0 || c.P < 0 || c.C < 0 || c.Len < 0 || c.Len > 64,
+		c.R > 64 || c.P > 64 || c.N > maxKDF/128/max(1, c.R) || c.N*max(1, c.R)*max(1, c.P) > maxKDF/16 || c.C > maxIterations:
+		return nil, fmt.Errorf("kdfparams ask for more memory or time than any wallet does (n %g, r %g, p %g, c %g)", c.N, c.R, c.P, c.C)
+	}
 	k, err := keystore.DecryptKey(b, pass)
 	if err != nil {
 		return nil, err
 	}
-	return wire.NewKey(crypto.FromECDSA(k.PrivateKey))
+	return crypto.FromECDSA(k.PrivateKey), nil
+}
+
+// How much a keystore may cost to open: bytes of scrypt's memory (go-ethereum's take 256 MiB) and
+// iterations of PBKDF2 (others take 262,144).
+const (
+	maxKDF        = 1 << 30
+	maxIterations = 1 << 24
+)
+
+// kdf is what a keystore says of its key derivation: of scrypt n, r and p, of PBKDF2 c.
+type kdf struct {
+	N   float64 `json:"n"`
+	R   float64 `json:"r"`
+	P   float64 `json:"p"`
+	C   float64 `json:"c"`
+	Len float64 `json:"dklen"`
+}
+
+func costOf(b []byte) (kdf, error) {
+	var f struct {
+		Crypto struct {
+			KDFParams kdf `json:"kdfparams"`
+		} `json:"crypto"`
+	}
+	err := hf.Unmarshal(b, &f)
+	return f.Crypto.KDFParams, err
 }
 
 // isLight reports whether a keystore's scrypt is cheap enough to try twice.
 func isLight(b []byte) bool {
-	var f struct {
-		Crypto struct {
-			KDFParams struct {
-				N int `json:"n"`
-			} `json:"kdfparams"`
-		} `json:"crypto"`
+	c, err := costOf(b)
+	return err == nil && c.N > 0 && c.N <= keystore.LightScryptN
+}
+
+// exposed says where others on the machine can read a key without a passphrase.
+func (a *app) exposed(name string) {
+	if fi, err := os.Stat(name); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		a.say("note: %s has no passphrase, and others on this machine may read it (%s): `chmod 600` keeps them out", name, fi.Mode().Perm())
 	}
-	return json.Unmarshal(b, &f) == nil && f.Crypto.KDFParams.N <= keystore.LightScryptN
 }
 
 // openOrMakeKey is openKey that makes a key without a passphrase where there

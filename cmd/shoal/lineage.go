@@ -55,6 +55,9 @@ directory and the swarm.`,
 			if fi, err := os.Stat(args[0]); err == nil && fi.IsDir() {
 				return a.verifyDir(cmd.Context(), args[0], from)
 			}
+			if err := nameable(args[0]); err != nil {
+				return usageError{err, "give a run's name or CID, or the directory that `shoal export RUN DIR` wrote, with its " + lineageFile}
+			}
 			return a.look(cmd.Context(), args[0], &l, func(s *session, at sight) error {
 				return s.app.verify(cmd.Context(), node.Lineage{Blocks: s.blocks, Run: at.run, Head: at.tip, From: from, Peers: s.net.Peers()}, nil)
 			})

@@ -34,13 +34,14 @@ func run(args []string, in *os.File, out, errw io.Writer) int {
 	defer cancel()
 	end := interrupts(cancel, errw)
 
-	a := &app{in: in, out: out, err: errw}
+	told := &kept{Writer: out}
+	a := &app{in: in, out: told, err: errw}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	root.SetOut(told)
 	root.SetErr(errw)
-	err := root.ExecuteContext(ctx)
+	err := told.lost(root.ExecuteContext(ctx))
 	flags := args[:slices.Index(append(slices.Clone(args), "--"), "--")]
 	if err != nil && slices.Contains(flags, "--json") {
 		a.json = true // also where what is wrong stands before it
@@ -155,6 +156,9 @@ anyone can recompute a model's whole history, bit for bit.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if m := negative.FindStringSubmatch(err.Error()); m != nil {
+			return usageError{fmt.Errorf("%s is read as a flag, and no argument is below 0", m[1]), "see `" + cmd.CommandPath() + " --help`"}
+		}
 		return usageError{plain(err), "see `" + cmd.CommandPath() + " --help`"}
 	})
 	f := root.PersistentFlags()
@@ -179,6 +183,9 @@ anyone can recompute a model's whole history, bit for bit.`,
 	add("here", a.statusCmd(), a.keyCmd(), a.benchCmd(), a.workerCmd(), a.versionCmd())
 	return root
 }
+
+// negative is what pflag says of a negative number among the arguments.
+var negative = regexp.MustCompile(`^unknown shorthand flag: '[0-9.]' in (-[0-9.]\S*)$`)
 
 // strconvs is what strconv says of a flag's value, by the function that reads it.
 var strconvs = regexp.MustCompile(`strconv\.(ParseInt|ParseUint|ParseFloat|ParseBool): parsing .*: (value out of range|invalid syntax)$`)
@@ -253,9 +260,9 @@ func (a *app) report(err error) {
 			return
 		}
 	}
-	fmt.Fprintf(a.err, "shoal: %v\n", err)
+	fmt.Fprintf(a.err, "shoal: %s\n", printable(indented(strings.TrimSpace(err.Error()))))
 	if next != "" {
-		fmt.Fprintf(a.err, "  next: %s\n", next)
+		fmt.Fprintf(a.err, "  next: %s\n", printable(indented(next)))
 	}
 }
 
@@ -269,6 +276,13 @@ func exactly(names ...string) cobra.PositionalArgs {
 			return usageError{fmt.Errorf("%s: unexpected argument %q", cmd.CommandPath(), args[len(names)]), "shoal " + strings.TrimPrefix(cmd.UseLine(), "shoal ")}
 		}
 		return nil
+	}
+}
+
+// atMost is exactly of arguments that may be left out.
+func atMost(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		return exactly(names[:min(len(args), len(names))]...)(cmd, args)
 	}
 }
 
@@ -286,7 +300,9 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 }
 
 // say prints one line to a person, on standard error.
-func (a *app) say(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintln(a.err, printable(fmt.Sprintf(format, args...)))
+}
 
 // show prints v as JSON with --json, and text otherwise, on standard output.
 func (a *app) show(v any, text string) error {
@@ -295,6 +311,6 @@ func (a *app) show(v any, text string) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
 	}
-	_, err := io.WriteString(a.out, text)
+	_, err := io.WriteString(a.out, printable(text))
 	return err
 }

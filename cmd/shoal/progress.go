@@ -33,7 +33,7 @@ func (a *app) screen() *screen {
 // line prints a line that stays.
 func (s *screen) line(text string) {
 	s.clear()
-	fmt.Fprintln(s.a.err, text)
+	fmt.Fprintln(s.a.err, printable(text))
 }
 
 // now shows how it stands at this moment, but not with --json; every says how often plain
@@ -42,6 +42,7 @@ func (s *screen) now(text string, every time.Duration) {
 	if s.a.json {
 		return
 	}
+	text = line(text)
 	if s.tty == nil {
 		if time.Since(s.last) >= every {
 			s.last = time.Now()
@@ -49,7 +50,7 @@ func (s *screen) now(text string, every time.Duration) {
 		}
 		return
 	}
-	if w, _, err := term.GetSize(int(s.tty.Fd())); err == nil && w > 1 {
+	if w, _, err := term.GetSize(int(s.tty.Fd())); err == nil && w > 0 {
 		if r := []rune(text); len(r) >= w {
 			text = string(r[:w-1])
 		}
@@ -81,6 +82,7 @@ type joinReport struct {
 	*screen
 	was     node.Status
 	started time.Time
+	once    bool // it leaves by itself when the run is over
 	hinted  bool
 	trouble string
 	closing bool // was told of
@@ -111,9 +113,17 @@ func (r *joinReport) tell(st node.Status) {
 		r.line("training is over: rounds without work follow until the last ones are audited")
 	}
 	if st.Done && !r.was.Done {
-		r.line(fmt.Sprintf("the run is over: commit %s\n  state %s\n  serving it to others; Ctrl-C leaves. To take the model out: shoal export %s model/", st.Result, st.ResultState, st.Name))
+		serving := "serving it to others; Ctrl-C leaves. "
+		if r.once {
+			serving = ""
+		}
+		r.line(fmt.Sprintf("the run is over: commit %s\n  state %s\n  %sTo take the model out: shoal export %s model/", st.Result, st.ResultState, serving, st.Name))
 	}
-	r.now(standing(st), 15*time.Second)
+	if st.Done && r.once {
+		r.now("leaving", 15*time.Second)
+	} else {
+		r.now(standing(st), 15*time.Second)
+	}
 	r.was = st
 }
 

@@ -105,6 +105,16 @@ func TestJoinReport(t *testing.T) {
 		t.Errorf("standard output is for scripts, got %q", out.String())
 	}
 
+	// Who leaves by itself serves nobody, and needs no Ctrl-C.
+	if !strings.Contains(errw.String(), "Ctrl-C leaves") {
+		t.Error(errw.String())
+	}
+	errw.Reset()
+	(&joinReport{screen: a.screen(), started: time.Now(), once: true}).tell(st)
+	if s := errw.String(); strings.Contains(s, "Ctrl-C") || strings.Contains(s, "serving") || !strings.Contains(s, "shoal export moby") || !strings.Contains(s, "leaving") {
+		t.Error(s)
+	}
+
 	key, err := wire.NewKey(bytes.Repeat([]byte{7}, 32))
 	if err != nil {
 		t.Fatal(err)

@@ -204,6 +204,19 @@ func (s *session) serves(p wire.PeerID, c wire.CID) bool {
 	return err == nil && m.Admission.Allows(addr)
 }
 
+// nameable refuses what no run can be called, before it is paid or listened for.
+func nameable(name string) error {
+	if _, err := wire.ParseCID(name); err == nil || manifest.IsName(name) {
+		return nil
+	}
+	err := fmt.Errorf("%.100q is no run's name (a-z, 0-9 and -) or CID", name)
+	if fi, serr := os.Stat(name); serr == nil {
+		what := map[bool]string{true: "directory", false: "file"}[fi.IsDir()]
+		err = fmt.Errorf("%q is a %s, and no run's name or CID", name, what)
+	}
+	return usageError{err, "`shoal runs` lists the runs of the swarm, `shoal manifest cid FILE` prints a manifest's"}
+}
+
 // find turns what the user typed, a CID or a name, into a run. A name is first
 // looked for in this data directory and then heard of in the swarm, for at
 // most patience.

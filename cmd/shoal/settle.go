@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +20,7 @@ import (
 	"github.com/shoalnet/shoal/chain/evm"
 	"github.com/shoalnet/shoal/chain/settle"
 	"github.com/shoalnet/shoal/diloco"
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/gossip"
@@ -43,8 +43,8 @@ func (a *app) deployed() (*deployment, error) {
 		return nil, fmt.Errorf("deployment: %w", err)
 	}
 	d := new(deployment)
-	if err := json.Unmarshal(b, d); err != nil {
-		return nil, fmt.Errorf("deployment: %s: %w", a.path(chainFile), err)
+	if err := hf.Unmarshal(b, d); err != nil {
+		return nil, advise(fmt.Errorf("deployment: %s: %w", a.path(chainFile), err), "the file is damaged: copy the swarm's %s again", chainFile)
 	}
 	return d, nil
 }

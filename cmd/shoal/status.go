@@ -89,7 +89,7 @@ func (a *app) running(ctx context.Context) (*status, error) {
 func statusText(st *status) string {
 	var b strings.Builder
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-12s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "%-12s %s\n", name, line(fmt.Sprintf(format, args...)))
 	}
 	row("run", "%s  %s", st.Name, st.Run)
 	row("peer", "%s  %s", st.Peer, st.Address)

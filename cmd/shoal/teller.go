@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/big"
+	"net"
 	"strings"
 	"time"
 
@@ -15,6 +15,7 @@ import (
 
 	"github.com/shoalnet/shoal/chain"
 	"github.com/shoalnet/shoal/chain/evm"
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -66,7 +67,7 @@ func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deployment: %w", err)
 	}
-	if err := json.Unmarshal(b, &d); err != nil {
+	if err := hf.Unmarshal(b, &d); err != nil {
 		return nil, advise(fmt.Errorf("deployment: %s: %w", a.path(chainFile), err), "the file is damaged: copy the swarm's %s again", chainFile)
 	}
 	k, err := a.openKey(&f.keyFlags)
@@ -120,6 +121,15 @@ func dialChain(ctx context.Context, preset, url string, id uint64) (*evm.Client,
 
 // unanswered says what to do where a chain's node does not answer.
 func unanswered(err error, preset string) error {
+	var dial *net.OpError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return advise(err, "it does not answer in time: is the node up, and the URL right? --timeout waits longer")
+	case !errors.As(err, &dial): // something answers, but not as a node
+		return advise(err, "is the URL right, and the node in order? What is in flight is kept and goes on when it is back")
+	}
 	if preset == "dev" {
 		return advise(err, "is `shoal chain dev` running, on that port?")
 	}
@@ -140,8 +150,7 @@ func (t *teller) do(ctx context.Context, a chain.Action) (chain.Result, error) {
 		if err != nil {
 			return chain.Result{}, fmt.Errorf("%s: %w", name, err)
 		}
-		cost := new(big.Int).Mul(price, new(big.Int).SetUint64(gas))
-		t.sent = append(t.sent, sentTx{Action: name, Gas: gas, Cost: chain.FormatAmount(cost)})
+		t.tried(name, gas, price)
 		return chain.Result{}, nil
 	}
 	r, err := t.ledger.Do(ctx, t.me, a)
@@ -163,15 +172,26 @@ func (t *teller) spend(ctx context.Context, amount chain.Amount, a chain.Action)
 	return err
 }
 
+// tried notes what a dry run found out.
+func (t *teller) tried(action string, gas uint64, price *big.Int) {
+	cost := new(big.Int).Mul(price, new(big.Int).SetUint64(gas))
+	t.sent = append(t.sent, sentTx{Action: action, Gas: gas, Cost: chain.FormatAmount(cost)})
+}
+
+// affords refuses an amount that this account does not have.
+func (t *teller) affords(ctx context.Context, amount chain.Amount) error {
+	has, err := t.ledger.Balance(ctx, t.me)
+	if err == nil && has.Cmp(amount) < 0 {
+		err = advise(fmt.Errorf("%s has %s SHOAL, %s are needed", t.me, chain.FormatAmount(has), chain.FormatAmount(amount)),
+			"have some sent to it: who deployed holds the supply and sends with `shoal chain send %s AMOUNT`", t.me)
+	}
+	return err
+}
+
 // spent is spend that returns what the action left.
 func (t *teller) spent(ctx context.Context, amount chain.Amount, a chain.Action) (chain.Result, error) {
-	has, err := t.ledger.Balance(ctx, t.me)
-	if err != nil {
+	if err := t.affords(ctx, amount); err != nil {
 		return chain.Result{}, err
-	}
-	if has.Cmp(amount) < 0 {
-		return chain.Result{}, advise(fmt.Errorf("%s has %s SHOAL, %s are needed", t.me, chain.FormatAmount(has), chain.FormatAmount(amount)),
-			"have some sent to it: who deployed holds the supply and sends with `shoal chain send %s AMOUNT`", t.me)
 	}
 	if _, err := t.do(ctx, chain.Approve{Spender: a.Target(), Amount: amount}); err != nil {
 		return chain.Result{}, err

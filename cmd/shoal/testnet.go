@@ -185,7 +185,7 @@ func (a *app) tellReport(r *testnet.Report, dir string, took time.Duration) erro
 }
 
 func (a *app) printReport(r *testnet.Report, dir string, took time.Duration) {
-	p := func(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }
+	p := func(format string, args ...any) { fmt.Fprintln(a.out, printable(fmt.Sprintf(format, args...))) }
 	p("")
 	for _, i := range r.Invariants {
 		p("  %s %-30s %s", map[bool]string{true: "ok    ", false: "BROKEN"}[i.OK], i.Name, i.Detail)

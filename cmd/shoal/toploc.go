@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -67,22 +68,33 @@ func parseTies(s string) (toploc.Ties, error) {
 	return 0, usagef("--ties %s: want lowest or libstdcxx", s)
 }
 
+// A source is a file to read, whose reads end with a context where it is a pipe or a terminal.
+type source struct {
+	io.Reader
+	*os.File
+}
+
+func (s source) Read(b []byte) (int, error) { return s.Reader.Read(b) }
+
 // open opens a file to read, - being standard input.
-func (a *app) open(name string) (*os.File, error) {
-	if name == "-" {
-		return a.in, nil
+func (a *app) open(ctx context.Context, name string) (source, error) {
+	f, err := a.in, error(nil)
+	if name != "-" {
+		if f, err = open(ctx, name); err != nil {
+			return source{}, err
+		}
 	}
-	ctx, stop := signals(name)
-	defer stop()
-	f, err := open(ctx, name)
-	if err != nil {
-		return nil, err
+	fi, err := f.Stat()
+	switch {
+	case err == nil && fi.Mode().IsRegular():
+		return source{f, f}, nil
+	case err == nil && !fi.IsDir():
+		return source{interruptible(ctx, f), f}, nil
+	case err == nil:
+		err = fmt.Errorf("%s is a directory, want a file", name)
 	}
-	if fi, err := f.Stat(); err != nil || fi.IsDir() {
-		f.Close()
-		return nil, errors.Join(err, fmt.Errorf("%s is a directory, want a file", name))
-	}
-	return f, nil
+	f.Close()
+	return source{}, err
 }
 
 // rowReader reads rows of bfloat16 bits; it holds one.
@@ -114,8 +126,8 @@ func (tf *toplocFlags) fits(name string, rows int64) error {
 
 // rows opens a file of activations. A file whose size is no multiple of a row
 // is refused at once, a stream when it ends.
-func (a *app) rows(name string, tf *toplocFlags) (*rowReader, func(), error) {
-	f, err := a.open(name)
+func (a *app) rows(ctx context.Context, name string, tf *toplocFlags) (*rowReader, func(), error) {
+	f, err := a.open(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -196,7 +208,7 @@ memory that depends on --topk and --hidden only.`,
 			if err := tf.check(); err != nil {
 				return err
 			}
-			r, done, err := a.rows(args[0], &tf)
+			r, done, err := a.rows(cmd.Context(), args[0], &tf)
 			if err != nil {
 				return err
 			}

@@ -47,11 +47,11 @@ if any is refused.`,
 		Example: `  shoal toploc inspect proofs.txt
   shoal toploc inspect --topk 128 --json proofs.txt`,
 		Args: exactly("FILE"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if k < 0 || k > 4096 {
 				return usagef("--topk %d: want 1 to 4096, or 0 for any", k)
 			}
-			f, err := a.open(args[0])
+			f, err := a.open(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -127,6 +127,7 @@ func (a *app) printInspection(v inspection) error {
 		}
 		return strconv.Itoa(n)
 	}
+	verdict = line(verdict)
 	_, err := fmt.Fprintf(a.out, "%6d %7d %6d %6s %8s %7s  %-16.16s %s\n", v.Line, v.Version, v.Bytes, number(v.TopK), number(v.Modulus), number(v.Degree), v.SHA256, verdict)
 	return err
 }

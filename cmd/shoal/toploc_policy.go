@@ -72,7 +72,7 @@ each token, by projections that the job's identifier draws: what a forger cannot
 			if err := tf.check(); err != nil {
 				return err
 			}
-			r, done, err := a.rows(args[0], &tf)
+			r, done, err := a.rows(cmd.Context(), args[0], &tf)
 			if err != nil {
 				return err
 			}

@@ -103,19 +103,19 @@ func (a *app) toplocVerify(cmd *cobra.Command, name string, vf *toplocVerifyFlag
 	if name == "-" && vf.proofs == "-" {
 		return usagef("activations and --proofs cannot both be standard input")
 	}
-	pf, err := a.open(vf.proofs)
+	pf, err := a.open(cmd.Context(), vf.proofs)
 	if err != nil {
 		return fmt.Errorf("--proofs: %w", err)
 	}
 	defer pf.Close()
-	r, done, err := a.rows(name, &vf.toplocFlags)
+	r, done, err := a.rows(cmd.Context(), name, &vf.toplocFlags)
 	if err != nil {
 		return err
 	}
 	defer done()
 	var v2 *recordReader
 	if vf.projections != "" {
-		f, err := a.open(vf.projections)
+		f, err := a.open(cmd.Context(), vf.projections)
 		if err != nil {
 			return fmt.Errorf("--projections: %w", err)
 		}

@@ -90,6 +90,9 @@ type sight struct {
 
 // look visits the swarm, finds a run and where it stands, and runs f.
 func (a *app) look(ctx context.Context, name string, l *lookFlags, f func(*session, sight) error) (err error) {
+	if err := nameable(name); err != nil {
+		return err
+	}
 	s, running, err := a.visit(ctx, &l.kf, &l.nf)
 	if err != nil {
 		return err

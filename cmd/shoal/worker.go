@@ -120,8 +120,8 @@ func backend(threads int, how llama.Options) worker.Backend {
 }
 
 // spawner turns --engine into what starts a worker; nil is none. args are for one of
-// our own.
-func spawner(where string, args ...string) (func() (*worker.Client, error), error) {
+// our own. What starts is not waited for beyond ctx.
+func spawner(ctx context.Context, where string, args ...string) (func() (*worker.Client, error), error) {
 	kind, what, _ := strings.Cut(where, ":")
 	switch {
 	case where == "" || where == inProcess:
@@ -132,14 +132,28 @@ func spawner(where string, args ...string) (func() (*worker.Client, error), erro
 			return nil, err
 		}
 		return func() (*worker.Client, error) {
-			return worker.Spawn(append([]string{exe, "worker"}, args...), os.Stderr)
+			return worker.Spawn(ctx, append([]string{exe, "worker"}, args...), os.Stderr)
 		}, nil
 	case kind == "unix" && what != "":
-		return func() (*worker.Client, error) { return worker.Dial(what) }, nil
+		return func() (*worker.Client, error) { return worker.Dial(ctx, what) }, nil
 	case kind == "exec" && len(strings.Fields(what)) > 0:
-		return func() (*worker.Client, error) { return worker.Spawn(strings.Fields(what), os.Stderr) }, nil
+		return func() (*worker.Client, error) { return worker.Spawn(ctx, strings.Fields(what), os.Stderr) }, nil
 	}
 	return nil, usagef("--engine %q: want %s, %s, unix:SOCKET or exec:COMMAND", where, inProcess, inWorker)
+}
+
+// during closes what spawn starts when ctx ends.
+func during(ctx context.Context, spawn func() (*worker.Client, error)) func() (*worker.Client, error) {
+	if spawn == nil {
+		return nil
+	}
+	return func() (*worker.Client, error) {
+		c, err := spawn()
+		if err == nil {
+			context.AfterFunc(ctx, func() { _ = c.Close() }) // why is told by ctx
+		}
+		return c, err
+	}
 }
 
 // remote makes a trainer in a worker of its own.

@@ -1,6 +1,7 @@
 package hf
 
 import (
+	"errors"
 	"fmt"
 )
 
@@ -58,6 +59,9 @@ func ParseGeneration(b []byte) (Generation, error) {
 		if f.v != nil && !(*f.v >= f.lo && *f.v <= f.hi) {
 			return g, fmt.Errorf("generation_config.json: %s: %g is not in [%g, %g]", f.name, *f.v, f.lo, f.hi)
 		}
+	}
+	if j.Repetition != nil && *j.Repetition == 0 {
+		return g, errors.New("generation_config.json: repetition_penalty: 0 is not above 0; 1 is none")
 	}
 	if j.TopK != nil && (*j.TopK < 0 || *j.TopK > MaxVocab) {
 		return g, fmt.Errorf("generation_config.json: top_k: %d is not in 0..%d", *j.TopK, MaxVocab)

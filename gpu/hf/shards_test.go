@@ -81,7 +81,7 @@ func TestGeneration(t *testing.T) {
 }
 
 func FuzzParseGeneration(f *testing.F) {
-	for _, s := range []string{`{"top_p":2}`, `{"top_k":-1}`, `{"temperature":-1}`, `{"eos_token_id":-1}`, `{"repetition_penalty":1e9}`, `{"eos_token_id":2,"do_sample":false}`} {
+	for _, s := range []string{`{"top_p":2}`, `{"top_k":-1}`, `{"temperature":-1}`, `{"eos_token_id":-1}`, `{"repetition_penalty":1e9}`, `{"repetition_penalty":0}`, `{"eos_token_id":2,"do_sample":false}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

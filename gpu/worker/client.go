@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,13 +58,13 @@ func Connect(in io.Reader, out io.Writer, conn io.Closer) (*Client, error) {
 	return c, nil
 }
 
-// Dial connects to the worker that listens on a Unix socket.
-func Dial(path string) (*Client, error) {
-	conn, err := net.Dial("unix", path)
+// Dial connects to the worker that listens on a Unix socket. The greeting is not waited for beyond ctx.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	return Connect(conn, conn, conn)
+	return greeted(ctx, conn, conn, conn)
 }
 
 // Name is what the worker calls itself.

@@ -16,7 +16,7 @@ func TestPython(t *testing.T) {
 	if err != nil {
 		t.Skip("SKIPPED: no python3, the worker in Python was not tested")
 	}
-	c, err := Spawn([]string{python, "testdata/worker.py"}, os.Stderr)
+	c, err := Spawn(t.Context(), []string{python, "testdata/worker.py"}, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestPythonTexts(t *testing.T) {
 	if err != nil {
 		t.Skip("SKIPPED: no python3, the worker in Python was not tested")
 	}
-	c, err := Spawn([]string{python, "testdata/worker.py"}, os.Stderr)
+	c, err := Spawn(t.Context(), []string{python, "testdata/worker.py"}, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -276,13 +276,13 @@ func TestLost(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
-	if _, err := Spawn([]string{"/nonexistent/worker"}, io.Discard); err == nil {
+	if _, err := Spawn(t.Context(), []string{"/nonexistent/worker"}, io.Discard); err == nil {
 		t.Error("a program that is not there was started")
 	}
-	if _, err := Spawn(nil, io.Discard); err == nil {
+	if _, err := Spawn(t.Context(), nil, io.Discard); err == nil {
 		t.Error("no program was started")
 	}
-	if _, err := Dial("/nonexistent.sock"); err == nil {
+	if _, err := Dial(t.Context(), "/nonexistent.sock"); err == nil {
 		t.Error("a socket that is not there answered")
 	}
 }

@@ -50,7 +50,7 @@ func (m *Manifest) validate(p *Problems) {
 	switch {
 	case m.Name == "":
 		p.add("name", 0, "missing")
-	case !isName(m.Name):
+	case !IsName(m.Name):
 		p.add("name", 0, "%.80q is not 1 to %d of a-z, 0-9 and -, the first not -", m.Name, MaxName)
 	}
 	switch {
@@ -128,7 +128,8 @@ func (m *Manifest) validateSponsor(p *Problems) {
 	}
 }
 
-func isName(s string) bool {
+// IsName says whether a run can be called s.
+func IsName(s string) bool {
 	for i, c := range []byte(s) {
 		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && i > 0) {
 			return false
