@@ -49,15 +49,11 @@ func (g *Gossip) Counters() Counters {
 	}
 }
 
-// tracer implements pubsub.RawTracer to count, and to forget subscriptions of
-// peers that are gone.
-type tracer struct {
-	*counts
-	filter *filter
-}
+// tracer implements pubsub.RawTracer to count.
+type tracer struct{ *counts }
 
 func (t *tracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (t *tracer) OnClosedOutboundStream(p peer.ID)         { t.filter.forget(p) }
+func (t *tracer) OnClosedOutboundStream(peer.ID)           {}
 func (t *tracer) Join(string)                              {}
 func (t *tracer) Leave(string)                             {}
 func (t *tracer) Graft(peer.ID, string)                    {}

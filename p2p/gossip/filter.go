@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -62,8 +63,22 @@ func (f *filter) FilterIncomingSubscriptions(from peer.ID, subs []*pb.RPC_SubOpt
 	return out, nil
 }
 
-func (f *filter) forget(p peer.ID) {
+// subscribed returns who said last that it is in the topic.
+func (f *filter) subscribed(name string) []peer.ID {
 	f.mu.Lock()
-	delete(f.peers, p)
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	var out []peer.ID
+	for id, have := range f.peers {
+		if have[name] {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// retain forgets all peers but those that keep says.
+func (f *filter) retain(keep func(peer.ID) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.peers, func(id peer.ID, _ map[string]bool) bool { return !keep(id) })
 }

@@ -112,6 +112,7 @@ type Gossip struct {
 	log    *slog.Logger
 	ps     *pubsub.PubSub
 	count  *counts
+	filter *filter
 	replay *replay
 	scores atomic.Pointer[map[wire.PeerID]float64]
 
@@ -146,13 +147,12 @@ func New(h *p2p.Host, c Config) (*Gossip, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	g := &Gossip{host: h, cfg: c, log: c.Log, count: newCounts(), topics: make(map[string]*Topic)}
+	g := &Gossip{host: h, cfg: c, log: c.Log, count: newCounts(), filter: newFilter(), topics: make(map[string]*Topic)}
 	g.replay = loadReplay(c.StatePath, c.Log, time.Now())
 	g.warnOfClock(time.Now())
 	g.scores.Store(&map[wire.PeerID]float64{})
 	g.ctx, g.cancel = context.WithCancel(h.Context())
 
-	filter := newFilter()
 	params := pubsub.DefaultGossipSubParams()
 	if c.Heartbeat > 0 {
 		params.HeartbeatInterval = c.Heartbeat
@@ -166,13 +166,13 @@ func New(h *p2p.Host, c Config) (*Gossip, error) {
 		pubsub.WithMaxMessageSize(MaxData+overhead),
 		pubsub.WithPeerScore(scoreParams(&c), thresholds()),
 		pubsub.WithPeerScoreInspect(g.inspect, 5*time.Second),
-		pubsub.WithSubscriptionFilter(filter),
+		pubsub.WithSubscriptionFilter(g.filter),
 		pubsub.WithPeerFilter(g.admits),
 		pubsub.WithSeenMessagesTTL(5*time.Minute),
 		pubsub.WithPeerOutboundQueueSize(256),
 		pubsub.WithValidateQueueSize(c.Queue),
 		pubsub.WithValidateWorkers(c.Workers),
-		pubsub.WithRawTracer(&tracer{g.count, filter}),
+		pubsub.WithRawTracer(&tracer{g.count}),
 	)
 	if err != nil {
 		g.cancel()
@@ -184,6 +184,7 @@ func New(h *p2p.Host, c Config) (*Gossip, error) {
 	}
 	h.OnBan(func(p wire.PeerID) { ps.BlacklistPeer(p2p.FromWire(p)) })
 	g.wg.Go(g.keepReplay)
+	g.wg.Go(g.keepMended)
 	return g, nil
 }
 

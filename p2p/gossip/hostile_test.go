@@ -308,7 +308,7 @@ func TestSubscriptionFilter(t *testing.T) {
 	if kept, _ := f.FilterIncomingSubscriptions("p", []*pb.RPC_SubOpts{sub(run, false), sub(topic(-1), true)}); len(kept) != 2 {
 		t.Error("no room after one was given up")
 	}
-	f.forget("p")
+	f.retain(func(peer.ID) bool { return false })
 	if len(f.peers) != 0 {
 		t.Error("a peer that is gone is remembered")
 	}
