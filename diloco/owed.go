@@ -77,7 +77,7 @@ func (a *assembly) accounts(guilty []Conviction) (map[wire.PeerID]account, []Con
 		x := account{coin: [32]byte(shows), shown: round, missed: e.Missed}
 		for r := max(e.Shown, e.Since, round-min(round, maxSettled)) + 1; r <= round; r++ {
 			if stopped(a.cfg, r+a.cfg.AuditWindow) {
-				break // rounds are short then
+				break // its seat is worth nothing any more, and the run has to end for it, too
 			}
 			for _, o := range b.owed(e, r, audit.Earlier(shows, round, r), guilty) {
 				missed := bugMiss || b.missed(m.From, o, r) && !bugSpare

@@ -183,8 +183,13 @@ func TestCheatsAreConvicted(t *testing.T) {
 	}{
 		{"trains nothing", diloco.WhyWork, 0, func(m *member) { m.wrap(func(e Engine) Engine { return &lazy{Engine: e} }) }},
 		{"right first segment", diloco.WhyWork, 0, func(m *member) { m.wrap(func(e Engine) Engine { return &lazy{Engine: e, from: 4} }) }},
+		{"trains nothing, in a run of two rounds", diloco.WhyWork, 3, func(m *member) { m.wrap(func(e Engine) Engine { return &lazy{Engine: e} }) }},
 		{"forged proofs", diloco.WhyWork, 0, func(m *member) { m.wrap(func(e Engine) Engine { return &forger{e} }) }},
 		{"serves no material", diloco.WhyWithheld, 20, func(m *member) {
+			size := 8 + 8*m.engine.n
+			m.shelf.serves = func(_ wire.CID, b []byte) bool { return len(b) != size }
+		}},
+		{"serves no material, in a run of two rounds", diloco.WhyWithheld, 3, func(m *member) {
 			size := 8 + 8*m.engine.n
 			m.shelf.serves = func(_ wire.CID, b []byte) bool { return len(b) != size }
 		}},
@@ -214,6 +219,17 @@ func TestCheatsAreConvicted(t *testing.T) {
 					t.Fatalf("convicted: %+v", got)
 				}
 				t.Logf("banned by round %d", st.Round)
+				if cheat.rounds == 3 { // the run is over for all soon after it, and its last commit has that
+					j.until("done", 20*time.Minute, done, 0, 1, 3, 4, 5, 6)
+					st := j.members[0].node.Status()
+					last, err := localCommits(t.Context(), &crate{j.members[0].shelf, j.members[0].host})(st.Result)
+					if err != nil || !last.Ends(3, 8) || convicted(j.members[0].chain(st.Result))[guilty].Why != cheat.why {
+						t.Errorf("ends in %+v, %v", last, err)
+					}
+					if cheat.why == diloco.WhyWithheld {
+						return // what it did in the first round others have found by themselves since
+					}
+				}
 				// What convicted it can be checked by a third party, from the accuser's blocks.
 				m := j.members[0]
 				r, err := VerifyEvidence(t.Context(), EvidenceCheck{

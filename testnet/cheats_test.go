@@ -11,6 +11,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/p2p/wire"
 	"github.com/shoalnet/shoal/testnet/cheat"
+	"github.com/shoalnet/shoal/toploc/audit"
 )
 
 // audited is synthetic with two validators, of which one is needed to accuse and
@@ -258,8 +259,8 @@ func TestZoo(t *testing.T) {
 			if p.Cheat == nil || len(c.liars) == 0 || !c.chain {
 				continue
 			}
-			if _, bound := ch.odds(p); bound > c.rounds {
-				t.Errorf("%s: %s has until round %d, the run ends at %d", c.name, p.Cheat.Kind, bound, c.rounds)
+			if _, bound := ch.odds(p); bound > c.rounds+audit.Memory(ch.Audit.Window) {
+				t.Errorf("%s: %s has until round %d, the run ends %d after round %d", c.name, p.Cheat.Kind, bound, audit.Memory(ch.Audit.Window), c.rounds)
 			}
 		}
 	}

@@ -240,7 +240,7 @@ func (p *PeerRecord) last() node.Status {
 	return *p.Last
 }
 
-// result is where the peer ended: at the stop rule's commit once it is final,
+// result is where the peer ended: at the run's last commit once it is final,
 // at the last final one before.
 func (p *PeerRecord) result() (round uint64, commit, state wire.CID) {
 	l := p.last()

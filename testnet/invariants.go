@@ -288,7 +288,7 @@ func evicted(c *Chronicle) (bad []string) {
 	return bad
 }
 
-// alive: rounds kept coming until the stop rule.
+// alive: rounds kept coming until the stop rule, and after it until the end.
 func alive(c *Chronicle) (bad []string, gap float64) {
 	when := c.commitTimes()
 	rounds := slices.Sorted(maps.Keys(when))

@@ -447,7 +447,10 @@ func (s *swarm) summary() string {
 			step = fmt.Sprintf(" step %d/%d", st.InnerStep, st.InnerSteps)
 		}
 	}
-	out := fmt.Sprintf("%s  round %d/%d%s  %d up, roster %d", clock(s.now()), s.top, s.c.Rounds, step, up, roster)
+	if s.top > s.c.Rounds {
+		step = fmt.Sprintf(" and %d", s.top-s.c.Rounds)
+	}
+	out := fmt.Sprintf("%s  round %d/%d%s  %d up, roster %d", clock(s.now()), min(s.top, s.c.Rounds), s.c.Rounds, step, up, roster)
 	if train > 0 {
 		out += fmt.Sprintf("  train %.3f", train)
 	}

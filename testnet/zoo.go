@@ -107,6 +107,11 @@ func cages() (out []cage) {
 			fmt.Sprintf("{round: 7, do: kill, peers: [%d]}", honest+1), fmt.Sprintf("{round: 7, do: unbond, peers: [%d]}", honest+1),
 		},
 	})
+	// Two are honest until shortly before the stop rule's round: what they do then is audited in closing rounds.
+	out = append(out, cage{
+		name: "last-rounds", trainers: honest + 2, validators: 4, rate: 8000, rounds: 20, chain: true,
+		liars: []Cheat{{honest, cheat.Idle, 18}, {honest + 1, cheat.Withhold, 17}},
+	})
 	// Everything is audited by everybody, and everybody is honest.
 	return append(out, cage{name: "honest", trainers: 4, validators: 4, rate: 10_000, rounds: 60})
 }

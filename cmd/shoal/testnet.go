@@ -157,7 +157,7 @@ in time, where an honest peer was convicted, or where cheats cost more than 3 %.
 		},
 	}
 	c.Flags().StringVar(&out, "out", "zoo-out", "directory for everything")
-	c.Flags().StringVar(&only, "only", "", "run only the swarms whose names begin so: trainers, validators, honest, loss")
+	c.Flags().StringVar(&only, "only", "", "run only the swarms whose names begin so: trainers, validators, withdrawn, last-rounds, honest, loss")
 	return c
 }
 

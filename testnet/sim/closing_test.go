@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func (w *world) convictions() (out []diloco.Conviction) {
 // rule's, is convicted as at any other time, and earns nothing of what is not settled yet (an invariant): for work that is
 // not what it says, or that nobody gets to see, and for verdicts without a replay. SIM_SEEDS says how many.
 func TestLastRounds(t *testing.T) {
-	seeds := uint64(number(t, "SIM_SEEDS", 2))
+	seeds := uint64(number(t, "SIM_SEEDS", 1))
 	for _, test := range []struct {
 		name   string
 		fault  Fault
@@ -129,5 +130,50 @@ func TestClosingEnds(t *testing.T) {
 	c.AuditRate = 0
 	if w := ended(t, c); w.check.commits[w.check.doneID].Round != c.Stop {
 		t.Errorf("a run without audits ends in round %d", w.check.commits[w.check.doneID].Round)
+	}
+}
+
+// closing is a short run whose faults, of all kinds that pass, cheats and lying validators among them, come in its last and
+// its closing rounds.
+func closing(seed uint64) Config {
+	d := &draw{r: rand.New(rand.NewPCG(seed, 0xc105e)), n: 8, begin: 90 * time.Second}
+	d.Config = Config{
+		Seed: seed, Peers: 8, Validators: 3, AuditRate: 3_000, Window: 6, Stop: 6, Leak: 40,
+		Loss: d.r.Float64() * 0.05, Fetch: d.r.Float64() * 0.2, Latency: time.Duration(20+d.r.IntN(300)) * time.Millisecond,
+	}
+	switch d.r.IntN(3) {
+	case 0:
+		d.fault(Fault{Kind: Cheat, At: d.begin, Peers: []int{d.r.IntN(5)}, Point: 1 + d.r.IntN(int(cheats)-1)})
+	case 1:
+		d.fault(Fault{Kind: Lie, At: d.begin, Peers: []int{5 + d.r.IntN(3)}, Point: 1 + d.r.IntN(int(lies)-1)})
+	}
+	for _, p := range d.r.Perm(8) {
+		if !slices.ContainsFunc(d.Faults, func(f Fault) bool { return slices.Contains(f.Peers, p) }) {
+			d.good = append(d.good, p)
+		}
+	}
+	d.mixed(1 + d.r.IntN(4))
+	return d.Config
+}
+
+// Nobody honest is convicted or removed for what happens in closing rounds, and every run ends for all
+// with one commit (invariants of every run). SIM_SEEDS says how many.
+func TestClosingSeeds(t *testing.T) {
+	n := number(t, "SIM_SEEDS", 20)
+	var sum Report
+	extra := uint64(0)
+	for seed := range uint64(n) {
+		c := closing(seed)
+		r, err := Run(c)
+		if err != nil {
+			t.Errorf("%v\n%v", err, c)
+			continue
+		}
+		extra = max(extra, r.Rounds-c.Stop)
+		sum.add(r)
+	}
+	t.Logf("%d runs, up to %d rounds after the stop rule's; %s", n, extra, sum.audits())
+	if sum.Convicted == 0 {
+		t.Error("nobody was convicted")
 	}
 }
