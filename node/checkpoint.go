@@ -262,12 +262,33 @@ func (s *states) get(ctx context.Context, c wire.CID) (*State, error) {
 		}
 	}
 	s.mu.Unlock()
+	s.makeRoom("")
 	st, _, err := s.model.Load(ctx, s.blocks, c)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStateMissing, err)
 	}
 	s.put(c, st)
 	return st, nil
+}
+
+// largeState is of how many bytes a state is one that memory may not hold many of.
+const largeState = 1 << 28
+
+// makeRoom lets go of large states for one more, so that there are never more of them than heldStates;
+// not of but, from which it is to be made. What it lets go of can be read again.
+func (s *states) makeRoom(but wire.CID) {
+	if 8*s.model.Params() < largeState {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := 0; i < len(s.held) && len(s.held) >= heldStates; {
+		if s.held[i].cid == but {
+			i++
+			continue
+		}
+		s.held = slices.Delete(s.held, i, i+1)
+	}
 }
 
 // put remembers a state, the latest use last.

@@ -186,6 +186,7 @@ func (o *owner) mergeState(ctx context.Context, e diloco.Merge) (wire.CID, error
 	if err != nil {
 		return "", fmt.Errorf("parent state: %w", err)
 	}
+	o.states.makeRoom(e.State)
 	limit, cancel := context.WithTimeout(ctx, o.patience)
 	defer cancel()
 	next, err := mergeDeltas(limit, o.model, parent, e.Deltas, func(w diloco.Weighted) (*codec.Delta, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalnet/shoal/diloco/shard"
+	"github.com/shoalnet/shoal/gpu/llama"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/manifest"
 	"github.com/shoalnet/shoal/p2p/wire"
@@ -88,6 +89,10 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 	e := newEngine(m, threads)
 	e.bf16 = b.bf16
 	e.opts.MicroBatch, e.opts.Checkpoint = b.microBatch, b.checkpoint
+	if err := b.room(&e, freeMemory()); err != nil {
+		return nil, err
+	}
+	thrifty(16 * e.cfg.NumParams())
 	params, err := b.begin(ctx, e)
 	if err != nil {
 		return nil, err
@@ -168,6 +173,22 @@ func (b *baseline) train(ctx context.Context, threads int, see func(testnet.Poin
 		}
 	}
 	return nil, nil
+}
+
+// room refuses what has none in so many free bytes of memory, 0 where that is not known.
+func (b *baseline) room(e *engine, free int64) error {
+	seqs, length := b.m.Inner.Batch*slices.Max(b.peers), b.m.Inner.Sequence
+	need := func(o llama.Options) int64 { // weights are there twice as long as they are copied
+		return llama.TrainingMemory(e.cfg, seqs, length, o) + 4*e.cfg.NumParams()
+	}
+	least := e.opts
+	least.MicroBatch, least.Checkpoint = 1, true
+	next := "train a smaller model, or on a machine with more memory"
+	if n := need(least); n <= free && n < need(e.opts) {
+		next = fmt.Sprintf("--checkpoint --micro-batch 1 need %s; or %s", size(n), next)
+	}
+	return fits(fmt.Sprintf("training %s parameters with %d sequences of %d tokens in a step", count(float64(e.cfg.NumParams())), seqs, length),
+		need(e.opts), free, next)
 }
 
 // begin gives the weights that the run starts from: those of its base, or those

@@ -116,12 +116,44 @@ func (f *fit) room(m *manifest.Manifest) {
 	need := func(checkpoint bool, micro int) int64 {
 		return llama.TrainingMemory(cfg, m.Inner.Batch, m.Inner.Sequence, llama.Options{Checkpoint: checkpoint, MicroBatch: micro})
 	}
-	// A node holds two states besides, and the momentum of one.
-	room := f.Free - f.Free/8 - 12*cfg.NumParams()
+	room := f.Free - f.Free/8 - nodeMemory(cfg.NumParams(), true)
 	f.Checkpoint, f.MicroBatch, f.Memory = arrange(need, room, m.Inner.Batch, m.Verification.AuditRate > 0)
 	if f.Free == 0 {
 		f.Checkpoint, f.MicroBatch, f.Memory = false, 0, need(false, 0)
 	}
+}
+
+// nodeMemory is how many bytes a node of a model of n parameters takes at least, besides what computes:
+// two states of weights and momentum and, where it trains, a delta and what earlier ones left out.
+func nodeMemory(n int64, trains bool) int64 {
+	if trains {
+		return 24 * n
+	}
+	return 16 * n
+}
+
+// nodeDisk is how many bytes its store comes to hold at least: the state that the run begins with, those
+// up to the head from before the last final commit, and the next one.
+func nodeDisk(n int64) int64 { return 5 * 8 * n }
+
+// refusal is why a machine with so many free bytes of memory cannot take part, 0 being not known: else
+// the system would end the node in the middle of a round. compute is what the engine takes here.
+func refusal(m *manifest.Manifest, compute int64, observe bool, free int64) error {
+	n := m.Model.Config.HF().NumParams()
+	holds := nodeMemory(n, !observe)
+	if free <= 0 || compute+holds <= free {
+		return nil
+	}
+	what, next := fmt.Sprintf("a node of %s, %s parameters", m.Name, count(float64(n))), "take part on a machine with more memory"
+	if !observe {
+		what += fmt.Sprintf(": %s to train and %s for states and deltas", size(compute), size(holds))
+		if nodeMemory(n, false) <= free {
+			next = fmt.Sprintf("--observe follows and serves the run in %s; or %s", size(nodeMemory(n, false)), next)
+		}
+	} else {
+		what += ", which holds two states"
+	}
+	return fits(what, compute+holds, free, next)
 }
 
 // arrange chooses the fastest way to train that needs no more than room bytes, or

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoalnet/shoal/gpu/hf"
 	"github.com/shoalnet/shoal/node/manifest"
 )
 
@@ -126,6 +128,43 @@ func TestFittedEngineEqualBits(t *testing.T) {
 	for i := range losses {
 		if l[i] != losses[i] {
 			t.Fatalf("loss %d is %v, want %v", i, l[i], losses[i])
+		}
+	}
+}
+
+// Who has no room for a run is told so before anything is fetched or computed, with numbers and with what
+// there is room for.
+func TestRefusal(t *testing.T) {
+	m := manifest.Default()
+	m.Model.Config = manifest.ConfigOf(hf.Config{HiddenSize: 2048, IntermediateSize: 8192, NumHiddenLayers: 16, NumAttentionHeads: 32, NumKeyValueHeads: 8, HeadDim: 64,
+		VocabSize: 128256, MaxPositionEmbeddings: 131072, RMSNormEps: 1e-5, RopeTheta: 5e5, TieWordEmbeddings: true})
+	n := m.Model.Config.HF().NumParams()
+	for _, c := range []struct {
+		observe bool
+		free    int64
+		want    string // of the advice; empty is none
+	}{
+		{false, 0, ""}, {false, 16*n + 24*n, ""}, {true, 16 * n, ""},
+		{false, 40*n - 1, "--observe"}, {false, 16*n - 1, "machine with more memory"}, {true, 16*n - 1, "machine with more memory"},
+	} {
+		compute := 16 * n
+		if c.observe {
+			compute = 0
+		}
+		err := refusal(m, compute, c.observe, c.free)
+		var adv advice
+		if ok := errors.As(err, &adv); ok != (c.want != "") || ok && (!strings.Contains(adv.next, c.want) || !strings.Contains(err.Error(), "1.24G parameters")) {
+			t.Errorf("with %d bytes free, observing %v: %v, want %q", c.free, c.observe, err, c.want)
+		}
+	}
+	m.Inner.Batch, m.Inner.Sequence = 16, 512
+	b := &baseline{m: m, peers: []int{1}}
+	e := newEngine(m, 1)
+	for free, want := range map[int64]string{0: "", 24 * n: "--checkpoint", 10 * n: "smaller model"} {
+		err := b.room(&e, free)
+		var adv advice
+		if ok := errors.As(err, &adv); ok != (want != "") || ok && !strings.Contains(adv.next, want) {
+			t.Errorf("training with %d bytes free: %v, want %q", free, err, want)
 		}
 	}
 }

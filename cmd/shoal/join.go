@@ -317,14 +317,29 @@ func (s *session) take(ctx context.Context, run wire.CID, m *manifest.Manifest, 
 
 // fitted is the run's engine as it fits this machine.
 func (s *session) fitted(ctx context.Context, m *manifest.Manifest, tf takeFlags) (node.Engine, error) {
-	if tf.observe {
-		return newEngine(m, threads(tf.threads)), nil // it only follows
+	n := m.Model.Config.HF().NumParams()
+	thrifty(nodeMemory(n, false))
+	if free := freeDisk(s.app.dir); free > 0 {
+		if err := diskFits(fmt.Sprintf("the states of %s, %s parameters, of five rounds", m.Name, count(float64(n))), s.app.dir, nodeDisk(n), free+s.store.Usage().Bytes); err != nil {
+			return nil, err
+		}
 	}
-	f := s.app.fitTo(ctx, m, tf.threads, tf.engine != inProcess && tf.engine != inWorker)
+	if tf.observe {
+		return newEngine(m, threads(tf.threads)), refusal(m, 0, true, freeMemory()) // it only follows
+	}
+	foreign := tf.engine != inProcess && tf.engine != inWorker
+	f := s.app.fitTo(ctx, m, tf.threads, foreign)
 	s.fit.Store(&f)
 	s.app.say("this machine: %s", &f)
 	for _, d := range f.doubts() {
 		s.app.say("note: %s", d)
+	}
+	compute, free := f.Memory, f.Free
+	if foreign { // of which there is a copy of the weights here
+		compute, free = 4*n, freeMemory()
+	}
+	if err := refusal(m, compute, false, free); err != nil {
+		return nil, err
 	}
 	spawn, err := spawner(ctx, tf.engine, f.args()...)
 	if err != nil {
