@@ -124,27 +124,35 @@ func (a *app) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, advise(fmt.Errorf("data directory: %w", err), "choose another with --dir")
 	}
-	name := a.path(lockFile)
+	unlock, who, err := flock(a.path(lockFile))
+	if err == nil && who != "" {
+		err = advise(fmt.Errorf("%s uses the data directory %s", who, a.dir),
+			"stop it first, or give this one another directory with --dir (each peer needs its own)")
+	}
+	return unlock, err
+}
+
+// flock takes a lock that ends with the process, or says who has it.
+func flock(name string) (unlock func(), who string, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, advise(fmt.Errorf("data directory: %w", err), "make it yours to write to, or choose another with --dir")
+		return nil, "", advise(fmt.Errorf("data directory: %w", err), "make it yours to write to, or choose another with --dir")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", name, err)
+			return nil, "", fmt.Errorf("lock %s: %w", name, err)
 		}
 		who := "another process"
 		if b, err := io.ReadAll(io.LimitReader(f, 32)); err == nil && len(b) > 0 {
 			who = "process " + strings.TrimSpace(string(b))
 		}
-		return nil, advise(fmt.Errorf("%s uses the data directory %s", who, a.dir),
-			"stop it first, or give this one another directory with --dir (each peer needs its own)")
+		return nil, who, nil
 	}
 	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+		return nil, "", errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
 	}
-	return func() { f.Close() }, nil
+	return func() { f.Close() }, "", nil
 }
 
 func writeAt(f *os.File, s string) error {
