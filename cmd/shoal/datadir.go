@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"github.com/shoalnet/shoal/p2p"
 )
 
 // Files of the data directory that are the command's own; the rest belongs to
@@ -100,6 +102,11 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	slog.SetDefault(slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level})))
 	// The libraries below talk about matters of their own unless one is debugging.
 	logging.SetupLogging(logging.Config{Stderr: true, Level: max(logging.LevelError, libraryLevel(level))})
+	silent := slog.LevelError + 4
+	if level <= slog.LevelDebug {
+		silent = slog.LevelWarn
+	}
+	p2p.LogLibp2p(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: silent}))
 	return nil
 }
 
