@@ -121,16 +121,19 @@ func TestConfigErrors(t *testing.T) {
 	}
 	id := testKey(t, 2).Peer().String()
 	for name, c := range map[string]Config{
-		"key":             edit(func(c *Config) { c.Key = nil }),
-		"behind NAT":      edit(func(c *Config) { c.BehindNAT, c.Public = true, true }),
-		"connection mark": edit(func(c *Config) { c.ConnLow, c.ConnHigh = 50, 40 }),
-		"relay":           edit(func(c *Config) { c.Relay.Quota = -1 }),
-		"memory":          edit(func(c *Config) { c.Memory = -1 }),
-		"listen":          edit(func(c *Config) { c.Listen = []string{"127.0.0.1:4747"} }),
-		"announce":        edit(func(c *Config) { c.Announce = []string{"/ip4/1.2.3.4/nonsense"} }),
-		"addresses":       edit(func(c *Config) { c.Announce = make([]string, 17) }),
-		"bootstrap":       edit(func(c *Config) { c.Bootstrap = []string{"/ip4/127.0.0.1/tcp/1"} }),
-		"16Uiu2":          edit(func(c *Config) { c.Bootstrap = []string{"/p2p/" + id} }),
+		"key":                        edit(func(c *Config) { c.Key = nil }),
+		"behind NAT":                 edit(func(c *Config) { c.BehindNAT, c.Public = true, true }),
+		"connection mark":            edit(func(c *Config) { c.ConnLow, c.ConnHigh = 50, 40 }),
+		"relay":                      edit(func(c *Config) { c.Relay.Quota = -1 }),
+		"memory":                     edit(func(c *Config) { c.Memory = -1 }),
+		"listen":                     edit(func(c *Config) { c.Listen = []string{"127.0.0.1:4747"} }),
+		`/dns4/x/tcp/1": want an IP`: edit(func(c *Config) { c.Listen = []string{"/dns4/x/tcp/1"} }),
+		`/ip4/1.2.3.4": want an IP`:  edit(func(c *Config) { c.Listen = []string{"/ip4/1.2.3.4"} }),
+		`/udp/1": want an IP`:        edit(func(c *Config) { c.Listen = []string{"/ip4/127.0.0.1/udp/1"} }),
+		"announce":                   edit(func(c *Config) { c.Announce = []string{"/ip4/1.2.3.4/nonsense"} }),
+		"addresses":                  edit(func(c *Config) { c.Announce = make([]string, 17) }),
+		"bootstrap":                  edit(func(c *Config) { c.Bootstrap = []string{"/ip4/127.0.0.1/tcp/1"} }),
+		"16Uiu2":                     edit(func(c *Config) { c.Bootstrap = []string{"/p2p/" + id} }),
 		"QmcZf59bWwK5": edit(func(c *Config) {
 			c.Bootstrap = []string{"/ip4/127.0.0.1/tcp/1/p2p/QmcZf59bWwK5XFi76CZX8cbJ4BhTzzA3gU1ZjYZcYW3dwt"}
 		}),

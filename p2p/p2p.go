@@ -34,10 +34,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/gologshim"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
@@ -240,6 +242,11 @@ func (c *Config) validate() (listen, announce []ma.Multiaddr, bootstrap []peer.A
 	if listen, err = parse("listen", names); err != nil {
 		return nil, nil, nil, err
 	}
+	for i, a := range listen {
+		if !listens(a) {
+			return fail("listen", fmt.Errorf("%q: want an IP address and TCP or QUIC, e.g. /ip4/0.0.0.0/udp/%d/quic-v1 or /ip4/0.0.0.0/tcp/%d", names[i], DefaultPort, DefaultPort))
+		}
+	}
 	if announce, err = parse("announce", c.Announce); err != nil {
 		return nil, nil, nil, err
 	}
@@ -252,6 +259,21 @@ func (c *Config) validate() (listen, announce []ma.Multiaddr, bootstrap []peer.A
 	}
 	return listen, announce, bootstrap, nil
 }
+
+// listens says whether a host can listen on a: an IP address, and TCP or QUIC.
+func listens(a ma.Multiaddr) bool {
+	var ps []int
+	for _, p := range a.Protocols() {
+		ps = append(ps, p.Code)
+	}
+	if len(ps) < 2 || ps[0] != ma.P_IP4 && ps[0] != ma.P_IP6 {
+		return false
+	}
+	return slices.Equal(ps[1:], []int{ma.P_TCP}) || slices.Equal(ps[1:], []int{ma.P_UDP, ma.P_QUIC_V1})
+}
+
+// LogLibp2p makes libp2p log to h; before the first host is made. By itself it writes errors to standard error.
+func LogLibp2p(h slog.Handler) { gologshim.SetDefaultHandler(h) }
 
 // parseAddr parses a multiaddr that ends in /p2p/ID of a secp256k1 peer.
 func parseAddr(s string) (peer.AddrInfo, error) {

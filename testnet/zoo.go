@@ -181,6 +181,10 @@ func RunZoo(ctx context.Context, opt Options, only string) (*Zoo, error) {
 		return nil, err
 	}
 	z := &Zoo{Rows: []ZooRow{}, Losses: []ZooLoss{}, Broken: []string{}}
+	if !slices.ContainsFunc(cages(), func(c cage) bool { return strings.HasPrefix(c.name, only) }) &&
+		!slices.ContainsFunc(losses(), func(p [2]cage) bool { return strings.HasPrefix(p[0].name, only) }) {
+		return nil, fmt.Errorf("zoo: no swarm's name begins with %q", only)
+	}
 	for _, c := range cages() {
 		if !strings.HasPrefix(c.name, only) {
 			continue

@@ -50,6 +50,9 @@ model.config has the names of config.json. What the comments do not show, all of
   shoal data prepare corpus.txt --into run.yaml    # with the model's own tokenizer`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !manifest.IsName(name) {
+				return usagef("--name %q: want 1 to %d of a-z, 0-9 and -, the first not -", name, manifest.MaxName)
+			}
 			text := manifest.Template(name, "", "", 0)
 			if cmd.Flags().Changed("from") {
 				if from == "" {

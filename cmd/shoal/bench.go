@@ -52,7 +52,7 @@ chooses, which keeps it for a day.`,
 		Example: `  shoal bench
   shoal bench --config run.yaml
   shoal bench --threads 1 --json
-  shoal bench --bf16             what "train --bf16" gains here`,
+  shoal bench --bf16             # what "train --bf16" gains here`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if each <= 0 || each > time.Minute {

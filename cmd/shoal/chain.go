@@ -21,6 +21,7 @@ import (
 const (
 	chainFile  = "chain.json"          // which deployment this peer settles on
 	flightFile = "chain.inflight.json" // transactions that are sent and not yet safe
+	flightLock = "chain.lock"          // of who sends them
 	chainData  = "devchain"            // of `shoal chain dev`
 )
 
@@ -66,6 +67,9 @@ on. Where a chain runs on the port already, it says so and ends.`,
   shoal chain dev --port 18561 --data /var/lib/shoal-chain --fund 0x71562b71999873db5b286df957af199ec94617f7`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if port < 0 || port > 65535 {
+				return usagef("--port %d: want 1 to 65535, or 0 for any that is free", port)
+			}
 			if data == "" {
 				data = a.path(chainData)
 			}
@@ -180,6 +184,11 @@ to ` + chainFile + ` in the data directory: give it to the other peers of the sw
 			if f.dry {
 				return a.show(map[string]any{"dry_run": true, "chain": id, "config": d.Config}, fmt.Sprintf("would create 11 contracts on chain %d with some 30,000,000 gas\n", id))
 			}
+			unlock, err := a.lockFlights(ctx)
+			if err != nil {
+				return err
+			}
+			defer unlock()
 			s, err := a.sender(cl, k)
 			if err != nil {
 				return err

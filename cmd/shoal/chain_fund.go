@@ -95,13 +95,14 @@ goes back to the sponsor after the run's end.`,
 
 // fundFirst is `shoal fund` with the flags of another command.
 func (a *app) fundFirst(ctx context.Context, kf keyFlags, file string, ff fundFlags) error {
-	f := &chainFlags{keyFlags: kf, timeout: 5 * time.Minute}
+	f := &chainFlags{keyFlags: kf, acts: true, timeout: 5 * time.Minute}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	t, err := a.teller(ctx, f)
 	if err != nil {
 		return err
 	}
+	defer t.close()
 	ff.inAll = true
 	return t.fund(ctx, file, "", ff)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -178,6 +179,22 @@ func TestNothingIsPaidForWhatIsRefused(t *testing.T) {
 		if got := pool(x[0]); got != x[1] {
 			t.Errorf("--fund %s: the pool holds %s, want %s", x[0], got, x[1])
 		}
+	}
+	// Commands that send at the same time do so one after another.
+	var all [3]*exec.Cmd
+	for i := range all {
+		all[i] = exec.CommandContext(t.Context(), "shoal", "--dir", dir, "stake", "1") // this test's binary, see TestMain
+		if err := all[i].Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range all {
+		if err := c.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if out, _ := do("balance"); !strings.Contains(out, "staked  3 as validator") {
+		t.Errorf("three have staked 1 each: %s", out)
 	}
 	if _, said := do("fund", "run.yaml", "1", "--epoch", "20s"); !strings.Contains(said, "--epoch changes nothing") {
 		t.Error(said)

@@ -120,13 +120,14 @@ func (a *app) stakeFirst(ctx context.Context, kf keyFlags, tf takeFlags) error {
 	if _, err := a.openOrMakeKey(&kf); err != nil {
 		return err
 	}
-	f := &chainFlags{keyFlags: kf, timeout: 5 * time.Minute}
+	f := &chainFlags{keyFlags: kf, acts: true, timeout: 5 * time.Minute}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	t, err := a.teller(ctx, f)
 	if err != nil {
 		return err
 	}
+	defer t.close()
 	k, err := t.ledger.Key(ctx, t.me)
 	if err != nil {
 		return err

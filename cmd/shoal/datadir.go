@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"github.com/shoalnet/shoal/p2p"
 )
 
 // Files of the data directory that are the command's own; the rest belongs to
@@ -100,6 +102,11 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	slog.SetDefault(slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level})))
 	// The libraries below talk about matters of their own unless one is debugging.
 	logging.SetupLogging(logging.Config{Stderr: true, Level: max(logging.LevelError, libraryLevel(level))})
+	silent := slog.LevelError + 4
+	if level <= slog.LevelDebug {
+		silent = slog.LevelWarn
+	}
+	p2p.LogLibp2p(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: silent}))
 	return nil
 }
 
@@ -124,27 +131,35 @@ func (a *app) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, advise(fmt.Errorf("data directory: %w", err), "choose another with --dir")
 	}
-	name := a.path(lockFile)
+	unlock, who, err := flock(a.path(lockFile))
+	if err == nil && who != "" {
+		err = advise(fmt.Errorf("%s uses the data directory %s", who, a.dir),
+			"stop it first, or give this one another directory with --dir (each peer needs its own)")
+	}
+	return unlock, err
+}
+
+// flock takes a lock that ends with the process, or says who has it.
+func flock(name string) (unlock func(), who string, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, advise(fmt.Errorf("data directory: %w", err), "make it yours to write to, or choose another with --dir")
+		return nil, "", advise(fmt.Errorf("data directory: %w", err), "make it yours to write to, or choose another with --dir")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", name, err)
+			return nil, "", fmt.Errorf("lock %s: %w", name, err)
 		}
 		who := "another process"
 		if b, err := io.ReadAll(io.LimitReader(f, 32)); err == nil && len(b) > 0 {
 			who = "process " + strings.TrimSpace(string(b))
 		}
-		return nil, advise(fmt.Errorf("%s uses the data directory %s", who, a.dir),
-			"stop it first, or give this one another directory with --dir (each peer needs its own)")
+		return nil, who, nil
 	}
 	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+		return nil, "", errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
 	}
-	return func() { f.Close() }, nil
+	return func() { f.Close() }, "", nil
 }
 
 func writeAt(f *os.File, s string) error {

@@ -92,6 +92,11 @@ func (t *takeFlags) check() error {
 	case t.stake != "" && (t.observe || !t.chain):
 		return usagef("--stake is for who works and is paid: not with --observe or --chain=false")
 	}
+	if t.http != "" {
+		if _, err := loopback(t.http); err != nil {
+			return err
+		}
+	}
 	if t.stake != "" {
 		if _, err := spending(t.stake); err != nil {
 			return fmt.Errorf("--stake: %w", err)
@@ -399,11 +404,19 @@ func (s *session) live(ctx context.Context, n *node.Node, c *counter, tf takeFla
 	return err
 }
 
-// serveHTTP serves the control handler on a loopback address.
-func (s *session) serveHTTP(ctx context.Context, work *sync.WaitGroup, addr string, h http.Handler, fail func(error)) error {
+func loopback(addr string) (*net.TCPAddr, error) {
 	a, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil || !a.IP.IsLoopback() {
-		return usagef("--http %q: want a loopback address and port such as 127.0.0.1:9447: whoever reaches it can make this peer leave", addr)
+		return nil, usagef("--http %q: want a loopback address and port such as 127.0.0.1:9447: whoever reaches it can make this peer leave", addr)
+	}
+	return a, nil
+}
+
+// serveHTTP serves the control handler on a loopback address.
+func (s *session) serveHTTP(ctx context.Context, work *sync.WaitGroup, addr string, h http.Handler, fail func(error)) error {
+	a, err := loopback(addr)
+	if err != nil {
+		return err
 	}
 	ln, err := net.ListenTCP("tcp", a)
 	if err != nil {

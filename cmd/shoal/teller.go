@@ -22,12 +22,14 @@ import (
 // chainFlags are those of every command that asks the chain.
 type chainFlags struct {
 	keyFlags
+	acts    bool // it may send transactions
 	dry     bool
 	timeout time.Duration
 }
 
 func (f *chainFlags) add(c *cobra.Command, acts bool) {
 	f.keyFlags.add(c)
+	f.acts = acts
 	c.Flags().DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait for the chain; what is sent stays sent")
 	if acts {
 		c.Flags().BoolVar(&f.dry, "dry-run", false, "say what it would do and cost, or why it would be refused; send nothing")
@@ -43,7 +45,8 @@ type teller struct {
 	me     chain.Address
 	where  deployment
 	sent   []sentTx
-	failed error // of a question that a pure computation asked
+	failed error  // of a question that a pure computation asked
+	close  func() // lets others send
 }
 
 // clock writes a second of the chain for a person.
@@ -57,8 +60,9 @@ type sentTx struct {
 	Cost   string      `json:"cost,omitempty"` // ether, at the price of a dry run
 }
 
-// teller opens the key and the deployment of the data directory.
-func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
+// teller opens the key and the deployment of the data directory. The caller closes it: until then nobody else
+// sends with this data directory, where the command may.
+func (a *app) teller(ctx context.Context, f *chainFlags) (_ *teller, err error) {
 	var d deployment
 	b, err := readBounded(a.path(chainFile), 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -78,6 +82,17 @@ func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
 	if err != nil {
 		return nil, err
 	}
+	unlock := func() {}
+	if f.acts && !f.dry {
+		if unlock, err = a.lockFlights(ctx); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			unlock()
+		}
+	}()
 	s, err := a.sender(c, k)
 	if err != nil {
 		return nil, err
@@ -89,7 +104,27 @@ func (a *app) teller(ctx context.Context, f *chainFlags) (*teller, error) {
 	case err != nil:
 		return nil, unanswered(err, d.Preset)
 	}
-	return &teller{a: a, flags: f, ledger: l, key: k, me: chain.AddressOf(k), where: d}, nil
+	return &teller{a: a, flags: f, ledger: l, key: k, me: chain.AddressOf(k), where: d, close: unlock}, nil
+}
+
+// lockFlights waits until no other command sends transactions with this data directory: two would take each
+// other's for their own, and both say that it was done.
+func (a *app) lockFlights(ctx context.Context) (unlock func(), err error) {
+	for told := false; ; {
+		unlock, who, err := flock(a.path(flightLock))
+		if err != nil || who == "" {
+			return unlock, err
+		}
+		if !told {
+			told = true
+			a.say("waiting for %s, which sends transactions with this data directory", who)
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, advise(fmt.Errorf("%s still sends transactions with %s: %w", who, a.dir, ctx.Err()), "wait for it, or end it and run its command again")
+		}
+	}
 }
 
 func (a *app) sender(c *evm.Client, k *wire.Key) (*evm.Sender, error) {
@@ -269,6 +304,7 @@ func (a *app) at(f *chainFlags, run func(context.Context, *teller, []string) err
 		if err != nil {
 			return whatNext(err)
 		}
+		defer t.close()
 		return whatNext(run(ctx, t, args))
 	}
 }

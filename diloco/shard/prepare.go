@@ -57,6 +57,9 @@ func Prepare(tokens []int32, tokenizer wire.CID, vocab uint64, o Options) (*Prep
 		must   bool
 	}{{"training", tokens[:cut], &p.Index.Train, true}, {"validation", tokens[cut:], &p.Index.Val, o.Val > 0}} {
 		if part.must && (len(part.tokens) == 0 || o.Sequence > 0 && Windows(uint64(len(part.tokens)), o.Sequence) == 0) {
+			if o.Sequence == 0 {
+				return nil, fmt.Errorf("prepare data: %d tokens are too few: with %d parts of 10,000 for validation none is left for %s", n, o.Val, part.name)
+			}
 			return nil, fmt.Errorf("prepare data: %d tokens for %s are too few for a sequence of %d", len(part.tokens), part.name, o.Sequence)
 		}
 		for rest := part.tokens; len(rest) > 0; {
