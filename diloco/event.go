@@ -202,6 +202,7 @@ type Config struct {
 	Address [20]byte
 	Role    string      // "trainer"; "validator" audits instead of training; "observer" follows the chain and never votes
 	Coin    *audit.Coin // of a validator, for its Join and its votes
+	Mute    uint64      // this peer says nothing before its head has that round: what it said before it may have forgotten
 
 	MinPeers    int           // how many joiners make the first roster; at least 1
 	Deadline    time.Duration // the longest that a round waits for deltas after its head was adopted

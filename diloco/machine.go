@@ -293,6 +293,9 @@ func (m *Machine) sign(kind wire.Kind, body any) {
 	m.do(Sign{Kind: kind, Body: b})
 }
 
-// silent reports whether this peer says nothing: an observer, or one that two
-// processes run with one key and that has been convicted for it.
-func (m *Machine) silent() bool { return m.cfg.Role == observer || m.convicted[m.cfg.Self] != nil }
+// silent reports whether this peer says nothing: an observer, one that two
+// processes run with one key and that has been convicted for it, or one that
+// does not know what it has said.
+func (m *Machine) silent() bool {
+	return m.cfg.Role == observer || m.convicted[m.cfg.Self] != nil || m.head.round < m.cfg.Mute
+}

@@ -101,7 +101,7 @@ func FuzzReadContainer(f *testing.F) {
 
 func TestHistoryEndsACutLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), historyFile)
-	h, err := openHistory(path)
+	h, err := openHistory(path, testLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestHistoryEndsACutLine(t *testing.T) {
 	if err := os.WriteFile(path, b[:len(b)-5], 0o600); err != nil { // kill -9 within a write
 		t.Fatal(err)
 	}
-	if h, err = openHistory(path); err != nil || h.last.Round != 2 {
+	if h, err = openHistory(path, testLogger()); err != nil || h.last.Round != 2 {
 		t.Fatalf("last %+v, %v", h.last, err)
 	}
 	if err := h.append(Record{Round: 4}); err != nil {
@@ -139,7 +139,7 @@ func TestHistoryEndsACutLine(t *testing.T) {
 
 func TestChronicleWritesARecordOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), historyFile)
-	h, err := openHistory(path)
+	h, err := openHistory(path, testLogger())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,8 +82,9 @@ type history struct {
 	last Record // the last one written or read
 }
 
-// openHistory reads what is there, and ends a line that a crash cut off.
-func openHistory(path string) (*history, error) {
+// openHistory reads what is there, and ends a line that a crash cut off. A file with other
+// damage, as a power cut may leave it, is put aside: nothing else depends on it.
+func openHistory(path string, log *slog.Logger) (*history, error) {
 	h := &history{path: path}
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -95,7 +96,12 @@ func openHistory(path string) (*history, error) {
 	defer f.Close()
 	recs, err := ReadHistory(f)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w (move the file away to go on)", path, err)
+		aside := path + ".corrupt"
+		if rerr := os.Rename(path, aside); rerr != nil {
+			return nil, fmt.Errorf("%s: %w, and it cannot be put aside: %w", path, err, rerr)
+		}
+		log.Warn("the history of rounds cannot be read: it is put aside, and a new one begins", "aside", aside, "err", err)
+		return h, nil
 	}
 	if len(recs) > 0 {
 		h.last = recs[len(recs)-1]

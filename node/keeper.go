@@ -68,6 +68,21 @@ func (k *keeper) pinned(name string) wire.CID {
 	return k.pins[name]
 }
 
+// latest returns the highest round that a pin of that kind is of, 0 without any.
+func (k *keeper) latest(kind string) (round uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name := range k.pins {
+		if rest, ok := strings.CutPrefix(name, kind+"/"); ok {
+			digits, _, _ := strings.Cut(rest, "/")
+			if r, err := strconv.ParseUint(digits, 10, 64); err == nil {
+				round = max(round, r)
+			}
+		}
+	}
+	return round
+}
+
 func roundPin(kind string, round uint64, c wire.CID) string {
 	return kind + "/" + strconv.FormatUint(round, 10) + "/" + c.String()
 }

@@ -16,6 +16,7 @@ const (
 	recSaid      byte = 1 // a wire.Signed of this peer
 	recAdopted   byte = 2 // an adoption
 	recConvicted byte = 3 // a diloco.Evidence
+	recDamaged   byte = 4 // never written: records that were here are lost
 )
 
 // adoption is the record of a new head.
@@ -42,6 +43,7 @@ type ledger struct {
 	run  wire.CID
 	log  *slog.Logger
 
+	forgot bool   // something may have been said that is not in own
 	memory uint64 // for how many rounds after the work a verdict of this peer matters
 
 	own      []wire.Signed // since last.Keep, and the latest Attest
@@ -69,6 +71,7 @@ func openLedger(open func() (journalFile, []journal.Record, error), run wire.CID
 			return nil, errors.Join(fmt.Errorf("journal record %d: %w", i, err), file.Close())
 		}
 	}
+	l.forgot = l.forgot || len(records) == 0
 	l.prune()
 	return l, nil
 }
@@ -99,6 +102,8 @@ func (l *ledger) read(r journal.Record) error {
 			return err
 		}
 		l.evidence = append(l.evidence, e)
+	case recDamaged:
+		l.forgot = true
 	default:
 		return fmt.Errorf("type %d is unknown: the journal is of a later version", r.Type)
 	}

@@ -46,9 +46,16 @@ func (n *Node) openJournal() (journalFile, []journal.Record, error) {
 	if r := j.Report(); r.String() != "" {
 		n.opt.Log.Warn(r.String())
 		recs = append(recs, r.Salvaged...)
+		if r.CorruptFile != "" {
+			recs = append(recs, journal.Record{Type: recDamaged})
+		}
 	}
 	return j, recs, nil
 }
+
+// mutedRounds is after how many rounds beyond the last that a peer without its journal
+// can know of it may speak: it may have worked on the next one, and attested to that.
+const mutedRounds = 2
 
 // live runs the machine and all around it until ctx ends.
 func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *parts) (err error) {
@@ -60,7 +67,7 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 		return err
 	}
 	defer func() { err = errors.Join(err, ledger.close()) }()
-	hist, err := openHistory(filepath.Join(n.opt.Dir, historyFile))
+	hist, err := openHistory(filepath.Join(n.opt.Dir, historyFile), log)
 	if err != nil {
 		return err
 	}
@@ -69,6 +76,12 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 
 	cfg := RunConfig(n.opt.Run, p.manifest)
 	cfg.Self, cfg.Address, cfg.Role = n.self, n.address, n.opt.Role
+	if last := max(ledger.last.Round, hist.last.Round, p.keeper.latest("commit")); ledger.forgot && last > 0 && !n.opt.Observe {
+		cfg.Mute = last + mutedRounds
+		err := fmt.Errorf("the journal in %s was lost or damaged, so this peer does not know all that it said; it says nothing before round %d, since who contradicts itself is evicted, and then goes on by itself", n.opt.Dir, cfg.Mute)
+		log.Warn(err.Error())
+		n.meter.trouble("journal", err)
+	}
 	var aud *auditor
 	if n.opt.Role == RoleValidator && !n.opt.Observe {
 		if aud, err = n.newAuditor(ctx, p); err != nil {
@@ -113,8 +126,8 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 	o := &owner{
 		run: n.opt.Run, key: n.opt.Key, log: log, meter: n.meter,
 		model: p.model, claims: claimsOf(p.manifest, p.model), blocks: n.opt.Blocks, states: states, keeper: p.keeper,
-		patience: patience,
-		events:   make(chan diloco.Event, 64), asks: make(chan func(), 64), over: make(chan struct{}),
+		patience: patience, muted: cfg.Mute,
+		events: make(chan diloco.Event, 64), asks: make(chan func(), 64), over: make(chan struct{}),
 		outbox: newOutbox(log), merge: make(chan struct{}, 1),
 		machine: machine, journal: ledger, purse: purse{payer: n.opt.Payer},
 	}

@@ -32,6 +32,7 @@ type owner struct {
 	onDone   func(diloco.Done)
 	proofs   string        // directory of EvidenceFile
 	patience time.Duration // for one fetch of a delta or commit
+	muted    uint64        // no word before the head has this round, see diloco.Config
 
 	events chan diloco.Event // from the goroutines that carry out slow effects, and from outside
 	asks   chan func()       // questions to the machine, answered by the owner

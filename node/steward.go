@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -66,12 +67,14 @@ func (s *steward) resume(c *diloco.Commit, cid wire.CID) {
 	s.adopted(headWork{cid, c, c.FinalRound})
 }
 
-// seat tells this peer that the chain has removed it for want of stake, and what to
-// do, until it is in the roster again.
+// seat tells this peer that the chain has evicted it, or removed it for want of stake, and
+// what to do, until it is in the roster again.
 func (s *steward) seat(c *diloco.Commit) {
 	n := s.node
 	in := func(m diloco.Member) bool { return m.Peer == n.self }
 	switch {
+	case slices.ContainsFunc(c.Roster, func(m diloco.Member) bool { return in(m) && m.Banned }):
+		n.meter.trouble("roster", errors.New("the run has evicted this peer's key for good: it contradicted itself, as when one key runs in two places or a data directory is put back from an older copy, or audits convicted it (`shoal audit list`). Another key, in another --dir, can take part"))
 	case slices.Contains(c.Unstaked, n.self):
 		duty := ""
 		if v := s.parts.manifest.Verification; v.AuditRate > 0 && n.opt.Role != RoleValidator {
@@ -93,6 +96,9 @@ func (s *steward) seat(c *diloco.Commit) {
 func (s *steward) onHead(e diloco.Adopt, v diloco.Status) {
 	c, n := e.Commit, s.node
 	s.listener.headChanged()
+	if c.Round >= s.owner.muted {
+		n.meter.clear("journal")
+	}
 	r := s.record(e)
 	n.mu.Lock()
 	n.head, n.runTotal = c, r.Total

@@ -250,6 +250,10 @@ func (a *app) report(err error) {
 		next = adv.next
 	case strings.HasPrefix(err.Error(), "unknown command"):
 		next = "see `shoal --help`"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		next = "make room on that disk, then give the same command again: what is stored is intact"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		next = "let the process open more files: `ulimit -n 4096`, then give the same command again"
 	}
 	if a.json {
 		v := map[string]string{"error": err.Error()}

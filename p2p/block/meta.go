@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -38,7 +39,16 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // errDamaged marks a database that must be rebuilt from the blocks.
 var errDamaged = errors.New("database is damaged")
 
-type metaDB struct{ db *bolt.DB }
+type metaDB struct {
+	path   string
+	noSync bool
+	log    *slog.Logger
+	// known returns what the database should hold. Until it is set a damaged database stays so.
+	known func() *meta
+
+	mu sync.Mutex // one transaction at a time
+	db *bolt.DB
+}
 
 // meta is the content of a database.
 type meta struct {
@@ -50,7 +60,7 @@ type meta struct {
 // openMeta opens the database and reads all of it. A damaged file is renamed
 // and replaced by an empty one.
 func openMeta(path string, noSync bool, log *slog.Logger) (*metaDB, *meta, error) {
-	d, m, err := tryMeta(path, noSync)
+	d, m, err := tryMeta(path, noSync, log)
 	if !errors.Is(err, errDamaged) {
 		return d, m, err
 	}
@@ -59,7 +69,7 @@ func openMeta(path string, noSync bool, log *slog.Logger) (*metaDB, *meta, error
 		return nil, nil, fmt.Errorf("%s: %w, and cannot be put aside: %w", path, err, asideErr)
 	}
 	log.Error("block database was damaged; rebuilding it from the blocks", "file", path, "kept_as", aside, "err", err)
-	return tryMeta(path, noSync)
+	return tryMeta(path, noSync, log)
 }
 
 func putAside(path string) (string, error) {
@@ -74,7 +84,7 @@ func putAside(path string) (string, error) {
 
 // tryMeta opens and reads the database. bbolt trusts its pages, so a damaged
 // file makes it panic or fault on mapped memory; both become errDamaged here.
-func tryMeta(path string, noSync bool) (d *metaDB, m *meta, err error) {
+func tryMeta(path string, noSync bool, log *slog.Logger) (d *metaDB, m *meta, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	var db *bolt.DB
 	defer func() {
@@ -109,7 +119,7 @@ func tryMeta(path string, noSync bool) (d *metaDB, m *meta, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read %s: %w", path, diskError(err))
 	}
-	return &metaDB{db}, m, nil
+	return &metaDB{path: path, noSync: noSync, log: log, db: db}, m, nil
 }
 
 // closeDamaged closes db as well as it can, so that the lock is given back.
@@ -218,16 +228,70 @@ func decodePin(b []byte) ([]wire.CID, error) {
 	return roots, nil
 }
 
-// change runs one transaction. Should the file have gone bad under us, that is
-// an error here and a rebuild at the next start, not a crash.
-func (d *metaDB) change(f func(*bolt.Tx) error) (err error) {
+// change runs one transaction. Where the file has gone bad under us it is put aside, and
+// another one made of what is known: what is lost at a restart is not lost now.
+func (d *metaDB) change(f func(*bolt.Tx) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.transact(f)
+	if !errors.Is(err, errDamaged) {
+		return err
+	}
+	if d.known == nil {
+		return fmt.Errorf("%w; restart to rebuild it", err)
+	}
+	if bad := d.remake(err); bad != nil {
+		return fmt.Errorf("%w; make room or see to the disk, then restart to rebuild it: %w", err, bad)
+	}
+	return d.transact(f)
+}
+
+// transact turns what bbolt makes of a damaged file into an error.
+func (d *metaDB) transact(f func(*bolt.Tx) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v; restart to rebuild it", errDamaged, r)
+			err = fmt.Errorf("%w: %v", errDamaged, r)
 		}
 	}()
 	return d.db.Update(f)
+}
+
+// remake replaces the damaged database. The old one is not closed, since that may wait
+// for ever after a panic within it; it holds a file and its mapping until the process ends.
+func (d *metaDB) remake(why error) error {
+	aside, err := putAside(d.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // gone: an earlier attempt came so far
+		return err
+	}
+	d.log.Error("block database is damaged; it is made anew", "file", d.path, "kept_as", aside, "err", why)
+	fresh, _, err := tryMeta(d.path, d.noSync, d.log)
+	if err != nil {
+		return err
+	}
+	m := d.known()
+	err = fresh.transact(func(tx *bolt.Tx) error {
+		for h, e := range m.entries {
+			if err := tx.Bucket(bucketBlocks).Put(h[:], encodeEntry(e)); err != nil {
+				return err
+			}
+		}
+		for name, roots := range m.pins {
+			if err := tx.Bucket(bucketPins).Put([]byte(name), encodePin(roots)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Join(err, fresh.close(), os.Remove(d.path))
+	}
+	d.db = fresh.db
+	return nil
+}
+
+func encodeEntry(e entry) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, e.size), uint64(e.used))
 }
 
 // update writes and deletes block records in one transaction.
@@ -235,8 +299,7 @@ func (d *metaDB) update(set map[hash]entry, gone []hash) error {
 	err := d.change(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketBlocks)
 		for h, e := range set {
-			v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, e.size), uint64(e.used))
-			if err := b.Put(h[:], v); err != nil {
+			if err := b.Put(h[:], encodeEntry(e)); err != nil {
 				return err
 			}
 		}

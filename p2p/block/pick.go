@@ -119,7 +119,7 @@ func (s *sched) give(out []order, x *source, w *want, now time.Time) []order {
 		x.last = now
 		x.at = now.Add(x.rtt) // the way there and back is not the line's rate
 	}
-	a := &ask{w: w, p: x, at: now}
+	a := &ask{w: w, p: x, at: now, seen: x.seen, due: x.bytes + w.size}
 	w.asks = append(w.asks, a)
 	x.asks = append(x.asks, a)
 	x.bytes += w.size

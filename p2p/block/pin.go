@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -224,4 +225,15 @@ func (s *Store) walk(ctx context.Context, roots []wire.CID, visit func(wire.CID,
 		}
 	}
 	return nil
+}
+
+// known is what the database should hold.
+func (s *Store) known() *meta {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &meta{entries: maps.Clone(s.index), pins: make(map[string][]wire.CID, len(s.pins))}
+	for name, p := range s.pins {
+		m.pins[name] = p.roots
+	}
+	return m
 }

@@ -23,6 +23,7 @@ const (
 	stallNew    = 5 * time.Second // for a provider of unknown rate
 	stallMax    = 10 * time.Second
 	stallFactor = 4 // times the expected time of one block
+	lostFactor  = 8 // times the bytes asked for that came, of other transfers, too, until it is taken for lost
 	maxStrikes  = 3 // stalls in a row until a provider is given up
 	lacksFor    = 5 * time.Second
 	leafGuess   = chunkSize // size of a raw block of which nothing is known
@@ -48,7 +49,8 @@ const (
 //
 // Progress is counted in bytes off the wire, not blocks, so that a slow line is
 // told from a dead one: a provider stalls only when no byte came for several
-// times what one block should take.
+// times what one block should take. The bytes are of all transfers, so an answer is
+// also missed when many times what was asked for came, and it did not.
 type sched struct {
 	peers map[wire.PeerID]*source
 	order []*source // by time of joining, so that decisions do not depend on map order
@@ -70,9 +72,11 @@ type want struct {
 
 // ask is one request in flight.
 type ask struct {
-	w  *want
-	p  *source
-	at time.Time
+	w    *want
+	p    *source
+	at   time.Time
+	seen uint64 // bytes that had come from p then
+	due  int64  // and how many it was asked for, this included
 }
 
 // state of a source.
@@ -325,7 +329,9 @@ func (s *sched) stalls(now time.Time) (cancels []order, lost []wire.PeerID) {
 			limit = time.Duration((stallFactor*per + 2*x.rtts()) * float64(time.Second))
 			limit = min(max(limit, stallMin), stallMax)
 		}
-		if now.Sub(x.last) < limit {
+		oldest := x.asks[0]
+		missed := now.Sub(oldest.at) >= stallMax && int64(x.seen-oldest.seen) >= lostFactor*oldest.due
+		if now.Sub(x.last) < limit && !missed {
 			continue
 		}
 		x.strikes++

@@ -191,3 +191,50 @@ func TestSchedule(t *testing.T) {
 		})
 	}
 }
+
+// An answer that is lost on its way (a slow line, whose sender gave it up) is asked for
+// again, although other transfers keep bytes coming from the same provider.
+func TestLostAnswer(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	s := newSched()
+	c := wire.SumCID(wire.CodecRaw, []byte("lost"))
+	s.add(c, 40_000)
+	a, b := p2ptest.Key(0).Peer(), p2ptest.Key(1).Peer()
+	total := uint64(0)
+	for _, p := range []wire.PeerID{a, b} {
+		s.addSource(p, 0, 0, now)
+		s.setReady(p, 0, now)
+	}
+	asked, cancelled := 0, 0
+	for begin := now; now.Sub(begin) < time.Minute; now = now.Add(100 * time.Millisecond) {
+		total += 3200 // at 256 kbit/s
+		for _, x := range s.order {
+			s.progress(x, total, now)
+		}
+		cancels, _ := s.stalls(now)
+		for _, o := range cancels {
+			cancelled += len(o.cancel)
+		}
+		orders, _ := s.next(now, 1<<20)
+		for _, o := range orders {
+			asked += len(o.ask)
+		}
+	}
+	if asked < 3 || cancelled == 0 {
+		t.Errorf("in a minute asked for %d times, given up %d times", asked, cancelled)
+	}
+	// But one that is merely slow is waited for: bytes come, and no more than it takes.
+	s = newSched()
+	s.add(c, 1<<20)
+	s.addSource(a, 0, 0, now)
+	s.setReady(a, 0, now)
+	total = 0
+	for begin := now; now.Sub(begin) < time.Minute; now = now.Add(100 * time.Millisecond) {
+		total += 3200
+		s.progress(s.order[0], total, now)
+		if cancels, _ := s.stalls(now); len(cancels) > 0 {
+			t.Fatalf("a slow answer was given up after %v", now.Sub(begin))
+		}
+		s.next(now, 1<<20)
+	}
+}

@@ -205,6 +205,7 @@ func (s *Store) load(ctx context.Context, m *meta) error {
 	for name, p := range s.pins {
 		s.walkPin(ctx, name, p)
 	}
+	s.db.known = s.known
 	s.flushOrWarn()
 	return nil
 }
