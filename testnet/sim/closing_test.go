@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -41,6 +42,14 @@ func (w *world) convictions() (out []diloco.Conviction) {
 // not what it says, or that nobody gets to see, and for verdicts without a replay. SIM_SEEDS says how many.
 func TestLastRounds(t *testing.T) {
 	seeds := uint64(number(t, "SIM_SEEDS", 1))
+	type size struct {
+		train  time.Duration
+		window uint64
+	}
+	sizes := []size{{20 * time.Second, 6}, {400 * time.Millisecond, 8}}
+	if os.Getenv("SIM_SEEDS") != "" {
+		sizes = append(sizes, size{10 * time.Minute, 8}, size{400 * time.Millisecond, 12}, size{400 * time.Millisecond, 20})
+	}
 	for _, test := range []struct {
 		name   string
 		fault  Fault
@@ -52,19 +61,23 @@ func TestLastRounds(t *testing.T) {
 		{"passes all", Fault{Kind: Lie, Peers: []int{6}, Point: int(passAll)}, 3, []string{diloco.WhyWork, diloco.WhyVerdict}},
 		{"accuses", Fault{Kind: Lie, Peers: []int{6}, Point: int(failAll)}, 1, []string{diloco.WhyVerdict}},
 	} {
-		for _, train := range []time.Duration{20 * time.Second, 400 * time.Millisecond} {
-			t.Run(fmt.Sprintf("%s, phases of %v", test.name, train), func(t *testing.T) {
+		for _, x := range sizes {
+			train, window := x.train, x.window
+			t.Run(fmt.Sprintf("%s, phases of %v, window %d", test.name, train, window), func(t *testing.T) {
 				caught, extra := 0, uint64(0)
 				took := time.Duration(0)
 				for seed := range seeds {
-					c := Config{Seed: seed, Peers: 9, Validators: 4, AuditRate: 6_000, Window: 6, Stop: 14, Train: train}
-					if train < time.Second {
+					c := Config{Seed: seed, Peers: 9, Validators: 4, AuditRate: 6_000, Window: window, Stop: 14, Train: train}
+					switch {
+					case train < time.Second:
 						c.Latency, c.Deadline = 40*time.Millisecond, 20*time.Second
+					case train > time.Minute:
+						c.Deadline = 3 * train
 					}
 					f := test.fault
 					f.At = late(t, c, test.rounds)
 					c.Faults = []Fault{f}
-					if train > time.Second { // an epoch takes two minutes
+					if train == 20*time.Second { // an epoch takes two minutes
 						c.Ledger = newEpochs(c)
 					}
 					w := ended(t, c)
