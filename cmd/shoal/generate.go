@@ -152,7 +152,11 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if err := fits(fmt.Sprintf("keys and values of %d tokens", positions), cache, freeMemory(), "write fewer tokens: -n 300"); err != nil {
 		return err
 	}
-	if err := a.load(ctx, o, dir, loading{threads: gf.threads, bf16: gf.bf16, others: cache, spawn: spawn, positions: positions}); err != nil {
+	others := cache
+	if gf.engine == inWorker { // on this machine, too
+		others += 4 * o.cfg.NumParams()
+	}
+	if err := a.load(ctx, o, dir, loading{threads: gf.threads, bf16: gf.bf16, others: others, spawn: spawn, positions: positions}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, o.close()) }()
