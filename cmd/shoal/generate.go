@@ -63,6 +63,7 @@ tokenizer puts before a text, such as a BOS.
   shoal generate model/ --chat -p "Who is Ishmael?"
   shoal generate model/ --messages conversation.json --chat-vars '{"enable_thinking": false}'
   shoal generate model/ -p "Call me " -n 1000 --temperature 0.6 --seed 3
+  shoal generate model/ -p "Call me " --bf16            # half the memory, where it is stored in float32
   shoal generate model/ -p "Call me " --engine worker
   shoal generate bafybei… -p "Call me "`,
 		Args: exactly("MODEL"),
