@@ -223,6 +223,18 @@ func (m *Model) Load(ctx context.Context, b Blocks, c wire.CID) (*State, Positio
 	return s, pos, nil
 }
 
+// Check is Load that keeps nothing: the state is whole.
+func (m *Model) Check(ctx context.Context, b Blocks, c wire.CID) error {
+	files, err := b.OpenDir(ctx, c, m.Limit())
+	if err == nil {
+		err = m.CheckFiles(files)
+	}
+	if err != nil {
+		return fmt.Errorf("state %s: %w", c, err)
+	}
+	return nil
+}
+
 // badContent says that err is about what is in a file, unless that could not be read.
 func badContent(err error) error {
 	if errors.Is(err, hf.ErrRead) {

@@ -225,7 +225,7 @@ const (
 func (n *Node) makeGenesis(ctx context.Context, p *parts) (*diloco.Commit, error) {
 	var first *diloco.Commit
 	if c := p.keeper.pinned(genesisPin); c.Defined() && p.keeper.pinned(firstPin).Defined() {
-		if _, _, err := p.model.Load(ctx, n.opt.Blocks, c); err == nil {
+		if err := p.model.Check(ctx, n.opt.Blocks, c); err == nil {
 			first = &diloco.Commit{Version: 1, Run: n.opt.Run, State: c}
 		} else {
 			n.opt.Log.Warn("the genesis state is made anew", "err", err)

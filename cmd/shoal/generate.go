@@ -63,6 +63,7 @@ tokenizer puts before a text, such as a BOS.
   shoal generate model/ --chat -p "Who is Ishmael?"
   shoal generate model/ --messages conversation.json --chat-vars '{"enable_thinking": false}'
   shoal generate model/ -p "Call me " -n 1000 --temperature 0.6 --seed 3
+  shoal generate model/ -p "Call me " --bf16            # half the memory, where it is stored in float32
   shoal generate model/ -p "Call me " --engine worker
   shoal generate bafybei… -p "Call me "`,
 		Args: exactly("MODEL"),
@@ -155,7 +156,11 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if err := fits(fmt.Sprintf("keys and values of %d tokens", positions), cache, freeMemory(), "write fewer tokens: -n 300"); err != nil {
 		return err
 	}
-	if err := a.load(ctx, o, dir, loading{threads: gf.threads, bf16: gf.bf16, others: cache, spawn: spawn, positions: positions}); err != nil {
+	others := cache
+	if gf.engine == inWorker { // on this machine, too
+		others += 4 * o.cfg.NumParams()
+	}
+	if err := a.load(ctx, o, dir, loading{threads: gf.threads, bf16: gf.bf16, others: others, spawn: spawn, positions: positions}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, o.close()) }()

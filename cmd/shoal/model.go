@@ -144,10 +144,13 @@ func (a *app) fetchModel(ctx context.Context, name string, kf *keyFlags, nf *net
 		select { // nobody was found yet who has it
 		case <-time.After(time.Second):
 		case <-own.Done():
-			if len(s.net.Peers()) == 0 {
+			switch {
+			case ctx.Err() != nil:
+				return nil, ctx.Err()
+			case len(s.net.Peers()) == 0:
 				return nil, noPeers("fetch " + name)
 			}
-			return nil, err
+			return nil, advise(fmt.Errorf("fetch %s: no byte of it came for %v", name, fetchPatience), "the same command goes on from what has come; or give the address of a peer that has it: --bootstrap")
 		}
 	}
 }
@@ -251,7 +254,7 @@ func room(cfg hf.Config, bytes int64, as string, others, free int64) error {
 	}
 	what := fmt.Sprintf("model: %s parameters in %s", count(float64(cfg.NumParams())), as)
 	next := "use a smaller model, or a machine with more memory"
-	if as != "bfloat16" && bytes/2+others <= free {
+	if as == "float32" && bytes/2+others <= free {
 		next = "--bf16 needs half as much for the weights; or " + next
 	}
 	if others > 0 {
@@ -305,6 +308,9 @@ type loading struct {
 // load makes o ready to compute with the weights of m.
 func (a *app) load(ctx context.Context, o *opened, m *modelDir, l loading) error {
 	if l.spawn != nil {
+		if err := room(o.cfg, 4*o.cfg.NumParams(), "float32, for a worker,", l.others, freeMemory()); err != nil {
+			return err
+		}
 		r := &remoteModel{spawn: l.spawn, cfg: o.cfg, params: func() ([]float32, error) { return m.params(o.cfg) },
 			batch: worker.Batch{Streams: 1, Positions: l.positions, BF16: l.bf16}}
 		o.writes, o.close = r, r.Close

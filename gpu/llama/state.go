@@ -158,7 +158,7 @@ func ReadState(cfg hf.Config, r io.Reader) (*State, error) {
 	return &State{steps, values[0], values[1], values[2]}, nil
 }
 
-// readFloats reads n finite numbers. Memory grows with what has been read.
+// readFloats reads n finite numbers. Memory grows with what has been read, to no more than n at the end.
 func readFloats(r io.Reader, n int, notNegative bool) ([]float32, error) {
 	buf := make([]byte, min(4*n, 1<<16))
 	out := make([]float32, 0, min(n, 1<<20))
@@ -166,6 +166,11 @@ func readFloats(r io.Reader, n int, notNegative bool) ([]float32, error) {
 		part := buf[:min(len(buf), 4*(n-len(out)))]
 		if _, err := io.ReadFull(r, part); err != nil {
 			return nil, err
+		}
+		if need := len(out) + len(part)/4; need > cap(out) {
+			more := make([]float32, len(out), min(n, 2*need))
+			copy(more, out)
+			out = more
 		}
 		for i := 0; i < len(part); i += 4 {
 			x := math.Float32frombits(binary.LittleEndian.Uint32(part[i:]))
