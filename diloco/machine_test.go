@@ -185,6 +185,19 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// The last one that leaves stays in the roster: when it is back, the run goes on.
+func TestLastOneLeaves(t *testing.T) {
+	s := newSwarm(t, 1, Config{StopRound: 12})
+	s.to(4)
+	p := s.peers[0]
+	s.step(p, LeaveAsked{})
+	s.to(6)
+	if st := p.m.Status(); !st.Member || len(st.Roster) != 1 {
+		t.Fatalf("member %v of %d", st.Member, len(st.Roster))
+	}
+	s.run(func() bool { return p.m.Status().Done })
+}
+
 // An observer follows to the end and never signs.
 func TestObserver(t *testing.T) {
 	s := newSwarm(t, 3, Config{StopRound: 6})

@@ -110,16 +110,25 @@ func stopped(cfg *Config, round uint64) bool { return cfg.StopRound != 0 && roun
 
 // nextRoster returns the roster that round's commit makes of parent's: voted
 // says whose votes are in, convicted, unstaked, accounts and joins what those votes come
-// to. joins that are not joinable are without effect.
+// to. joins that are not joinable are without effect. So are the leaves of those after whom the roster would be
+// empty: no vote could let anybody in again, and a run whose only peer was stopped for a while would be over.
 func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convicted []Conviction, unstaked []wire.PeerID, accounts map[wire.PeerID]account, joins []*Message) []Member {
-	round := parent.Round + 1
-	out := make([]Member, 0, len(parent.Roster)+len(joins))
 	left := func(p wire.PeerID) bool {
 		return slices.ContainsFunc(joins, func(j *Message) bool {
 			return j.From == p && j.Body.(*Join).Leave && joinable(cfg, parent, p, j.Body.(*Join))
 		})
 	}
-	active := 0
+	out, active := rosterWithout(left, cfg, parent, voted, convicted, unstaked, accounts, joins)
+	if active == 0 {
+		out, _ = rosterWithout(func(wire.PeerID) bool { return false }, cfg, parent, voted, convicted, unstaked, accounts, joins)
+	}
+	return out
+}
+
+// rosterWithout is nextRoster without those who have left; active counts who is not banned.
+func rosterWithout(left func(wire.PeerID) bool, cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convicted []Conviction, unstaked []wire.PeerID, accounts map[wire.PeerID]account, joins []*Message) (out []Member, active int) {
+	round := parent.Round + 1
+	out = make([]Member, 0, len(parent.Roster)+len(joins))
 	for _, m := range parent.Roster {
 		why, guilty := whyOf(convicted, m.Peer)
 		if m.Banned {
@@ -171,7 +180,7 @@ func nextRoster(cfg *Config, parent *Commit, voted func(wire.PeerID) bool, convi
 		out = append(out, n)
 	}
 	slices.SortFunc(out, func(a, b Member) int { return a.Peer.Compare(b.Peer) })
-	return out
+	return out, active
 }
 
 // voterIn returns p's entry, or nil.

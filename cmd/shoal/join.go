@@ -439,6 +439,9 @@ func (s *session) watch(ctx context.Context, n *node.Node, once bool) {
 	for {
 		select {
 		case <-ctx.Done():
+			if st := n.Status(); st.Done { // who leaves by itself does so before the next look
+				r.tell(st)
+			}
 			return
 		case <-tick.C:
 			r.tell(n.Status())

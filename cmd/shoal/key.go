@@ -381,7 +381,7 @@ func (a *app) prompt(text string) (string, error) {
 	if !term.IsTerminal(fd) {
 		return "", errors.New("a passphrase is needed and there is no terminal to type it at")
 	}
-	fmt.Fprint(a.err, text)
+	fmt.Fprint(a.err, line(text))
 	b, err := term.ReadPassword(fd)
 	fmt.Fprintln(a.err)
 	if err != nil {

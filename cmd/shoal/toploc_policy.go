@@ -103,6 +103,9 @@ each token, by projections that the job's identifier draws: what a forger cannot
 	return c
 }
 
+// maxSequences bounds a calibration; its policy says which one in how many fails.
+const maxSequences = 1 << 16
+
 type calibrateFlags struct {
 	text, out         string
 	topk, batch       int
@@ -132,6 +135,12 @@ and their bound. The tables go to standard output.`,
 			}
 			if cf.prompt < 1 || cf.sequences < 4 || cf.tokens < 1 {
 				return usagef("--sequences %d, --prompt-tokens %d, --tokens %d: want at least 4, 1 and 1", cf.sequences, cf.prompt, cf.tokens)
+			}
+			if cf.sequences > maxSequences || cf.prompt > hf.MaxPositions || cf.tokens > hf.MaxPositions {
+				return usagef("--sequences %d, --prompt-tokens %d, --tokens %d: want at most %d, %d and %d", cf.sequences, cf.prompt, cf.tokens, maxSequences, hf.MaxPositions, hf.MaxPositions)
+			}
+			if !(cf.temperature > 0 && cf.temperature <= 1e6) {
+				return usagef("--temperature %g: want above 0, at most 1e6", cf.temperature)
 			}
 			dir, err := a.model(cmd.Context(), args[0], &kf, &nf)
 			if err != nil {
