@@ -2,17 +2,17 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
-var errFull = errors.New("no space left on device")
+var errFull error = syscall.ENOSPC
 
 // shelf is an in-memory store, which outlives its node as a disk does.
 type shelf struct {
