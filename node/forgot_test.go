@@ -122,10 +122,11 @@ func TestFullDiskIsToldWhileSyncing(t *testing.T) {
 		m.kill()
 		m.shelf.setFull(true)
 		s.until("round 6", 10*time.Minute, round(6), 0, 1, 2)
+		m.opt = func(o *Options) { o.Observe = true } // who trains may have other words for it
 		m.start()
 		s.until("the user is told", 2*time.Minute, func(st Status) bool { return strings.Contains(st.Trouble, errFull.Error()) }, 3)
 		m.shelf.setFull(false)
-		s.until("it works again", 10*time.Minute, func(st Status) bool { return st.Trouble == "" && st.Phase == Training }, 3)
+		s.until("it follows again", 10*time.Minute, func(st Status) bool { return st.Trouble == "" && st.Round > 6 }, 3)
 		s.until("done", 15*time.Minute, done)
 		s.agree()
 	})
