@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ const (
 	maxSpeakers  = 16               // announcements kept for one run
 	announceLife = 10 * time.Minute // after which an unrepeated announcement is forgotten
 	announceStep = 2 * time.Minute  // between two announcements of one's own
+	maxClocks    = 64               // peers whose clocks are compared with ours
 	maxName      = 64
 	maxRunsReply = 1 << 20
 )
@@ -53,6 +55,7 @@ type Board struct {
 	mu   sync.Mutex // guards the following
 	runs map[wire.CID]map[wire.PeerID]*notice
 	own  map[wire.CID]func() (wire.Signed, error)
+	skew map[wire.PeerID]time.Duration // how far the clocks of those who announce something are ahead of ours
 }
 
 type notice struct {
@@ -70,6 +73,7 @@ func NewBoard(net Net, log *slog.Logger) (*Board, error) {
 		net: net, log: log,
 		runs: map[wire.CID]map[wire.PeerID]*notice{},
 		own:  map[wire.CID]func() (wire.Signed, error){},
+		skew: map[wire.PeerID]time.Duration{},
 	}
 	t, err := net.Join(RunsTopic, b.judge)
 	if err != nil {
@@ -215,13 +219,46 @@ func (b *Board) judge(_ context.Context, from wire.PeerID, data []byte) wire.Jud
 		return wire.Reject
 	}
 	now := time.Now()
-	if t := time.Unix(int64(body.Time), 0); t.Before(now.Add(-announceLife)) || t.After(now.Add(announceLife)) {
+	t := time.Unix(int64(body.Time), 0)
+	if m.From == from { // hardly older than its last repetition
+		b.compare(from, t.Sub(now))
+	}
+	if t.Before(now.Add(-announceLife)) || t.After(now.Add(announceLife)) {
 		return wire.Ignore
 	}
 	if !b.keep(*m, now) {
 		return wire.Ignore
 	}
 	return wire.Accept
+}
+
+// compare notes how far a peer's clock is ahead of ours.
+func (b *Board) compare(p wire.PeerID, ahead time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.skew[p]; ok || len(b.skew) < maxClocks {
+		b.skew[p] = ahead
+	}
+}
+
+// Skew is how far the clocks of most others that announce runs are ahead of this
+// machine's, negative where they are behind; 0 where that is too little to matter.
+// Who is off by announceLife hears of no run and is not heard of.
+func (b *Board) Skew() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := slices.Sorted(maps.Values(b.skew))
+	if len(all) == 0 {
+		return 0
+	}
+	low, high := all[(len(all)-1)/2], all[len(all)/2]
+	switch {
+	case low >= announceLife/2:
+		return low
+	case high <= -announceLife/2:
+		return high
+	}
+	return 0
 }
 
 func decodeAnnounce(body []byte) (a Announce, err error) {

@@ -92,3 +92,45 @@ func TestBoardHearsOfRunsAndForgets(t *testing.T) {
 		}
 	})
 }
+
+// A clock that is off is told apart from a swarm without runs.
+func TestBoardComparesClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := NewBoard(newSea(0).join(t.Context(), testKey(t, 0).Peer(), newShelf()), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hear := func(n int, off time.Duration, from int) {
+			body, err := wire.Marshal(&Announce{Name: "x", Time: uint64(time.Now().Add(off).Unix())})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := testKey(t, n).Sign(wire.KindAnnounce, wire.SumCID(wire.CodecDagCBOR, []byte("run")), body)
+			data, err := m.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.judge(t.Context(), testKey(t, from).Peer(), data)
+		}
+		for _, c := range []struct {
+			n    int
+			off  time.Duration
+			from int
+			want time.Duration
+		}{
+			{1, -2 * time.Hour, 2, 0}, // old news of another
+			{1, time.Hour, 1, time.Hour},
+			{2, time.Hour, 2, time.Hour},
+			{3, 0, 3, time.Hour},
+			{4, time.Minute, 4, 0}, // half are right
+			{1, -time.Hour, 1, 0},
+			{2, -time.Hour, 2, 0},
+			{3, -time.Hour, 3, -time.Hour},
+		} {
+			hear(c.n, c.off, c.from)
+			if got := b.Skew().Round(time.Minute); got != c.want {
+				t.Errorf("after %d's %v by %d: %v, want %v", c.n, c.off, c.from, got, c.want)
+			}
+		}
+	})
+}

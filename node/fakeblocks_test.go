@@ -3,18 +3,18 @@ package node
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
-var errFull = errors.New("no space left on device")
+var errFull error = syscall.ENOSPC
 
 // shelf is an in-memory store, which outlives its node as a disk does.
 type shelf struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/shoalnet/shoal/diloco"
@@ -35,6 +36,7 @@ func (o *owner) fetchDelta(ctx context.Context, e diloco.FetchDelta) {
 	done := o.meter.move()
 	err := o.checkDelta(ctx, e)
 	done()
+	o.room(err)
 	final := errors.Is(err, ErrBadContent)
 	if final { // the machine counts it
 		o.log.Warn("a delta is not what it should be", "peer", e.Peer, "round", e.Delta.Round, "err", err)
@@ -43,6 +45,17 @@ func (o *owner) fetchDelta(ctx context.Context, e diloco.FetchDelta) {
 		o.log.Info("a delta cannot be had now", "peer", e.Peer, "round", e.Delta.Round, "err", err)
 	}
 	o.tell(ctx, diloco.DeltaChecked{ID: e.ID, Err: err, Final: final})
+}
+
+// room tells the user where a fetch failed for want of room on this machine's disk, until
+// one succeeds: nothing else would, who cannot be reached is no trouble of ours.
+func (o *owner) room(err error) {
+	switch {
+	case err == nil:
+		o.meter.clear("fetch")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		o.meter.trouble("fetch", err)
+	}
 }
 
 // checkDelta holds a delta's claims against the manifest, and its payload
@@ -85,6 +98,7 @@ func (o *owner) fetchCommit(ctx context.Context, e diloco.FetchCommit) {
 	c, err := getCommit(limit, o.blocks, e.CID, o.sources(e.From))
 	cancel()
 	done()
+	o.room(err)
 	if err != nil && ctx.Err() == nil {
 		o.log.Info("a commit cannot be had", "commit", e.CID, "err", err)
 		if errors.Is(err, ErrBadContent) {
@@ -117,6 +131,7 @@ func (o *owner) fetchState(ctx context.Context, e diloco.FetchState) {
 	done := o.meter.move()
 	err := o.getState(ctx, e)
 	done()
+	o.room(err)
 	if err != nil && ctx.Err() == nil {
 		o.log.Warn("a state cannot be had", "state", e.State, "err", err)
 		if errors.Is(err, ErrBadContent) {

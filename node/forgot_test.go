@@ -19,6 +19,13 @@ import (
 func TestForgotWhatItSaid(t *testing.T) {
 	for name, harm := range map[string]func(wal string) error{
 		"gone": os.Remove,
+		"cut in half": func(wal string) error {
+			fi, err := os.Stat(wal)
+			if err != nil {
+				return err
+			}
+			return os.Truncate(wal, fi.Size()/2)
+		},
 		"zeros in the middle": func(wal string) error {
 			b, err := os.ReadFile(wal)
 			if err != nil {
@@ -102,5 +109,25 @@ func TestEvictedIsTold(t *testing.T) {
 			return strings.Contains(st.Trouble, "evicted") && strings.Contains(st.Trouble, "--dir")
 		}, 2)
 		s.until("done", 10*time.Minute, done)
+	})
+}
+
+// Who cannot follow because its disk is full is told so, also while it only fetches.
+func TestFullDiskIsToldWhileSyncing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSwarm(t, func(m *manifest.Manifest) { m.Stop.Rounds = 12 })
+		s.start(4)
+		s.until("round 2", 10*time.Minute, round(2))
+		m := s.members[3]
+		m.kill()
+		m.shelf.setFull(true)
+		s.until("round 6", 10*time.Minute, round(6), 0, 1, 2)
+		m.opt = func(o *Options) { o.Observe = true } // who trains may have other words for it
+		m.start()
+		s.until("the user is told", 2*time.Minute, func(st Status) bool { return strings.Contains(st.Trouble, errFull.Error()) }, 3)
+		m.shelf.setFull(false)
+		s.until("it follows again", 10*time.Minute, func(st Status) bool { return st.Trouble == "" && st.Round > 6 }, 3)
+		s.until("done", 15*time.Minute, done)
+		s.agree()
 	})
 }

@@ -76,7 +76,8 @@ func (n *Node) live(ctx context.Context, cancel context.CancelCauseFunc, p *part
 
 	cfg := RunConfig(n.opt.Run, p.manifest)
 	cfg.Self, cfg.Address, cfg.Role = n.self, n.address, n.opt.Role
-	if last := max(ledger.last.Round, hist.last.Round, p.keeper.latest("commit")); ledger.forgot && last > 0 && !n.opt.Observe {
+	forgot := ledger.forgot || hist.last.Round > ledger.last.Round // the end of the journal is gone
+	if last := max(ledger.last.Round, hist.last.Round, p.keeper.latest("commit")); forgot && last > 0 && !n.opt.Observe {
 		cfg.Mute = last + mutedRounds
 		err := fmt.Errorf("the journal in %s was lost or damaged, so this peer does not know all that it said; it says nothing before round %d, since who contradicts itself is evicted, and then goes on by itself", n.opt.Dir, cfg.Mute)
 		log.Warn(err.Error())

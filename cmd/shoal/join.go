@@ -263,6 +263,8 @@ type status struct {
 	Store    block.Usage         `json:"store"`
 	Ledger   *agent.Status       `json:"ledger,omitempty"`
 	Machine  *fit                `json:"machine,omitempty"` // as it was measured when it joined
+	Reach    string              `json:"reach"`             // how others reach this peer, see session.reach
+	Skew     time.Duration       `json:"skew_ns,omitempty"` // how far the clocks of others are ahead, where that matters
 }
 
 // take runs a node of the run until it has left. The first interrupt, which
@@ -370,7 +372,7 @@ func (s *session) live(ctx context.Context, n *node.Node, c *counter, tf takeFla
 	})()
 
 	st := func() status {
-		return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage(), c.status(), s.fit.Load()}
+		return status{n.Status(), s.host.Addrs(), s.blocks.exchange.Stats(), s.store.Usage(), c.status(), s.fit.Load(), s.reach(), s.board.Skew()}
 	}
 	h := control.Handler{
 		Status: func() any { return st() }, Runs: func() any { return s.board.List() },

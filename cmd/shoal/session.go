@@ -190,6 +190,24 @@ func (s *session) close() error {
 	return errors.Join(errs...)
 }
 
+// How others reach a peer.
+const (
+	reachPublic  = "public"  // at its own addresses, from everywhere
+	reachRelayed = "relayed" // not from outside but over relays
+	reachUnknown = "unknown" // perhaps on the local network only
+)
+
+// reach says how others reach this peer, as far as is known.
+func (s *session) reach() string {
+	switch {
+	case s.host.Public():
+		return reachPublic
+	case slices.ContainsFunc(s.host.Addrs(), func(a string) bool { return strings.Contains(a, "/p2p-circuit") }):
+		return reachRelayed
+	}
+	return reachUnknown
+}
+
 // serves is the policy of the block exchange: a run for a closed list serves
 // that list, any other everybody.
 func (s *session) serves(p wire.PeerID, c wire.CID) bool {
@@ -270,6 +288,9 @@ func (s *session) find(ctx context.Context, name string, patience time.Duration)
 			if len(s.net.Peers()) == 0 {
 				return "", noPeers(name)
 			}
+			if off := s.board.Skew(); off != 0 {
+				return "", advise(fmt.Errorf("nobody announced a run called %q within %s: %s", name, patience, skewed(off)), "set this machine's clock, or give the run's CID")
+			}
 			heard := ""
 			for _, l := range all {
 				heard += "\n    " + l.Name + "  " + l.Run.String()
@@ -281,6 +302,15 @@ func (s *session) find(ctx context.Context, name string, patience time.Duration)
 				"check the spelling, give the run's CID, or --bootstrap with a peer of the run")
 		}
 	}
+}
+
+// skewed says that this machine's clock is off, and by how much.
+func skewed(ahead time.Duration) string {
+	side := "behind"
+	if ahead < 0 {
+		side = "ahead of"
+	}
+	return fmt.Sprintf("this machine's clock is %s %s those of its peers, which hear no announcement of one another then", ahead.Abs().Round(time.Minute), side)
 }
 
 func noPeers(what string) error {

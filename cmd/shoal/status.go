@@ -101,6 +101,9 @@ func statusText(st *status) string {
 	if st.Trouble != "" {
 		row("trouble", "%s", st.Trouble)
 	}
+	if st.Skew != 0 {
+		row("clock", "%s: set it", skewed(st.Skew))
+	}
 	weak := ""
 	if st.Weak {
 		weak = "  (weak: less than 2/3 of the roster voted)"
@@ -151,6 +154,14 @@ func statusText(st *status) string {
 		ledgerText(row, l)
 	}
 	row("peers", "%d connected, %d in the roster", st.Peers, st.Roster)
+	switch st.Reach {
+	case reachPublic:
+		row("reach", "from everywhere")
+	case reachRelayed:
+		row("reach", "not from outside: those who cannot be dialled directly come over relays (forward a port and name it with --announce to be quicker)")
+	case reachUnknown:
+		row("reach", "by those who are on this network, and by whom this peer dials; from outside is not known")
+	}
 	row("traffic", "%s in, %s out", size(int64(st.BytesIn)), size(int64(st.BytesOut)))
 	row("blocks", "%s in %d blocks, %s fetched, %s served", size(st.Store.Bytes), st.Store.Blocks, size(int64(st.Exchange.Bytes)), size(int64(st.Exchange.Sent)))
 	if c := st.Checkpoint; c.Total > 0 && c.Done < c.Total {

@@ -311,6 +311,16 @@ func TestDamagedDirectory(t *testing.T) {
 		t.Errorf("%v, %+v", err, s.Usage())
 	}
 	_ = s.Close()
+	for _, damage := range []string{"", "/repo/flatfs/shard/v1/next-to-last", "/repk/flatfs/shard/v1/next-to-last/2\n", "\x00\x00\x00"} {
+		if err := os.WriteFile(filepath.Join(dir, "blocks", "SHARDING"), []byte(damage), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir, Options{})
+		if _, err := s.Get(t.Context(), c); err != nil {
+			t.Errorf("SHARDING %q: %v", damage, err)
+		}
+		_ = s.Close()
+	}
 	// Not a directory at all: a clear error, nothing touched.
 	bad := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bad, "blocks"), []byte("file"), 0o644); err != nil {

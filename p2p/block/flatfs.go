@@ -29,11 +29,15 @@ var b32 = base32.StdEncoding.WithPadding(base32.NoPadding)
 type flatfsBackend struct{ ds *flatfs.Datastore }
 
 // openFlatfs opens or creates the directory. If only its SHARDING file was
-// lost (a crash while creating, a careless copy), it is written again.
+// lost or damaged (a crash while creating, a careless copy), it is written again.
 func openFlatfs(path string, sync bool) (*flatfsBackend, error) {
-	_, err := os.Stat(filepath.Join(path, flatfs.SHARDING_FN))
-	if errors.Is(err, fs.ErrNotExist) {
+	_, err := flatfs.ReadShardFunc(path)
+	var pathErr *fs.PathError
+	if err != nil && !errors.As(err, &pathErr) {
 		if names, readErr := os.ReadDir(path); readErr == nil && len(names) > 0 {
+			if err := os.Remove(filepath.Join(path, flatfs.SHARDING_FN)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("repair %s: %w", path, err)
+			}
 			if err := flatfs.WriteShardFunc(path, shards); err != nil {
 				return nil, fmt.Errorf("repair %s: %w", path, err)
 			}
