@@ -18,8 +18,7 @@ const defaultDeadline = time.Minute
 
 // A Machine is one peer's view of the chain. It is not safe for concurrent use.
 type Machine struct {
-	cfg     Config
-	genesis *node
+	cfg Config
 
 	// The tree of verified commits, from root up.
 	nodes   map[wire.CID]*node
@@ -122,8 +121,7 @@ func New(cfg Config, genesis *Commit) *Machine {
 	if err != nil { // an empty commit always encodes
 		id = genesis.Run
 	}
-	m.genesis = &node{id: id, c: genesis, just: true, held: true, stored: true}
-	m.plant(m.genesis)
+	m.plant(&node{id: id, c: genesis, just: true, held: true, stored: true})
 	return m
 }
 

@@ -331,17 +331,17 @@ func forest(t *testing.T, text, head string) (*Machine, map[string]*node) {
 	t.Helper()
 	m := New(Config{Self: peerID("z"), Run: testGenesis().Run}, testGenesis())
 	voters := firstVoters(letters(t, "pqrstuv"))
-	m.genesis.c.Voters, m.genesis.c.Roster = voters, letters(t, "pqrstuv")
+	m.root.c.Voters, m.root.c.Roster = voters, letters(t, "pqrstuv")
 	m.now = time.Unix(1_800_000_000, 0)
 	m.begin()
-	nodes := map[string]*node{"g": m.genesis}
+	nodes := map[string]*node{"g": m.root}
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		name, rest, isNode := strings.Cut(line, " < ")
 		if isNode {
 			parts := strings.Split(rest, ", ")
 			parent := nodes[parts[0]]
-			c := &Commit{Round: parent.round + 1, Parent: parent.id, Voters: voters, Roster: m.genesis.c.Roster}
+			c := &Commit{Round: parent.round + 1, Parent: parent.id, Voters: voters, Roster: m.root.c.Roster}
 			var merged []Weighted
 			for _, p := range parts[1:] {
 				var n int
