@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,6 +65,46 @@ func TestEpochsSettleAndTheConvictedIsSlashed(t *testing.T) {
 		st := a.Status()
 		if len(st.Slashed) != 1 || !st.Slashed[0].Slashed || st.Slashed[0].Amount.Cmp(chain.Coins(300)) != 0 {
 			t.Errorf("status: %+v", st.Slashed)
+		}
+	})
+}
+
+// Nobody may propose or sign an epoch that began before any validator had stake. Work in it is not paid, and
+// everybody is told why; the ledger goes on to the next one.
+func TestAnEpochBeforeAnyStakeIsPassedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, 2, 20)
+		validators := w.s.Keys[3:5]
+		for _, k := range validators {
+			w.do(k, chain.Unbond{Role: chain.Validator, Amount: chain.Coins(1000)})
+		}
+		dir := t.TempDir()
+		w.start(3, dir)
+		w.start(4, t.TempDir())
+		w.seconds(firstEpoch+10, w.round)
+		for _, k := range validators {
+			w.do(k, chain.Stake{Role: chain.Validator, Amount: chain.Coins(1000)})
+		}
+		w.seconds(100, w.round)
+		synctest.Wait()
+		if f := w.final(); f.Epoch < 4 {
+			t.Fatalf("epoch %d is final, want 4 at least", f.Epoch)
+		}
+		fs, err := Epochs(dir)
+		if err != nil || len(fs) < 2 || fs[0].Number != 1 || fs[0].Settled != nil || fs[1].Settled == nil {
+			t.Fatalf("epochs: %+v, %v", fs, err)
+		}
+		told := 0
+		for _, l := range fs[0].Lines {
+			if l.Amount.Sign() != 0 || l.Why == "" {
+				t.Errorf("%s of %s in epoch 1: %s, %q", l.Kind, l.Account, l.Amount, l.Why)
+			}
+			if strings.Contains(l.Why, "no validator had stake") {
+				told++
+			}
+		}
+		if told == 0 {
+			t.Error("nobody is told why epoch 1 is not paid")
 		}
 	})
 }

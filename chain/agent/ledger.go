@@ -190,7 +190,7 @@ func (a *Agent) workOut(ctx context.Context) error {
 	}
 	for i := range a.st.Closes {
 		c := &a.st.Closes[i]
-		if c.Number <= a.st.Final {
+		if c.Number <= a.st.Final || a.empty[c.Number] {
 			continue
 		}
 		if !a.over(c.Number) {
@@ -205,18 +205,34 @@ func (a *Agent) workOut(ctx context.Context) error {
 			return err
 		}
 		if o.Settled != nil {
-			a.next = &candidate{c, w, o, a.st.Final}
-			return nil
-		}
-		// Nobody can be paid for it, ever: its keys are what they were.
-		if !a.empty[c.Number] {
-			if err := a.saveEpoch(&EpochFile{c.Number, nil, o.Lines}); err != nil {
-				return err
+			begin, _ := a.run.Span(c.Number)
+			_, total, err := a.opt.Ledger.Weight(ctx, a.me, begin)
+			if err != nil {
+				return fmt.Errorf("stake when epoch %d began: %w", c.Number, err)
 			}
-			a.empty[c.Number] = true
+			if num(total).Sign() > 0 {
+				a.next = &candidate{c, w, o, a.st.Final}
+				return nil
+			}
+			// Who proposes and who signs must have had stake then: waiting for that would end all payment.
+			unpaid(o.Lines, fmt.Sprintf("never settled: no validator had stake when epoch %d began", c.Number))
 		}
+		// Nobody can be paid for it, ever: its keys, and its beginning, are what they were.
+		if err := a.saveEpoch(&EpochFile{c.Number, nil, o.Lines}); err != nil {
+			return err
+		}
+		a.empty[c.Number] = true
 	}
 	return nil
+}
+
+// unpaid says why lines that would have been paid are not.
+func unpaid(lines []settle.Line, why string) {
+	for i := range lines {
+		if l := &lines[i]; l.Why == "" || l.Amount.Sign() > 0 {
+			l.Amount, l.Why = chain.Int(0), why
+		}
+	}
 }
 
 // finish takes over an epoch that the ledger finalized: what everybody earned,
@@ -225,7 +241,7 @@ func (a *Agent) finish(ctx context.Context, f *proposed) error {
 	n := f.Epoch.Number
 	for i := range a.st.Closes {
 		c := &a.st.Closes[i]
-		if c.Number > n || c.Number <= a.st.Final {
+		if c.Number > n || c.Number <= a.st.Final || a.empty[c.Number] {
 			continue
 		}
 		w, err := a.words(ctx, c)
@@ -249,11 +265,7 @@ func (a *Agent) finish(ctx context.Context, f *proposed) error {
 		if err != nil {
 			return err
 		}
-		for j := range o.Lines {
-			if l := &o.Lines[j]; l.Why == "" || l.Amount.Sign() > 0 {
-				l.Amount, l.Why = chain.Int(0), fmt.Sprintf("never settled: the ledger went on to epoch %d", n)
-			}
-		}
+		unpaid(o.Lines, fmt.Sprintf("never settled: the ledger went on to epoch %d", n))
 		if err := a.saveEpoch(&EpochFile{c.Number, nil, o.Lines}); err != nil {
 			return err
 		}
