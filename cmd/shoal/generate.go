@@ -160,7 +160,7 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 	if gf.engine == inWorker { // on this machine, too
 		others += 4 * o.cfg.NumParams()
 	}
-	if err := a.load(ctx, o, dir, loading{threads: gf.threads, bf16: gf.bf16, others: others, spawn: spawn, positions: positions}); err != nil {
+	if err := a.load(ctx, o, dir, loading{threads: gf.threads, bf16: gf.bf16, others: others, spawn: during(ctx, spawn), positions: positions}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, o.close()) }()

@@ -142,9 +142,22 @@ func TestInterruptedPipe(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mute := filepath.Join(dir, "mute") // says that it is there, and then nothing, as no worker does
-	if err := os.WriteFile(mute, []byte("#!/bin/sh\necho > "+pipe+"\nexec cat > /dev/null\n"), 0o700); err != nil {
+	greets := exec.Command(exe, "worker")
+	greets.Stdin = strings.NewReader("") // and ends
+	hello, err := greets.Output()
+	if err != nil {
 		t.Fatal(err)
+	}
+	// mute says that it is there, and then nothing, as no worker does; deaf greets before, and is asked something. What they would say it on stays open.
+	mute, deaf, greeting := filepath.Join(dir, "mute"), filepath.Join(dir, "deaf"), filepath.Join(dir, "greeting")
+	for name, s := range map[string]string{
+		mute:     "#!/bin/sh\necho > " + pipe + "\nexec cat 3>&1 > /dev/null\n",
+		deaf:     "#!/bin/sh\ncat " + greeting + "\nhead -c 1 > /dev/null\necho > " + pipe + "\nexec cat 3>&1 > /dev/null\n",
+		greeting: string(hello),
+	} {
+		if err := os.WriteFile(name, []byte(s), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, args := range map[string][]string{
 		"tokenizer": {"tokenize", "--tokenizer", pipe},
@@ -157,6 +170,7 @@ func TestInterruptedPipe(t *testing.T) {
 		"proofs":    {"toploc", "verify", "--hidden", "8", "--proofs", pipe, "/dev/zero"},
 		"key":       {"key", "import", pipe},
 		"worker":    {"generate", model, "-p", "ab", "--engine", "exec:" + mute},
+		"deaf":      {"generate", model, "-p", "ab", "--engine", "exec:" + deaf},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "messages" {
@@ -174,7 +188,7 @@ func TestInterruptedPipe(t *testing.T) {
 				t.Fatal(err)
 			}
 			how := os.O_WRONLY
-			if name == "worker" {
+			if name == "worker" || name == "deaf" {
 				how = os.O_RDONLY
 			}
 			f, err := os.OpenFile(pipe, how, 0) // once the other end is open
