@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -120,12 +119,10 @@ func (a *app) checkWeights(ctx context.Context, dir *modelDir, cfg hf.Config) er
 	if err != nil {
 		return err
 	}
-	scr, start := a.screen(), time.Now()
+	scr := a.screen()
 	defer scr.clear()
 	return unreadable(w.Check(func(done int64) error {
-		if time.Since(start) > patience {
-			scr.now(fmt.Sprintf("checking the weights: %s of %s", size(done), size(w.Bytes())), 5*time.Second)
-		}
+		scr.late("checking the weights: %s of %s", size(done), size(w.Bytes()))
 		return ctx.Err()
 	}))
 }
@@ -147,7 +144,7 @@ func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (ba
 		}
 		names = x.Files
 	}
-	scr, start, done := s.app.screen(), time.Now(), int64(0)
+	scr, done := s.app.screen(), int64(0)
 	defer scr.clear()
 	weights := int64(0)
 	for _, name := range names {
@@ -157,9 +154,8 @@ func (s *session) putBase(ctx context.Context, dir *modelDir, cfg hf.Config) (ba
 		}
 		weights += r.Size()
 		files[name] = reading{r, func(n int) error {
-			if done += int64(n); time.Since(start) > patience {
-				scr.now(fmt.Sprintf("storing the weights: %s of %s", size(done), size(weights)), 5*time.Second)
-			}
+			done += int64(n)
+			scr.late("storing the weights: %s of %s", size(done), size(weights))
 			return ctx.Err()
 		}}
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -95,12 +94,11 @@ func (a *app) convert(ctx context.Context, dir *modelDir, name string, o hf.GGUF
 	if err := diskRoom("the file", filepath.Dir(name), total); err != nil {
 		return err
 	}
-	scr, start, done := a.screen(), time.Now(), int64(0)
+	scr, done := a.screen(), int64(0)
 	defer scr.clear()
 	told := func(n int) error {
-		if done += int64(n); time.Since(start) > patience {
-			scr.now(fmt.Sprintf("writing %s of about %s", size(done), size(total)), 5*time.Second)
-		}
+		done += int64(n)
+		scr.late("writing %s of about %s", size(done), size(total))
 		return ctx.Err()
 	}
 	// Whole or not at all, also where the process is killed.

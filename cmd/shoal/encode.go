@@ -8,14 +8,11 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	"time"
 	"unicode/utf8"
 
 	"github.com/shoalnet/shoal/gpu/hf"
 )
 
-// patience is for how long work goes on without a word about how far it is.
-const patience = time.Second
 
 // encode is tok.Encode of each text. It tells how far it is where that takes long, and
 // ends with ctx.
@@ -24,15 +21,13 @@ func (a *app) encode(ctx context.Context, tok *hf.Tokenizer, texts ...string) ([
 	for _, t := range texts {
 		total += len(t)
 	}
-	scr, start := a.screen(), time.Now()
+	scr := a.screen()
 	defer scr.clear()
 	out := make([][]int32, len(texts))
 	for i, t := range texts {
 		var ok bool
 		out[i], ok = tok.EncodeWhile(t, func(done int) bool {
-			if time.Since(start) > patience {
-				scr.now(fmt.Sprintf("tokenizing, %s of %s", size(int64(before+min(done, len(t)))), size(int64(total))), 5*time.Second)
-			}
+			scr.late("tokenizing, %s of %s", size(int64(before+min(done, len(t)))), size(int64(total)))
 			return ctx.Err() == nil
 		})
 		if !ok {

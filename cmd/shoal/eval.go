@@ -163,11 +163,9 @@ func (a *app) score(ctx context.Context, o *opened, docs [][]int32, longest, tot
 			continue
 		}
 		nll, err := s.Score(ctx, ids, func(done int) {
-			if time.Since(start) > patience {
-				done += out.Predicted
-				scr.now(fmt.Sprintf("document %d of %d, %s of %s tokens, %s tok/s", i+1, len(docs), count(float64(done)), count(float64(total)),
-					count(float64(done)/time.Since(start).Seconds())), 5*time.Second)
-			}
+			done += out.Predicted
+			scr.late("document %d of %d, %s of %s tokens, %s tok/s", i+1, len(docs), count(float64(done)), count(float64(total)),
+				count(float64(done)/time.Since(start).Seconds()))
 		})
 		if err != nil {
 			return out, fmt.Errorf("document %d of %d: %w", i+1, len(docs), err)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -170,13 +169,13 @@ func (a *app) generate(ctx context.Context, dir *modelDir, gf generateFlags) (er
 		w.out = io.MultiWriter(a.out, &text)
 		fmt.Fprint(a.out, gf.prompt)
 	}
-	scr, start := a.screen(), time.Now()
+	scr := a.screen()
 	gf.reading = func(done, all int) {
 		switch {
 		case done == all:
 			scr.clear()
-		case done%64 == 0 && time.Since(start) > patience:
-			scr.now(fmt.Sprintf("reading the prompt, %d of %d tokens", done, all), 5*time.Second)
+		case done%64 == 0:
+			scr.late("reading the prompt, %d of %d tokens", done, all)
 		}
 	}
 	defer scr.clear()

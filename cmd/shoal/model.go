@@ -336,7 +336,7 @@ func (a *app) load(ctx context.Context, o *opened, m *modelDir, l loading) error
 	if err != nil {
 		return err
 	}
-	scr, start := a.screen(), time.Now()
+	scr := a.screen()
 	defer scr.clear()
 	var x *llama.Model
 	if l.flat {
@@ -346,9 +346,7 @@ func (a *app) load(ctx context.Context, o *opened, m *modelDir, l loading) error
 		}
 	} else {
 		x, err = llama.Load(ctx, dev, o.cfg, w, half, func(done, total int64) {
-			if time.Since(start) > patience {
-				scr.now(fmt.Sprintf("reading the model: %s of %s parameters", count(float64(done)), count(float64(total))), 5*time.Second)
-			}
+			scr.late("reading the model: %s of %s parameters", count(float64(done)), count(float64(total)))
 		})
 	}
 	if err != nil {

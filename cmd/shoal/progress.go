@@ -20,10 +20,14 @@ type screen struct {
 	tty   *os.File // nil: not a terminal
 	shown bool     // a line to be overwritten is on the terminal
 	last  time.Time
+	begun time.Time
 }
 
+// patience is for how long work goes on without a word about how far it is.
+const patience = time.Second
+
 func (a *app) screen() *screen {
-	s := &screen{a: a}
+	s := &screen{a: a, begun: time.Now()}
 	if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		s.tty = f
 	}
@@ -57,6 +61,13 @@ func (s *screen) now(text string, every time.Duration) {
 	}
 	fmt.Fprint(s.tty, "\r\x1b[K", text)
 	s.shown = true
+}
+
+// late shows how far work is that has taken a while since the screen was made.
+func (s *screen) late(format string, args ...any) {
+	if time.Since(s.begun) > patience {
+		s.now(fmt.Sprintf(format, args...), 5*time.Second)
+	}
 }
 
 // fetching is what shows how much of something is there; of what is soon there, nothing.
