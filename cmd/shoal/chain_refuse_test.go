@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +14,6 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 
 	"github.com/shoalnet/shoal/chain"
-	"github.com/shoalnet/shoal/chain/devchain"
-	"github.com/shoalnet/shoal/chain/evm"
 	"github.com/shoalnet/shoal/p2p/wire"
 )
 
@@ -51,24 +48,8 @@ func TestNothingIsPaidForWhatIsRefused(t *testing.T) {
 	}
 	do("key", "new", "--light")
 	own, _ := (&app{dir: dir}).ownAddress()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	d, err := devchain.Start(t.Context(), devchain.Options{Dir: t.TempDir(), Port: port, ChainID: evm.DevChainID, Funded: []common.Address{common.Address(own)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	do("chain", "deploy", "--chain", d.URL)
+	url := devChain(t, own)
+	do("chain", "deploy", "--chain", url)
 	run := signedRun(t, dir)
 	do("manifest", "sign", run, "--budget", "10")
 	has := func() string {

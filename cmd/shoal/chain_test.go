@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +25,21 @@ func shoal(t *testing.T, dir string, args ...string) (out, said string, code int
 	var o, e bytes.Buffer
 	code = run(append([]string{"--dir", dir}, args...), os.Stdin, &o, &e)
 	return o.String(), e.String(), code
+}
+
+// devChain starts a chain of the test's own, on which account has ether, and returns its URL.
+func devChain(t *testing.T, account chain.Address) string {
+	t.Helper()
+	d, err := devchain.Start(t.Context(), devchain.Options{Dir: t.TempDir(), ChainID: evm.DevChainID, Funded: []common.Address{common.Address(account)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d.URL
 }
 
 // A newcomer deploys to a dev chain, stakes, funds a run, proposes an epoch from
@@ -58,25 +72,9 @@ func TestLedgerByCommands(t *testing.T) {
 	if !ok {
 		t.Fatal("no address in the keystore")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	d, err := devchain.Start(t.Context(), devchain.Options{Dir: t.TempDir(), Port: port, ChainID: evm.DevChainID, Funded: []common.Address{common.Address(own)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	do("chain", "deploy", "--chain", d.URL)
-	refused("settles on a deployment already", "chain", "deploy", "--chain", d.URL)
+	url := devChain(t, own)
+	do("chain", "deploy", "--chain", url)
+	refused("settles on a deployment already", "chain", "deploy", "--chain", url)
 	hotFile := filepath.Join(dir, "hot.hex")
 	hot, err := wire.NewKey(slices.Repeat([]byte{7}, 32))
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/shoalnet/shoal/gpu/hf"
 )
 
-
 // encode is tok.Encode of each text. It tells how far it is where that takes long, and
 // ends with ctx.
 func (a *app) encode(ctx context.Context, tok *hf.Tokenizer, texts ...string) ([][]int32, error) {

@@ -122,18 +122,7 @@ func TestWithholderWithdraws(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for seed := range seeds {
 				c := Config{Seed: seed, Peers: 9, Validators: 4, AuditRate: 6_000, Window: window, Stop: 30}
-				if test.how != trains {
-					c.Faults = []Fault{{Kind: Cheat, At: 90 * time.Second, Peers: []int{1}, Point: int(test.how)}}
-				}
-				for _, f := range test.faults {
-					f.Peers = []int{1}
-					c.Faults = append(c.Faults, f)
-				}
-				w := newWorld(c.withDefaults())
-				w.loop()
-				if w.failed != nil {
-					t.Fatal(w.failed)
-				}
+				w := befalls(t, c, test.how, 90*time.Second, test.faults)
 				var convicted []diloco.Conviction
 				last, when := uint64(0), uint64(0) // of its work, and its conviction
 				for _, k := range w.check.chain() {
@@ -194,18 +183,7 @@ func TestShortRounds(t *testing.T) {
 						Seed: seed, Peers: 9, Validators: 4, AuditRate: 6_000, Window: window, Stop: uint64(25*time.Second/audit.Shortest(window, 2)) + 2*window + 12,
 						Train: 400 * time.Millisecond, Latency: 40 * time.Millisecond, Deadline: 20 * time.Second,
 					}
-					if test.how != trains {
-						c.Faults = []Fault{{Kind: Cheat, At: 30 * time.Second, Peers: []int{1}, Point: int(test.how)}}
-					}
-					for _, f := range test.faults {
-						f.Peers = []int{1}
-						c.Faults = append(c.Faults, f)
-					}
-					w := newWorld(c.withDefaults())
-					w.loop()
-					if w.failed != nil {
-						t.Fatal(w.failed)
-					}
+					w := befalls(t, c, test.how, 30*time.Second, test.faults)
 					got, works := []diloco.Conviction(nil), uint64(0)
 					for _, k := range w.check.chain() {
 						got = append(got, k.Convicted...)
@@ -284,4 +262,22 @@ func TestStakeGone(t *testing.T) {
 	if w.peers[4].lied == 0 {
 		t.Error("nobody lied")
 	}
+}
+
+// befalls runs c in which peer 1 cheats from a time on, unless how is trains, and faults happen to it.
+func befalls(t *testing.T, c Config, how cheat, from time.Duration, faults []Fault) *world {
+	t.Helper()
+	if how != trains {
+		c.Faults = []Fault{{Kind: Cheat, At: from, Peers: []int{1}, Point: int(how)}}
+	}
+	for _, f := range faults {
+		f.Peers = []int{1}
+		c.Faults = append(c.Faults, f)
+	}
+	w := newWorld(c.withDefaults())
+	w.loop()
+	if w.failed != nil {
+		t.Fatal(w.failed)
+	}
+	return w
 }
