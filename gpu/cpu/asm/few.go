@@ -35,13 +35,7 @@ func few(mr, nv int) {
 	MOVL(U32(0xffff), m)
 	BZHIL(cols.(reg.GPVirtual).As32(), m, m)
 	KMOVW(m, reg.K1)
-	k := Load(Param("k"), GP64())
-	a := Load(Param("a"), GP64())
-	sa := Load(Param("sa"), GP64())
-	b := Load(Param("b"), GP64())
-	sb := Load(Param("sb"), GP64())
-	c := Load(Param("c"), GP64())
-	sc := Load(Param("sc"), GP64())
+	k, a, sa, b, sb, c, sc := operands()
 	acc := Load(Param("acc"), GP8())
 	at := func(v int) (p Mem, masked bool) { return Mem{Base: c, Disp: w.bytes * v}, v == nv-1 }
 	each := func(f func(i, v int)) {

@@ -70,13 +70,7 @@ func tile(w width, mr, nv int, form string, masked bool) {
 	Pragma("noescape")
 	t := &tileRegs{width: w, mr: mr, nv: nv, masked: masked}
 	Label("again")
-	k := Load(Param("k"), GP64())
-	a := Load(Param("a"), GP64())
-	sa := Load(Param("sa"), GP64())
-	b := Load(Param("b"), GP64())
-	sb := Load(Param("sb"), GP64())
-	c := Load(Param("c"), GP64())
-	sc := Load(Param("sc"), GP64())
+	k, a, sa, b, sb, c, sc := operands()
 	t.begin()
 	t.startC(c, sc)
 	var ps []reg.Register
@@ -167,6 +161,17 @@ func overK(k reg.Register, log int, step func(u int), advance func(n int), first
 	DECQ(rest)
 	JNE(LabelRef("one"))
 	Label("done")
+}
+
+// operands loads what products of A, B and C begin with.
+func operands() (k, a, sa, b, sb, c, sc reg.Register) {
+	for _, p := range []struct {
+		to   *reg.Register
+		name string
+	}{{&k, "k"}, {&a, "a"}, {&sa, "sa"}, {&b, "b"}, {&sb, "sb"}, {&c, "c"}, {&sc, "sc"}} {
+		*p.to = Load(Param(p.name), GP64())
+	}
+	return k, a, sa, b, sb, c, sc
 }
 
 const tileSignature = "func(k int, a *float32, sa int, b *float32, sb int, c *float32, sc int, acc bool, cols int, next *float32, n int, to *float32, far uintptr, sf int)"
